@@ -1,0 +1,1 @@
+"""Problems and studies: data, configurations, tables, figures and the command line `ndae`."""

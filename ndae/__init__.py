@@ -1,0 +1,1 @@
+"""Neural DAEs: networks that obey constraints."""

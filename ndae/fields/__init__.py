@@ -1,0 +1,1 @@
+"""Vector fields of neural DAEs."""

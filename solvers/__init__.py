@@ -1,0 +1,1 @@
+"""Projection, stabilisation, integration and reference solutions."""

@@ -1,0 +1,1 @@
+"""SymPy constraints, what is derived from them, and the functions generated."""

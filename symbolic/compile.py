@@ -1,0 +1,67 @@
+"""What every backend needs to compile a function: the generated source and the numeric tables."""
+
+import linecache
+
+import numpy as np
+
+from symbolic.emit import emit
+
+
+def generated_functions(function, backend: str) -> str:
+    """Source of all local functions, for one backend."""
+    extras = (() if function.time is None else (function.time,)) + function.parameter_symbols
+    return "\n\n".join(emit(program, extras, backend) for program in function.derivation.programs().values())
+
+
+def specification(function) -> dict:
+    """Sizes, names, parameters and index tables, as plain data and NumPy arrays."""
+    layout, structure = function.layout, function.structure
+    n, d = layout.n_instances, layout.dim
+    local_states = layout.slots.shape[1] * d
+    columns = layout.gather_table()
+    fixed, columns = columns < 0, np.maximum(columns, 0)
+    tables, constants = {}, {}
+    by_row = columns.reshape(local_states, n).T.reshape(-1)
+    if fixed.any() or not np.array_equal(columns, np.arange(function.n_states)):
+        tables |= {"gather": columns, "gather_rows": by_row, "scatter": columns}
+    if fixed.any():
+        free = np.nonzero(~fixed)[0]
+        tables |= {"fixed": fixed, "free": free, "scatter": columns[free]}
+        tables["fixed_columns"] = np.ascontiguousarray(fixed.reshape(local_states, n).T)[:, None, :]
+        values = layout.anchor_values()
+        if values.any():
+            constants["anchor_values"] = values
+    tables["point_of_slot"] = np.maximum(layout.slots, 0).reshape(-1)
+    if len(structure.pairs):
+        pair, slot_i, slot_j, _ = structure.shared.T
+        k = layout.slots.shape[1]
+        tables["pair_first"] = structure.pairs[pair, 0] * k + slot_i
+        tables["pair_second"] = structure.pairs[pair, 1] * k + slot_j
+        if len(pair) != len(structure.pairs):
+            tables["pair_of_shared"] = pair
+    return {
+        "name": function.name,
+        "states": function.states,
+        "n_states": function.n_states,
+        "n_points": function.n_points,
+        "dim": d,
+        "n_residuals": function.n_residuals,
+        "n_instances": n,
+        "n_local": function.n_local,
+        "local_states": local_states,
+        "n_pairs": len(structure.pairs),
+        "needs_time": function.time is not None,
+        "template": function.is_template,
+        "parameters": dict(function.parameters),
+        "tables": tables,
+        "constants": constants,
+    }
+
+
+def load(source: str, names: dict) -> dict:
+    """Execute generated source (never a user's text) with the helpers in `names`; tracebacks show its lines."""
+    filename = f"<ndae generated {abs(hash(source)):x}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    namespace = dict(names)
+    exec(compile(source, filename, "exec"), namespace)
+    return {key: value for key, value in namespace.items() if key not in names and key != "__builtins__"}

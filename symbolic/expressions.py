@@ -1,0 +1,127 @@
+"""Local points, and the check that an expression is smooth and can be generated."""
+
+from collections.abc import Iterable, Sequence
+
+import sympy as sp
+from sympy.core.function import AppliedUndef
+from sympy.core.relational import Relational
+from sympy.logic.boolalg import Boolean
+
+#: Name of the fixed point that a template has without being told; it lies at the origin unless `anchors` moves it.
+ANCHOR = "anchor"
+
+#: Every function that an expression may contain: each is smooth on its domain and exists in torch, JAX and NumPy.
+SMOOTH_FUNCTIONS: dict[str, type] = {
+    f.__name__: f
+    for f in (sp.sin, sp.cos, sp.tan, sp.asin, sp.acos, sp.atan, sp.atan2)
+    + (sp.sinh, sp.cosh, sp.tanh, sp.asinh, sp.acosh, sp.atanh, sp.exp, sp.log)
+}
+
+_NON_SMOOTH = (sp.Abs, sp.Max, sp.Min, sp.sign, sp.floor, sp.ceiling, sp.frac, sp.Piecewise, sp.Heaviside)
+_NON_SMOOTH += (sp.DiracDelta, sp.Mod, sp.arg, sp.re, sp.im, sp.conjugate)
+_SUPPORTED = tuple(SMOOTH_FUNCTIONS.values())
+
+
+def point(name: str, dim: int) -> sp.Matrix:
+    """A local point of a template: the column (name_0, ..., name_{dim-1}) of real symbols, shape (dim, 1).
+
+    Raises ValueError if the name is no identifier or dim is not a positive integer.
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"point name {name!r} is not an identifier: write a name like 'a'")
+    if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1:
+        raise ValueError(f"point {name!r} has dimension {dim!r}: expected a whole number of coordinates, at least 1")
+    return sp.Matrix([sp.Symbol(f"{name}_{i}", real=True) for i in range(dim)])
+
+
+def norm(vector: Iterable[sp.Expr]) -> sp.Expr:
+    """Euclidean length √(Σ vᵢ²); its generated derivatives stay finite where the vector is zero."""
+    return sp.sqrt(sum((entry**2 for entry in sp.flatten(vector)), sp.Integer(0)))
+
+
+def as_expressions(expressions, owner: str) -> tuple[sp.Expr, ...]:
+    """Flatten what the user wrote (numbers, expressions, equations, matrices) to expressions that should vanish."""
+    if isinstance(expressions, (sp.Expr, Relational, sp.MatrixBase)):
+        expressions = [expressions]
+    if isinstance(expressions, str) or not isinstance(expressions, (Iterable, sp.MatrixBase)):
+        raise ValueError(f"{owner}: expected a list of SymPy expressions, got {expressions!r} (text goes through parse_expression)")
+    flat: list[sp.Expr] = []
+    for entry in expressions:
+        flat.extend(entry if isinstance(entry, sp.MatrixBase) else [entry])
+    result = []
+    for i, entry in enumerate(flat):
+        if isinstance(entry, str):
+            raise ValueError(f"{owner}: expression {i} is text ({entry!r}): turn it into SymPy by parse_expression(text, symbols)")
+        if isinstance(entry, sp.Equality):
+            entry = entry.lhs - entry.rhs
+        if isinstance(entry, (Relational, Boolean)):
+            raise ValueError(f"{owner}: expression {i} is {entry}: write an expression that should be zero, or sympy.Eq(left, right)")
+        try:
+            entry = sp.sympify(entry, strict=True)
+        except sp.SympifyError:
+            raise ValueError(f"{owner}: expression {i} is {entry!r}, not a SymPy expression") from None
+        if not isinstance(entry, sp.Expr):
+            raise ValueError(f"{owner}: expression {i} is {entry!r}, not a scalar SymPy expression")
+        result.append(entry)
+    if not result:
+        raise ValueError(f"{owner}: no expressions: give at least one")
+    return tuple(result)
+
+
+def check_smooth(expression: sp.Expr, where: str) -> None:
+    """Raise ValueError unless the expression is built of numbers, symbols, + * ** and SMOOTH_FUNCTIONS alone."""
+    for node in sp.preorder_traversal(expression):
+        if isinstance(node, _SUPPORTED) or node.is_Symbol or node.is_Add or node.is_Mul or node.is_Pow:
+            continue
+        if node in (sp.nan, sp.oo, -sp.oo, sp.zoo):
+            raise ValueError(f"{where} contains {node}: only finite numbers have a residual")
+        if node.is_Number or node.is_NumberSymbol:
+            continue
+        if isinstance(node, _NON_SMOOTH):
+            hint = " (√(x²) of one real symbol is |x|: use x itself or x**2)" if isinstance(node, sp.Abs) else ""
+            raise ValueError(
+                f"{where} contains {type(node).__name__} in {node}, which is not smooth: a constraint needs two "
+                f"derivatives everywhere; rewrite it, for example |x| - L as x**2 - L**2{hint}"
+            )
+        if node is sp.I:
+            raise ValueError(f"{where} contains the imaginary unit: residuals are real; split it into real and imaginary part")
+        kind = "undefined function" if isinstance(node, AppliedUndef) else "unsupported"
+        raise ValueError(
+            f"{where} contains {node} ({kind} {type(node).__name__}): supported are + - * / **, sqrt and "
+            + ", ".join(sorted(SMOOTH_FUNCTIONS))
+        )
+
+
+def check_symbols(
+    expressions: Sequence[sp.Expr], declared: dict[str, Sequence[sp.Symbol]], owner: str, may_be_unused: tuple[str, ...] = ()
+) -> None:
+    """Raise ValueError on a symbol declared twice, used but not declared, or declared but not used.
+
+    `declared` maps a role ("state", "parameter", "time") to its symbols.
+    """
+    by_name: dict[str, tuple[str, sp.Symbol]] = {}
+    for role, symbols in declared.items():
+        for symbol in symbols:
+            if symbol.name in by_name:
+                raise ValueError(
+                    f"{owner}: the name {symbol.name!r} is declared twice (as {by_name[symbol.name][0]} and as {role}): rename one"
+                )
+            by_name[symbol.name] = (role, symbol)
+    used: set[sp.Symbol] = set().union(*(e.free_symbols for e in expressions))
+    for symbol in sorted(used, key=str):
+        role, known = by_name.get(symbol.name, (None, None))
+        if role is None:
+            where = next(i for i, e in enumerate(expressions) if symbol in e.free_symbols)
+            raise ValueError(
+                f"{owner}: symbol {symbol.name!r} in expression {where} ({expressions[where]}) is not declared: add it to the "
+                f"states or points, to parameters={{{symbol.name}: value}}, or as time=; declared are {sorted(by_name)}"
+            )
+        if known != symbol:
+            raise ValueError(
+                f"{owner}: symbol {symbol.name!r} in the expressions is not the {role} {symbol.name!r}: they have the same name "
+                f"but other assumptions ({symbol.assumptions0.get('real')} and {known.assumptions0.get('real')} for real): "
+                "create it once and use that object in both places"
+            )
+    for name, (role, symbol) in by_name.items():
+        if symbol not in used and role not in may_be_unused:
+            raise ValueError(f"{owner}: {role} {name!r} is declared but no expression uses it: remove it or use it")

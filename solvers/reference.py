@@ -1,0 +1,194 @@
+"""Reference solutions of constrained mechanical systems in float64, by diffrax with projection after every step.
+
+The multipliers are eliminated at the acceleration level, M a = F + Jᵀ λ with J a + curvature = 0, an adaptive solver
+of high order integrates (q, v), and both are projected onto their manifolds, c = 0 and J v + ∂c/∂t = 0, at the end of
+every step. Steps end on the output times: between them no interpolant stays on the manifold.
+
+64-bit JAX is switched on inside these functions alone (`jax.enable_x64` as a context, local to the thread), so a
+program that uses JAX in float32 elsewhere keeps doing so; results are NumPy arrays.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from solvers.reference_kernel import SOLVERS, Progress, compiled_kernel
+from solvers.solution import SUCCESS, Solution
+
+# Level, its equation, and its units relative to the constraint's.
+_START_LEVELS = (("position", "c(q, t)", ""), ("velocity", "J v + ∂c/∂t", "/s"))
+
+
+class ReferenceSolveError(RuntimeError):
+    """A reference solve stopped early. `solution` is what it reached, with the reason in `solution.result`."""
+
+    def __init__(self, message: str, solution: Solution | None = None) -> None:
+        super().__init__(message)
+        self.solution = solution
+
+
+def reference_solution(
+    system: Any,
+    q0: Any,
+    v0: Any,
+    ts: Any,
+    *,
+    rtol: float = 1e-10,
+    atol: float = 1e-10,
+    parameters: Mapping[str, Any] | None = None,
+    project: bool = True,
+    solver: str = "dopri8",
+    progress: Progress | None = None,
+    max_steps: int | None = None,
+    start_tol: float = 1e-8,
+    throw: bool = True,
+) -> Solution:
+    """The motion of a constrained mechanical system from a consistent start, at the times `ts`, in float64.
+
+    Solves q' = v, M v' = F(q, v, t) + J(q, t)ᵀ λ, c(q, t) = 0 by eliminating λ from J v' + curvature(q, v, t) = 0, with
+    an adaptive solver whose steps end on every output time and, if `project`, a projection of q and v onto
+    c = 0 and J v + ∂c/∂t = 0 after each (the recipe of Hairer, Lubich and Wanner, Geometric Numerical Integration,
+    IV.4). Without projection the solution drifts off at the rate of the tolerance.
+
+    - `system`: a symbolic.MechanicalSystem.
+    - `q0`, `v0` (*batch, n_states): start; each of a batch is solved with its own steps. It must satisfy both levels
+      within `start_tol` (in the constraint's units, and those over s); what is left of it is projected away.
+    - `ts` (n_times,): output times (s), strictly increasing, at least two; the start is at `ts[0]`.
+    - `rtol`, `atol`: tolerances of a step's local error, relative and absolute.
+    - `parameters`: values by name, instead of the system's own.
+    - `solver`: "dopri8", "dopri5", "tsit5", or "kvaerno5" (implicit, for stiff forces).
+    - `progress(fraction, text)`: called now and then while it runs.
+    - `max_steps`: attempts after which a solve gives up; default a million, or twenty an output time if that is more.
+
+    Returns a Solution with multipliers, energy and the residuals of all three levels at every output time.
+    Raises ValueError for a bad argument or an inconsistent start, and ReferenceSolveError when a solve stops early;
+    with `throw=False` the reason is in `solution.result`, and the outputs end where the last solve stopped.
+    """
+    ts = _times(ts)
+    q0, v0 = _start(system, q0, v0)
+    _check_settings(rtol, atol, solver, max_steps, start_tol)
+    max_steps = max(1_000_000, 20 * ts.size) if max_steps is None else int(max_steps)
+    with jax.enable_x64(True):
+        kernel = compiled_kernel(system, solver, bool(project), q0.ndim > 1)
+        parameters = _parameters(parameters)
+        _check_start(kernel.describe(ts[0], q0, v0, parameters), system, start_tol)
+        solution = kernel.solve(q0, v0, ts, rtol, atol, max_steps, parameters, progress)
+    if throw and not np.all(solution.succeeded):
+        raise ReferenceSolveError(_failure(solution), solution)
+    return solution
+
+
+def consistent_initial_condition(
+    system: Any,
+    q0: Any,
+    v0: Any,
+    *,
+    t0: float = 0.0,
+    parameters: Mapping[str, Any] | None = None,
+    max_iterations: int = 100,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The consistent start nearest to (q0, v0): q with c(q, t0) = 0, and then v with J v + ∂c/∂t = 0 at that q.
+
+    Nearest in the metric of the masses. `q0`, `v0` are guesses of shape (*batch, n_states); two arrays of that shape
+    come back. Raises ValueError for a bad argument and ReferenceSolveError where no consistent start is found.
+    """
+    q0, v0 = _start(system, q0, v0)
+    with jax.enable_x64(True):
+        kernel = compiled_kernel(system, "dopri8", True, q0.ndim > 1)
+        q, v, converged = kernel.consistent(float(t0), q0, v0, _parameters(parameters), max_iterations)
+    if not np.all(converged):
+        where = "" if q0.ndim == 1 else f" for {np.size(converged) - np.sum(converged)} of {np.size(converged)} starts"
+        raise ReferenceSolveError(
+            f"no consistent start was found within {max_iterations} Newton steps{where}: either c(q) = 0 has no point "
+            "near q0, or its Jacobian loses rank there; give a q0 closer to the manifold"
+        )
+    return q, v
+
+
+def _times(ts: Any) -> np.ndarray:
+    ts = _numbers("ts", ts)
+    if ts.ndim != 1 or ts.size < 2:
+        raise ValueError(f"ts has shape {ts.shape}; give a vector of at least two output times, the start first")
+    late = np.flatnonzero(np.diff(ts) <= 0)
+    if late.size:
+        i = int(late[0])
+        raise ValueError(
+            f"ts must increase strictly, but ts[{i}] = {ts[i]:g} and ts[{i + 1}] = {ts[i + 1]:g}; "
+            "sort the output times and drop repeated ones (np.unique does both)"
+        )
+    return ts
+
+
+def _start(system: Any, q0: Any, v0: Any) -> tuple[np.ndarray, np.ndarray]:
+    n_states = system.constraint.n_states
+    q0, v0 = _numbers("q0", q0), _numbers("v0", v0)
+    for name, value in (("q0", q0), ("v0", v0)):
+        if value.ndim < 1 or value.shape[-1] != n_states:
+            raise ValueError(
+                f"{name} has shape {value.shape}; expected (*batch, {n_states}), one number for each coordinate of "
+                f"{_name(system)}"
+            )
+    if q0.shape != v0.shape:
+        raise ValueError(f"q0 has shape {q0.shape} and v0 {v0.shape}; give both the same batch dimensions")
+    if not q0.size:
+        raise ValueError(f"q0 has shape {q0.shape}: an empty batch; give at least one start")
+    return q0, v0
+
+
+def _numbers(name: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be an array of numbers, got {type(value).__name__}: {error}") from error
+    if not np.all(np.isfinite(array)):
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise ValueError(f"{name} must be finite, but {name}[{', '.join(map(str, where))}] = {array[where]}")
+    return array
+
+
+def _parameters(parameters: Mapping[str, Any] | None) -> dict[str, np.ndarray] | None:
+    return None if not parameters else {name: _numbers(f"parameter {name!r}", p) for name, p in parameters.items()}
+
+
+def _check_settings(rtol: float, atol: float, solver: str, max_steps: int | None, start_tol: float) -> None:
+    for name, value in (("rtol", rtol), ("atol", atol), ("start_tol", start_tol)):
+        if not (np.ndim(value) == 0 and np.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be a positive number, got {value!r}")
+    if solver not in SOLVERS:
+        raise ValueError(f"solver {solver!r} is not known; choose one of {', '.join(SOLVERS)}")
+    if max_steps is not None and max_steps < 1:
+        raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+
+
+def _check_start(described: Mapping[str, np.ndarray], system: Any, start_tol: float) -> None:
+    for level, equation, per in _START_LEVELS:
+        size = np.abs(described[level])
+        worst = tuple(int(i) for i in np.unravel_index(np.argmax(np.nan_to_num(size, nan=np.inf)), size.shape))
+        if not size[worst] <= start_tol:
+            of_start = f" of start {worst[:-1]}" if size.ndim > 1 else ""
+            raise ValueError(
+                f"the start is inconsistent at the {level} level: |{equation}| = {size[worst]:.3g}{per} at residual "
+                f"{worst[-1]}{of_start} of {_name(system)}, more than start_tol = {start_tol:g}; write "
+                "`q0, v0 = consistent_initial_condition(system, q0, v0)` first"
+            )
+    bad = ~np.isfinite(described["multiplier"]).all(axis=-1)
+    if bad.any():
+        of_start = f" {tuple(int(i) for i in np.argwhere(bad)[0])}" if bad.ndim else ""
+        raise ValueError(
+            f"the multipliers of start{of_start} of {_name(system)} are not finite: either the force is not, or the "
+            "constraint Jacobian loses rank there; drop redundant constraints or start elsewhere"
+        )
+
+
+def _failure(solution: Solution) -> str:
+    if isinstance(solution.result, str):
+        return f"the reference solve stopped: {solution.result}"
+    failed = np.argwhere(solution.result != SUCCESS)
+    first = tuple(int(i) for i in failed[0])
+    return f"{len(failed)} of {solution.result.size} reference solves stopped; start {first}: {solution.result[first]}"
+
+
+def _name(system: Any) -> str:
+    return repr(getattr(system, "name", None) or "the system")

@@ -1,1 +1,29 @@
 """Projection, stabilisation, integration and reference solutions."""
+
+from importlib import import_module
+
+# Name -> module that holds it; loaded on first use, since torch and JAX take seconds.
+_PUBLIC = {
+    "IntegrationError": "solvers.errors",
+    "ProjectionError": "solvers.errors",
+    "Projection": "solvers.projection",
+    "classical_rk4_step": "solvers.classical_rk4",
+    "integrate": "solvers.integrate",
+    "project": "solvers.projection",
+    "project_latent": "solvers.projection",
+    "stabilisation": "solvers.stabilisation",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'solvers' has no attribute {name!r}")
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,13 @@
+"""Numerical failures, raised by default."""
+
+
+class ProjectionError(RuntimeError):
+    """A projection left samples off the manifold; `samples` lists their flat batch indices."""
+
+    def __init__(self, message: str, samples: tuple[int, ...]):
+        super().__init__(message)
+        self.samples = samples
+
+
+class IntegrationError(RuntimeError):
+    """An integration met a non-finite state, a step size that underflowed, or its limit of steps."""

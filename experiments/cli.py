@@ -1,0 +1,303 @@
+"""The command line `ndae`. Only what a command uses is imported, inside it: `--help` must answer at once."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments import options as opt
+from experiments.terminal import UserError, console, is_users, note, one_line
+
+app = typer.Typer(
+    name="ndae",
+    help="Neural DAEs: define a constraint, train a continuous-depth network under it, compare it with the reference.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: run the command and leave with its exit code.
+
+    0 done, 1 an error (one line on stderr), 2 wrong usage (one line on stderr), 130 interrupted.
+    """
+    # Waiting OpenMP threads spin by default, which starves shared cores; torch reads this when it loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command and return its exit code; nothing but a bug under `--debug` is raised."""
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        code = typer.main.get_command(app).main(arguments, prog_name="ndae", standalone_mode=False)
+    except BrokenPipeError:  # the reader (`| head`) has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except SystemExit as error:
+        # Lightning turns an interrupt into an exit of its own.
+        code = 130 if isinstance(error.__context__, KeyboardInterrupt) else error.code
+    except Exception as error:
+        if debug:
+            raise
+        return _report(error)
+    if code == 130:
+        note("ndae: interrupted; the same command goes on from the last checkpoint")
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: Exception) -> int:
+    if hasattr(error, "format_message"):  # the command line itself was wrong
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "ndae"
+        note(f"ndae: {' '.join(error.format_message().split())} (see {command} --help)")
+        return 2
+    if is_users(error):
+        note(f"ndae: {one_line(error)}")
+    else:
+        note(f"ndae: unexpected {type(error).__name__}: {one_line(error)} (add --debug to see where)")
+    return 1
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, with any command.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(f"ndae {installed('ndae')}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def train(
+    problem: opt.Problem,
+    method: opt.Method = "none",
+    gamma: opt.Gamma = 10.0,
+    eta: opt.Eta = 10.0,
+    n_train: opt.TrainingSamples = 100,
+    horizon: opt.Horizon = 20,
+    seed: opt.Seed = 0,
+    epochs: opt.Epochs = 50,
+    network: opt.Network = "mimetic",
+    batch_size: opt.BatchSize = 10,
+    learning_rate: opt.LearningRate = None,
+    patience: opt.Patience = None,
+    device: opt.Device = "cpu",
+    dtype: opt.Dtype = "float32",
+    integrator: opt.Integrator = "classical_rk4",
+    adjoint: opt.Adjoint = False,
+    threads: opt.Threads = None,
+    out: opt.Out = None,
+    fresh: opt.Fresh = False,
+) -> None:
+    """Train one network by one method; a run that was killed goes on where it was.
+
+    The folder gets config.json, log.csv, checkpoints/ and result.json.
+    """
+    from experiments.compare import Study, train_one
+    from experiments.records import Variant
+
+    settings = _settings(batch_size, learning_rate, patience, device, dtype, integrator, adjoint, threads)
+    study = Study(problem, network, n_train, horizon, epochs, (Variant.of(method, gamma, eta),), (seed,), settings)
+    record, folder = train_one(study, out, fresh=fresh)
+    _show_run(record)
+    _show_files([folder / name for name in ("config.json", "log.csv", "result.json", "checkpoints/best.ckpt")])
+
+
+@app.command()
+def compare(
+    problem: opt.Problem,
+    methods: opt.Methods = opt.ALL_METHODS,
+    gamma: opt.Gamma = 10.0,
+    eta: opt.Eta = 10.0,
+    n_train: opt.TrainingSamples = 100,
+    horizon: opt.Horizon = 20,
+    seeds: opt.Seeds = 3,
+    epochs: opt.Epochs = 50,
+    network: opt.Network = "mimetic",
+    batch_size: opt.BatchSize = 10,
+    learning_rate: opt.LearningRate = None,
+    patience: opt.Patience = None,
+    device: opt.Device = "cpu",
+    dtype: opt.Dtype = "float32",
+    integrator: opt.Integrator = "classical_rk4",
+    adjoint: opt.Adjoint = False,
+    threads: opt.Threads = None,
+    out: opt.StudyOut = Path("runs/compare"),
+    results: opt.Results = None,
+    fresh: opt.Fresh = False,
+) -> None:
+    """Train by all methods and show them side by side: table, CSV, Figures 4 to 6 of the paper.
+
+    Finished runs are used again, so a study can be stopped, gone on with and extended by methods or seeds.
+    """
+    from experiments.compare import Study, run_study, write_results, write_snapshots
+    from experiments.records import Variant
+
+    variants = tuple(Variant.parse(name, gamma, eta) for name in methods.split(","))
+    settings = _settings(batch_size, learning_rate, patience, device, dtype, integrator, adjoint, threads)
+    study = Study(problem, network, n_train, horizon, epochs, variants, tuple(range(seeds)), settings)
+    records = run_study(study, out, results=results, fresh=fresh)
+    tables, files = write_results(records, out)
+    files += write_snapshots(study, out)
+    _show_tables(tables)
+    _show_files(files)
+
+
+@app.command()
+def sweep(
+    problem: opt.Problem,
+    over: opt.Over,
+    values: opt.Values = "1,3,10,30",
+    method: opt.SweepMethod = None,
+    gamma: opt.Gamma = 10.0,
+    eta: opt.Eta = 10.0,
+    n_train: opt.TrainingSamples = 100,
+    horizon: opt.Horizon = 20,
+    seeds: opt.Seeds = 3,
+    epochs: opt.Epochs = 50,
+    network: opt.Network = "mimetic",
+    batch_size: opt.BatchSize = 10,
+    learning_rate: opt.LearningRate = None,
+    patience: opt.Patience = None,
+    device: opt.Device = "cpu",
+    dtype: opt.Dtype = "float32",
+    integrator: opt.Integrator = "classical_rk4",
+    adjoint: opt.Adjoint = False,
+    threads: opt.Threads = None,
+    out: opt.StudyOut = Path("runs/sweep"),
+    results: opt.Results = None,
+    fresh: opt.Fresh = False,
+) -> None:
+    """Train at several strengths γ or η: table, CSV and Figure 7 or 8 of the paper."""
+    from experiments.compare import Study, run_study, sweep_variants, write_sweep
+
+    variants = sweep_variants(over, values, method, gamma, eta)
+    settings = _settings(batch_size, learning_rate, patience, device, dtype, integrator, adjoint, threads)
+    study = Study(problem, network, n_train, horizon, epochs, variants, tuple(range(seeds)), settings)
+    tables, files = write_sweep(run_study(study, out, results=results, fresh=fresh), over, out)
+    _show_tables(tables)
+    _show_files(files)
+
+
+@app.command()
+def table(
+    folder: Annotated[Path, typer.Argument(help="Folder with exported results (*.json) or with run folders.")],
+    csv: Annotated[Path | None, typer.Option(help="Write the table as CSV too.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Draw Figures 4 and 5 into this folder too.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a README.")] = False,
+) -> None:
+    """Show the table of runs made before, from their results alone."""
+    from experiments.compare import write_curves_of
+    from experiments.records import read_records, write_text
+    from experiments.table import make_tables, to_csv, to_markdown
+
+    records = read_records(folder)
+    tables = make_tables(records)
+    if markdown:
+        print(to_markdown(tables))
+    else:
+        _show_tables(tables)
+    if csv:
+        write_text(csv, to_csv(tables))
+    drawn = write_curves_of(records, figures) if figures else []
+    _show_files([*([csv] if csv else []), *drawn])
+
+
+@app.command()
+def constraint(
+    expressions: Annotated[
+        list[str], typer.Argument(metavar="EXPR...", help="What should vanish, such as 'x**2 + y**2 - L**2'.")
+    ],
+    states: Annotated[str, typer.Option(help="Names of the state's components, such as x,y.")],
+    parameters: Annotated[str | None, typer.Option(help="Names and values of parameters, such as L=1.0.")] = None,
+    time: Annotated[str | None, typer.Option(help="Name of the time, if the constraint depends on it.")] = None,
+    levels: Annotated[int, typer.Option(min=0, max=2, help="Derive up to 1, velocity, or 2, acceleration level.")] = 2,
+    source: Annotated[opt.Backend, typer.Option(help="Also print the functions generated for this library.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the generated functions to this file, as a module.")] = None,
+) -> None:
+    """Show what is derived and generated from a constraint.
+
+    An expression that begins with a minus sign goes after `--`, behind all options.
+    """
+    from experiments.typed_constraint import read_constraint
+
+    if save and not source:
+        raise UserError("--save needs to know for which library: add --source torch, jax or numpy")
+    derived = read_constraint(expressions, states, parameters, time)
+    print(derived.describe(levels))
+    if source:
+        text = derived.source(source, levels=levels)
+        if save:
+            from experiments.records import write_text
+
+            write_text(save, text)
+            _show_files([save])
+        else:
+            print()
+            print(text)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for tables, figures and the animation.")] = Path("demo"),
+    threads: opt.Threads = None,
+) -> None:
+    """Show the whole story in minutes: a constraint, a reference, three networks, a table, plots, an animation."""
+    from experiments.demo import run_demo
+
+    _set_threads(threads)
+    run_demo(out)
+
+
+def _settings(batch_size, learning_rate, patience, device, dtype, integrator, adjoint, threads) -> dict:
+    """The options that every run takes as they are; those not given are left to `RunConfig`."""
+    _set_threads(threads)
+    given = {
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "patience": patience,
+        "device": device,
+        "dtype": dtype,
+        "integrator": integrator,
+        "adjoint": adjoint,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _set_threads(threads: int | None) -> None:
+    # OpenMP reads it when torch loads, and no command has loaded torch yet.
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def _show_run(record) -> None:
+    from experiments.table import describe_run
+
+    print(describe_run(record))
+
+
+def _show_tables(tables) -> None:
+    from experiments.table import to_rich
+
+    for made in tables:
+        console().print(to_rich(made))
+
+
+def _show_files(paths: list[Path]) -> None:
+    for path in paths:
+        print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

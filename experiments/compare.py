@@ -1,0 +1,180 @@
+"""Studies: many runs side by side, each made once, then the table and the figures from their records."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from experiments.records import Record, Variant, group, read_run, record_name, run_name, write_record, write_text
+from experiments.table import Table, make_tables, to_csv
+from experiments.terminal import note
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs to make: every variant with every seed, all else equal.
+
+    `settings`: further fields of `RunConfig`, such as `epochs` or `batch_size`.
+    """
+
+    problem: str
+    network: str
+    n_train: int
+    horizon: int
+    epochs: int
+    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...]
+    settings: Mapping = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.variants or not self.seeds:
+            raise ValueError("a study needs at least one method and one seed")
+        twice = {variant.title for variant in self.variants if self.variants.count(variant) > 1}
+        if twice:
+            raise ValueError(f"given twice: {', '.join(sorted(twice))}")
+
+    def name(self, variant: Variant, seed: int) -> str:
+        """Name of a run's folder."""
+        return run_name(variant, self.network, self.n_train, self.horizon, self.epochs, seed)
+
+    def config(self, variant: Variant, seed: int):
+        """The full configuration of one run."""
+        from experiments.runs import RunConfig
+
+        return RunConfig(
+            problem=self.problem, method=variant.method, gamma=variant.gamma, eta=variant.eta, network=self.network,
+            n_train=self.n_train, horizon=self.horizon, epochs=self.epochs, seed=seed, **self.settings,
+        )  # fmt: skip
+
+
+def run_study(study: Study, out: Path, *, results: Path | None = None, fresh: bool = False) -> list[Record]:
+    """Make the runs that are missing under `out/runs`, go on with unfinished ones, and return the records of all.
+
+    Each finished run is also exported as one small JSON to `results` (by default `out/results`). Seeds are the outer
+    loop, so that a study that is stopped early has compared all methods on the seeds it did.
+    """
+    from experiments.runs import run
+
+    records = []
+    pairs = [(variant, seed) for seed in study.seeds for variant in study.variants]
+    for count, (variant, seed) in enumerate(pairs, 1):
+        folder = out / "runs" / study.name(variant, seed)
+        label = f"run {count} of {len(pairs)}: {variant.title}, seed {seed}"
+        reused = (folder / "result.json").exists() and not fresh
+        run(study.config(variant, seed), folder, resume=not fresh, progress=True, label=label)
+        record = read_run(folder)
+        write_record(record, (results or out / "results") / record_name(record))
+        note(f"{label}: {_summary(record)}" + (" (finished before)" if reused else ""))
+        records.append(record)
+    return records
+
+
+def train_one(study: Study, out: Path | None, *, fresh: bool = False) -> tuple[Record, Path]:
+    """Make the one run of `study` in `out`, by default a folder under `runs` named after it; return its record too."""
+    from experiments.runs import run
+
+    ((variant, seed),) = ((variant, seed) for seed in study.seeds for variant in study.variants)
+    folder = out or Path("runs") / study.name(variant, seed)
+    run(study.config(variant, seed), folder, resume=not fresh, progress=True, label=variant.title)
+    return read_run(folder), folder
+
+
+def sweep_variants(over: str, values: str, method: str | None, gamma: float, eta: float) -> tuple[Variant, ...]:
+    """The variants of a sweep over `gamma` or `eta`, whose comma-separated `values` come as text.
+
+    Raises `ValueError` for a value that is no number of at least 0, or a method without that strength.
+    """
+    method = method or {"gamma": "penalty", "eta": "auxiliary"}[over]
+    variants = []
+    for text in values.split(","):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"--values {values}: {text.strip()!r} is no number of at least 0")
+        variants.append(Variant.of(method, **({"gamma": gamma, "eta": eta} | {over: value})))
+        if getattr(variants[-1], over) != value:
+            raise ValueError(f"{method} has no {over} to vary: expected --method {_HAVE[over]}")
+    return tuple(variants)
+
+
+_HAVE = {"gamma": "penalty, end or smooth", "eta": "auxiliary, end or smooth"}
+
+
+def _summary(record: Record) -> str:
+    result = record.result
+    return (
+        f"error {result['test_mae_cm']:.1f} cm, largest violation {result['violation_max']:.1e} m, "
+        f"trained {result['train_seconds']:.0f} s"
+    )
+
+
+def write_results(records: Iterable[Record], out: Path) -> tuple[list[Table], list[Path]]:
+    """Write `table.csv` and, from the logs, Figures 4 and 5; return the tables and the files written."""
+    records = list(records)
+    tables = make_tables(records)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "table.csv", to_csv(tables))
+    return tables, [out / "table.csv", *write_curves_of(records, out)]
+
+
+def write_curves_of(records: Iterable[Record], out: Path) -> list[Path]:
+    """Draw Figures 4 and 5 for every setting in `records`."""
+    groups, written = group(records), []
+    for setting, runs in groups.items():
+        ending = "" if len(groups) == 1 else "-" + "-".join(map(str, setting))
+        written += _write_curves(runs, out, setting_title(setting), ending)
+    return written
+
+
+def _write_curves(runs: Mapping[Variant, Sequence[Record]], out: Path, title: str, ending: str) -> list[Path]:
+    """Draw Figure 5 (projections with their penalty and auxiliary loss) and, if they were run alone, Figure 4."""
+    from experiments.figures import curves_figure
+
+    projections = ("end", "smooth")
+    plain = {variant: records for variant, records in runs.items() if variant.method not in projections}
+    alone = {variant: records for variant, records in runs.items() if variant.alone}
+    joined = {v: records for v, records in runs.items() if v.method in projections and not v.alone}
+    written = []
+    if alone:
+        written.append(curves_figure(plain | alone, out / f"figure4{ending}.png", title=title))
+    if joined or not alone:
+        written.append(curves_figure(plain | joined, out / f"figure5{ending}.png", title=title))
+    return written
+
+
+def write_sweep(records: Iterable[Record], over: str, out: Path) -> tuple[list[Table], list[Path]]:
+    """Write a sweep's table and its figure: Figure 7 of the paper over `gamma`, Figure 8 over `eta`."""
+    from experiments.figures import curves_figure, series_colours
+
+    tables, path = make_tables(records), out / "table.csv"
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(path, to_csv(tables))
+    ((setting, runs),) = group(records).items()
+    colours = dict(zip(runs, series_colours(len(runs)), strict=True))
+    drawn = curves_figure(
+        runs, out / f"figure{7 if over == 'gamma' else 8}.png", title=setting_title(setting), colours=colours
+    )
+    return tables, [path, drawn]
+
+
+def write_snapshots(study: Study, out: Path, samples: int = 3) -> list[Path]:
+    """Write Figure 6 and its data: the first test samples of the first seed, predicted by every variant."""
+    from experiments.figures import snapshots_figure
+    from experiments.predictions import test_snapshots
+
+    seed = study.seeds[0]
+    folders = {variant: out / "runs" / study.name(variant, seed) for variant in study.variants}
+    snapshots = test_snapshots(folders, samples)
+    data = out / "snapshots.json"
+    write_text(data, json.dumps(snapshots.to_json()))
+    title = f"{study.n_train:,} training samples, {study.network} network, seed {seed}"
+    return [data, snapshots_figure(snapshots, out / "figure6.png", title=title)]
+
+
+def setting_title(setting: tuple) -> str:
+    """One line for a figure: what all its runs have in common."""
+    problem, network, n_train, horizon, _ = setting
+    return f"{problem.capitalize()}: {n_train:,} training samples, {horizon} steps ahead, {network} network"

@@ -1,0 +1,47 @@
+"""Options that several commands of `ndae` share, described once."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Problem = Annotated[Literal["pendulum"], typer.Argument(help="Problem to learn.")]
+Method = Annotated[
+    Literal["none", "auxiliary", "penalty", "end", "smooth"],
+    typer.Option(metavar="NAME", help="none, auxiliary, penalty, end or smooth: how the constraint is enforced."),
+]
+Gamma = Annotated[float, typer.Option(min=0, help="Strength of the penalty (eq. 14), in penalty, end, smooth.")]
+Eta = Annotated[float, typer.Option(min=0, help="Strength of the auxiliary loss (eq. 4), in auxiliary, end, smooth.")]
+TrainingSamples = Annotated[int, typer.Option("--n-train", min=1, help="Training samples.")]
+Horizon = Annotated[int, typer.Option(min=1, help="Steps of 0.01 s to predict ahead.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the split, the weights and the order of batches.")]
+Seeds = Annotated[int, typer.Option(min=1, help="How many seeds to run, from 0 up.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training samples.")]
+Network = Annotated[
+    Literal["mimetic", "mimetic-small", "mlp"],
+    typer.Option(metavar="NAME", help="mimetic (the paper's graph network), mimetic-small or mlp."),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples a training step.")]
+LearningRate = Annotated[float | None, typer.Option(help="Learning rate; by default the network's own.")]
+Patience = Annotated[int | None, typer.Option(min=1, help="Stop after so many epochs with no better validation error.")]
+Device = Annotated[str, typer.Option(help="Where to train: cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="Precision of weights and states.")]
+Integrator = Annotated[str, typer.Option(help="Integrator over depth: classical_rk4, euler, midpoint, dopri5, ...")]
+Adjoint = Annotated[bool, typer.Option("--adjoint", help="Gradients by the adjoint equation, not by backpropagation.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; by default torch's choice.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the run; by default under runs/, named after it.")]
+StudyOut = Annotated[Path, typer.Option(help="Folder for runs, table and figures.")]
+Results = Annotated[Path | None, typer.Option(help="Folder for one small JSON a run; by default results/ under --out.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over where a run can be resumed or is finished.")]
+
+ALL_METHODS = "none,auxiliary,penalty,end,smooth,end-alone,smooth-alone"
+Methods = Annotated[
+    str, typer.Option(help="Methods, comma-separated; end-alone and smooth-alone are projections without γ and η.")
+]
+Over = Annotated[Literal["gamma", "eta"], typer.Option(help="Which strength to vary.")]
+Values = Annotated[str, typer.Option(help="Strengths to try, comma-separated.")]
+SweepMethod = Annotated[
+    Literal["auxiliary", "penalty", "end", "smooth"] | None,
+    typer.Option(metavar="NAME", help="Method to vary; by default penalty for gamma and auxiliary for eta."),
+]
+Backend = Literal["torch", "jax", "numpy"] | None

@@ -1,0 +1,269 @@
+"""Finished runs as records: one small JSON each, from which every table and figure is made."""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# What the paper calls each method; the order is the order of its Table 1.
+METHOD_TITLES = {
+    "none": "No constraint",
+    "auxiliary": "Auxiliary loss",
+    "penalty": "Penalty",
+    "end": "End projection",
+    "smooth": "Smooth projection",
+}
+_USES_GAMMA = {"penalty", "end", "smooth"}
+_USES_ETA = {"auxiliary", "end", "smooth"}
+# Without these a record says nothing; everything else in it is optional.
+_REQUIRED = (
+    "problem", "method", "network", "parameters", "n_train", "horizon", "seed",
+    "test_mae_cm", "violation_mean", "violation_max", "train_seconds", "step_ms",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method at the strengths it really uses: γ (eq. 14) and η (eq. 4) are 0 where the method has no such term."""
+
+    method: str
+    gamma: float = 0.0
+    eta: float = 0.0
+
+    @classmethod
+    def of(cls, method: str, gamma: float, eta: float) -> "Variant":
+        """Build a variant, dropping the strengths `method` does not use.
+
+        Raises `ValueError` for a method the paper does not have.
+        """
+        if method not in METHOD_TITLES:
+            raise ValueError(f"unknown method {method!r}: expected one of {', '.join(METHOD_TITLES)}")
+        return cls(method, float(gamma) if method in _USES_GAMMA else 0.0, float(eta) if method in _USES_ETA else 0.0)
+
+    @classmethod
+    def parse(cls, text: str, gamma: float, eta: float) -> "Variant":
+        """Read a name as typed: a method, or `end-alone` or `smooth-alone` for a projection with γ = η = 0."""
+        name = text.strip()
+        method = name.removesuffix("-alone")
+        if method != name and method not in ("end", "smooth"):
+            raise ValueError(f"unknown method {name!r}: only 'end' and 'smooth' can be run '-alone' (without γ and η)")
+        return cls.of(method, 0.0, 0.0) if method != name else cls.of(method, gamma, eta)
+
+    @property
+    def alone(self) -> bool:
+        """Whether this is a projection with neither penalty nor auxiliary loss."""
+        return self.method in ("end", "smooth") and self.gamma == 0 and self.eta == 0
+
+    @property
+    def name(self) -> str:
+        """Name for folders and the command line, such as `smooth` or `end-alone`."""
+        return f"{self.method}-alone" if self.alone else self.method
+
+    @property
+    def strengths(self) -> str:
+        """The strengths in the paper's notation: `γ=10`, `γ,η=10`, `γ=3, η=10`, `alone` or nothing."""
+        if self.alone:
+            return "alone"
+        if self.gamma and self.gamma == self.eta:
+            return f"γ,η={self.gamma:g}"
+        parts = [f"γ={self.gamma:g}"] if self.gamma or self.method == "penalty" else []
+        parts += [f"η={self.eta:g}"] if self.eta or self.method == "auxiliary" else []
+        return ", ".join(parts)
+
+    @property
+    def title(self) -> str:
+        """Name for tables and legends, such as `Smooth projection γ,η=10`."""
+        return f"{METHOD_TITLES[self.method]} {self.strengths}".strip()
+
+    @property
+    def order(self) -> tuple:
+        """Sort key: the paper's order, projections alone after all others."""
+        return self.alone, list(METHOD_TITLES).index(self.method), self.gamma, self.eta
+
+
+# Table 1 of the paper: mean absolute error in cm over 1,000 test samples, keyed by (horizon k, n_t).
+PAPER_TABLE_1: dict[tuple[int, int], dict[Variant, float]] = {
+    key: dict(
+        zip(
+            (
+                Variant("none"),
+                Variant("auxiliary", eta=10),
+                Variant("penalty", gamma=10),
+                Variant("end", 10, 10),
+                Variant("smooth", 10, 10),
+            ),
+            column,
+            strict=True,
+        )
+    )
+    for key, column in {
+        (20, 100): (35.0, 35.1, 32.6, 29.8, 27.9),
+        (20, 1000): (6.40, 8.52, 5.72, 6.89, 7.35),
+        (20, 10000): (2.39, 2.94, 2.32, 2.93, 2.85),
+        (50, 100): (67.6, 78.0, 66.3, 68.8, 73.2),
+        (50, 1000): (10.7, 31.8, 13.1, 40.9, 40.3),
+        (50, 10000): (3.98, 27.4, 5.43, 48.8, 52.7),
+    }.items()
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run: its configuration, its result and its log by column (one entry an epoch)."""
+
+    config: Mapping
+    result: Mapping
+    log: Mapping[str, Sequence[float]]
+
+    @property
+    def variant(self) -> Variant:
+        return Variant.of(self.result["method"], self._strength("gamma"), self._strength("eta"))
+
+    @property
+    def setting(self) -> tuple:
+        """What must agree for two runs to stand in one table: problem, network, n_train, horizon, epochs."""
+        epochs = self.result.get("epochs", self.config.get("epochs", len(self.log.get("epoch", ()))))
+        keys = ("problem", "network", "n_train", "horizon")
+        return (*(self.result[key] for key in keys), epochs)
+
+    @property
+    def seed(self) -> int:
+        return self.result["seed"]
+
+    def _strength(self, name: str) -> float:
+        value = self.result.get(name, self.config.get(name))
+        if value is None:
+            raise ValueError(f"run {self.result['method']!r}, seed {self.seed}: neither result nor config has {name!r}")
+        return value
+
+
+def read_run(directory: Path) -> Record:
+    """Read the finished run in `directory` (`config.json`, `log.csv`, `result.json`).
+
+    Raises `ValueError` naming the file that is damaged, and `FileNotFoundError` where a run has not finished.
+    """
+    directory = Path(directory)
+    config = _read_json(directory / "config.json")
+    result = _checked_result(_read_json(directory / "result.json"), directory / "result.json")
+    return Record(config, result, _read_log(directory / "log.csv"))
+
+
+def write_record(record: Record, path: Path) -> None:
+    """Write `record` as one small JSON, replacing an older file in one step."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"config": dict(record.config), "result": dict(record.result), "log": _rounded(record.log)}
+    write_text(path, json.dumps(content, indent=1, allow_nan=True).replace(",\n   ", ", ") + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader never sees half of it."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def read_record(path: Path) -> Record:
+    """Read what `write_record` wrote; raises `ValueError` naming the file and what it lacks."""
+    content = _read_json(path)
+    lacking = [key for key in ("config", "result", "log") if not isinstance(content.get(key), dict)]
+    if lacking:
+        raise ValueError(f"{path}: no record of a run, it has no {' and no '.join(map(repr, lacking))}")
+    return Record(content["config"], _checked_result(content["result"], path), content["log"])
+
+
+def read_records(directory: Path) -> list[Record]:
+    """Read every finished run under `directory`: exported records (`*.json`) and run folders (`*/result.json`)."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"no folder {directory} with finished runs")
+    records = [read_record(path) for path in sorted(directory.glob("*.json")) if _is_record(path)]
+    if not records:
+        folders = sorted(path.parent for path in directory.rglob("result.json"))
+        records = [read_run(folder) for folder in folders]
+    if not records:
+        raise ValueError(f"{directory} holds no finished run: expected records (*.json) or folders with result.json")
+    return records
+
+
+def record_name(record: Record) -> str:
+    """File name of a record, the same for the same setting, variant and seed."""
+    _, network, n_train, horizon, epochs = record.setting
+    return run_name(record.variant, network, n_train, horizon, epochs, record.seed) + ".json"
+
+
+def run_name(variant: Variant, network: str, n_train: int, horizon: int, epochs: int, seed: int) -> str:
+    """Name of a run's folder: everything that tells it from the other runs of a study."""
+    strengths = [f"{letter}{value:g}" for letter, value in (("g", variant.gamma), ("e", variant.eta)) if value]
+    parts = [variant.method, *strengths, network, f"n{n_train}", f"k{horizon}", f"ep{epochs}", f"s{seed}"]
+    return "-".join(parts)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, sample standard deviation (nan for one value) and largest value of a number over seeds."""
+
+    mean: float
+    std: float
+    largest: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Spread":
+        values = [float(value) for value in values]
+        mean = math.fsum(values) / len(values)
+        if len(values) < 2:
+            return cls(mean, math.nan, mean)
+        variance = math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)
+        return cls(mean, math.sqrt(variance), max(values))
+
+
+def group(records: Iterable[Record]) -> dict[tuple, dict[Variant, list[Record]]]:
+    """Sort records by setting, then by variant in the paper's order, then by seed.
+
+    Raises `ValueError` where one setting and variant has a seed twice: the mean over seeds would count it double.
+    """
+    groups: dict[tuple, dict[Variant, list[Record]]] = {}
+    for record in sorted(records, key=lambda r: (r.setting, r.variant.order, r.seed)):
+        runs = groups.setdefault(record.setting, {}).setdefault(record.variant, [])
+        if runs and runs[-1].seed == record.seed:
+            raise ValueError(f"{record.variant.title}, seed {record.seed}: two runs of one setting {record.setting}")
+        runs.append(record)
+    return groups
+
+
+def _is_record(path: Path) -> bool:
+    # A results folder also holds figures' data, which has its own format marker.
+    return "snapshots" not in path.name
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged, no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _checked_result(result: dict, path: Path) -> dict:
+    lacking = [key for key in _REQUIRED if key not in result]
+    if lacking:
+        raise ValueError(f"{path}: the result lacks {', '.join(lacking)}")
+    return result
+
+
+def _read_log(path: Path) -> dict[str, list[float]]:
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _rounded(log: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    # Six digits draw any curve; full precision would triple the size of a committed record.
+    return {name: [float(f"{value:.6g}") for value in column] for name, column in log.items()}

@@ -1,0 +1,217 @@
+"""The measured table: a row a variant, as text in the terminal, as CSV and as Markdown."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from experiments.records import PAPER_TABLE_1, Record, Spread, Variant, group
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; spreads are over seeds, and nothing is known of what is None.
+
+    `error` in cm, `violation_mean` and `violation_max` in m (a link's length error), `step` in ms of one training step,
+    `ratio` of that to the unconstrained network's, `paper` the paper's error in cm.
+    """
+
+    title: str
+    method: str
+    gamma: float
+    eta: float
+    seeds: int
+    error: Spread
+    violation_mean: Spread | None = None
+    violation_max: Spread | None = None
+    step: Spread | None = None
+    ratio: float | None = None
+    paper: float | None = None
+    parameters: int | None = None
+    train_seconds: Spread | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """All variants of one setting side by side."""
+
+    problem: str
+    network: str
+    n_train: int
+    horizon: int
+    epochs: int
+    rows: tuple[Row, ...]
+
+    @property
+    def title(self) -> str:
+        return (
+            f"{self.problem}: {self.n_train:,} training samples, {self.horizon} steps ahead, "
+            f"{self.network} network, {self.epochs} epochs"
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know to read the numbers."""
+        seeds = sorted({row.seeds for row in self.rows})
+        count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        many = seeds[-1] > 1
+        notes = [
+            "error: mean Euclidean error per body over the test samples"
+            + (f", mean ± standard deviation of {count} seeds" if many else ", one seed"),
+            "violation: error of a link's length, mean and largest over all links, samples" + " and seeds" * many,
+            "ratio: of a training step's time to that without constraint",
+        ]
+        if any(row.paper is not None for row in self.rows):
+            notes.append("paper: error in its Table 1 (mimetic network of 5.8 M parameters, mean of three runs)")
+        return notes
+
+
+def make_tables(records: Iterable[Record]) -> list[Table]:
+    """Make one table for each setting found in `records`."""
+    return [_make_table(setting, runs) for setting, runs in group(records).items()]
+
+
+def _make_table(setting: tuple, runs: Mapping[Variant, Sequence[Record]]) -> Table:
+    problem, network, n_train, horizon, epochs = setting
+    paper = PAPER_TABLE_1.get((horizon, n_train), {}) if problem == "pendulum" else {}
+    plain = next((_spread(rs, "step_ms").mean for v, rs in runs.items() if v.method == "none"), None)
+    rows = [_row(variant, records, plain, paper.get(variant)) for variant, records in runs.items()]
+    return Table(problem, network, n_train, horizon, epochs, (*_baseline_rows(runs), *rows))
+
+
+def _row(variant: Variant, records: Sequence[Record], plain_step: float | None, paper: float | None) -> Row:
+    step = _spread(records, "step_ms")
+    return Row(
+        title=variant.title,
+        method=variant.method,
+        gamma=variant.gamma,
+        eta=variant.eta,
+        seeds=len(records),
+        error=_spread(records, "test_mae_cm"),
+        violation_mean=_spread(records, "violation_mean"),
+        violation_max=_spread(records, "violation_max"),
+        step=step,
+        ratio=step.mean / plain_step if plain_step else None,
+        paper=paper,
+        parameters=int(records[0].result["parameters"]),
+        train_seconds=_spread(records, "train_seconds"),
+    )
+
+
+def _baseline_rows(runs: Mapping[Variant, Sequence[Record]]) -> list[Row]:
+    # Test samples depend on the seed only, so any variant's records tell; the one with most seeds tells best.
+    records = max(runs.values(), key=len)
+    rows = []
+    for name in records[0].result.get("baselines", {}):
+        known = [record.result["baselines"][name] for record in records if name in record.result.get("baselines", {})]
+        error, mean, most = (
+            Spread.of(baseline[key] for baseline in known) for key in ("mae_cm", "violation_mean", "violation_max")
+        )
+        rows.append(Row(f"({name})", name, 0.0, 0.0, len(known), error, mean, most))
+    return rows
+
+
+def _spread(records: Sequence[Record], key: str) -> Spread:
+    return Spread.of(record.result[key] for record in records)
+
+
+_HEADER = (
+    "method", "error (cm)", "paper", "violation mean (m)", "violation max (m)", "step (ms)", "ratio", "parameters",
+)  # fmt: skip
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        row.title,
+        _with_spread(row.error),
+        "" if row.paper is None else f"{row.paper:g}" if row.paper < 10 else f"{row.paper:.1f}",
+        "" if row.violation_mean is None else f"{row.violation_mean.mean:.1e}",
+        # The largest over seeds too: an average would hide the worst.
+        "" if row.violation_max is None else f"{row.violation_max.largest:.1e}",
+        "" if row.step is None else f"{row.step.mean:.0f}" if row.step.mean >= 10 else f"{row.step.mean:.1f}",
+        "" if row.ratio is None else f"{row.ratio:.2f}",
+        "" if row.parameters is None else f"{row.parameters:,}",
+    )
+
+
+def describe_run(record: Record) -> str:
+    """One finished run as a few lines of text, beside the trivial predictors and the paper where they are known."""
+    result, (table,) = record.result, make_tables([record])
+    row = table.rows[-1]
+    lines = [
+        f"{table.title}, seed {record.seed}",
+        f"  method      {row.title}, {row.parameters:,} parameters",
+        f"  test error  {row.error.mean:.2f} cm per body" + (f" (paper: {row.paper:g} cm)" if row.paper else ""),
+        f"  violation   {result['violation_mean']:.1e} m mean, {result['violation_max']:.1e} m largest (a link's length)",
+        f"  training    {result['train_seconds']:.0f} s, {result['step_ms']:.1f} ms a step",
+    ]
+    others = ", ".join(f"{other.title.strip('()')} {other.error.mean:.1f} cm" for other in table.rows[:-1])
+    return "\n".join(lines + ([f"  for scale   {others}"] if others else []))
+
+
+def to_rich(table: Table):
+    """The table for a terminal, at most 80 columns wide where the titles allow; parameters go to the notes if equal."""
+    from rich import box
+    from rich.table import Table as RichTable
+
+    counts = {row.parameters for row in table.rows if row.parameters is not None}
+    shown = len(_HEADER) - (1 if len(counts) < 2 else 0)
+    notes = table.notes + ([f"parameters: {counts.pop():,} each"] if len(counts) == 1 else [])
+    best = min((row.error.mean for row in table.rows if row.parameters is not None), default=None)
+    drawn = RichTable(
+        title=table.title, caption="\n".join(notes), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left",
+        padding=(0, 1), collapse_padding=True, pad_edge=False,
+    )  # fmt: skip
+    for name in _HEADER[:shown]:
+        first, _, rest = name.partition(" ")
+        drawn.add_column(f"{first}\n{rest}", justify="left" if name == "method" else "right", no_wrap=True)
+    for row in table.rows:
+        baseline = row.parameters is None
+        style = "dim" if baseline else "bold" if row.error.mean == best else None
+        drawn.add_row(*_cells(row)[:shown], style=style)
+    return drawn
+
+
+def to_markdown(tables: Iterable[Table]) -> str:
+    """The tables as Markdown, for a README."""
+    lines = []
+    for table in tables:
+        lines += [f"**{table.title}**", "", "| " + " | ".join(_HEADER) + " |"]
+        lines.append("| --- |" + " ---: |" * (len(_HEADER) - 1))
+        lines += ["| " + " | ".join(_cells(row)) + " |" for row in table.rows]
+        lines += ["", *(f"- {note}" for note in table.notes), ""]
+    return "\n".join(lines)
+
+
+def to_csv(tables: Iterable[Table]) -> str:
+    """The tables as CSV in full precision; a standard deviation of a single seed is empty."""
+    spreads = {
+        "test_mae_cm": "error", "violation_mean": "violation_mean", "violation_max": "violation_max", "step_ms": "step",
+        "train_seconds": "train_seconds",
+    }  # fmt: skip
+    head = ["problem", "network", "parameters", "n_train", "horizon", "epochs", "method", "gamma", "eta", "seeds"]
+    head += [f"{name}{end}" for name in spreads for end in ("", "_std")] + ["step_ratio", "paper_mae_cm"]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(head)
+    for table in tables:
+        for row in table.rows:
+            line = [table.problem, table.network, row.parameters, table.n_train, table.horizon, table.epochs]
+            line += [row.method, row.gamma, row.eta, row.seeds]
+            for attribute in spreads.values():
+                spread = getattr(row, attribute)
+                line += [None, None] if spread is None else [spread.mean, _known(spread.std)]
+            writer.writerow([*line, row.ratio, row.paper])
+    return out.getvalue()
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _with_spread(spread: Spread) -> str:
+    digits = 2 if spread.mean < 10 else 1
+    text = f"{spread.mean:.{digits}f}"
+    return text if math.isnan(spread.std) else f"{text} ± {spread.std:.{digits}f}"
+

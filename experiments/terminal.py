@@ -1,0 +1,41 @@
+"""What the terminal shows: consoles, and errors in one line."""
+
+import os
+import sys
+
+# The packages whose own exceptions are written for users to read.
+_OURS = ("symbolic", "solvers", "ndae", "experiments")
+
+
+class UserError(Exception):
+    """An error the user can mend; its text is the line they see."""
+
+
+def console(*, stderr: bool = False):
+    """A rich console that does not cut lines at 80 columns when the output goes to a file or a pipe."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else 140
+    return Console(stderr=stderr, width=width, highlight=False)
+
+
+def note(text: str) -> None:
+    """Say on stderr what is going on; results alone go to stdout."""
+    console(stderr=True).print(text, soft_wrap=True, markup=False)
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether `error` is one that a user can cause and mend, as against a mistake in the program."""
+    ours = type(error).__module__.split(".")[0] in _OURS
+    return ours or isinstance(error, ValueError | OSError)
+
+
+def one_line(error: BaseException) -> str:
+    """Say `error` in one line, a file's error with the file's name first."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        text = where + error.strerror
+    else:
+        text = str(error)
+    return " ".join(text.split()) or type(error).__name__

@@ -1,0 +1,132 @@
+"""Records of finished runs: what is read is what was written, and damage is named."""
+
+import json
+import math
+import statistics
+
+import pytest
+
+from experiments.records import (
+    PAPER_TABLE_1,
+    Spread,
+    Variant,
+    group,
+    read_record,
+    read_records,
+    read_run,
+    record_name,
+    write_record,
+)
+from tests.experiments.records_for_tests import ALONE, PAPERS, record, write_run
+
+
+def test_variant_keeps_only_strengths_its_method_uses():
+    assert Variant.of("none", 10, 10) == Variant("none", 0, 0)
+    assert Variant.of("auxiliary", 3, 4) == Variant("auxiliary", 0, 4)
+    assert Variant.of("penalty", 3, 4) == Variant("penalty", 3, 0)
+    assert Variant.of("smooth", 3, 4) == Variant("smooth", 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ("none", "No constraint"),
+        ("auxiliary", "Auxiliary loss η=10"),
+        ("penalty", "Penalty γ=3"),
+        (" end ", "End projection γ=3, η=10"),
+        ("smooth-alone", "Smooth projection alone"),
+    ],
+)
+def test_variant_from_the_command_line(text, title):
+    assert Variant.parse(text, gamma=3, eta=10).title == title
+
+
+@pytest.mark.parametrize("text", ["sooth", "", "none-alone", "penalty-alone"])
+def test_variant_refuses_unknown_names(text):
+    with pytest.raises(ValueError, match="method"):
+        Variant.parse(text, 10, 10)
+
+
+def test_the_papers_table_holds_its_methods_in_its_order():
+    assert list(PAPER_TABLE_1[20, 100].values()) == [35.0, 35.1, 32.6, 29.8, 27.9]
+    assert PAPER_TABLE_1[50, 10000][Variant("smooth", 10, 10)] == 52.7
+
+
+def test_a_record_survives_writing(tmp_path):
+    made = record(PAPERS[4], seed=2)
+    path = tmp_path / "deep" / record_name(made)
+    write_record(made, path)
+    read = read_record(path)
+    assert read.config == made.config
+    assert read.result == made.result
+    for name, column in made.log.items():
+        assert read.log[name] == pytest.approx(column, rel=1e-5)
+    assert path.stat().st_size < 20_000
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_run_folder_is_read(tmp_path):
+    made = record(PAPERS[1], seed=1)
+    write_run(made, tmp_path / "a")
+    assert read_run(tmp_path / "a") == made
+    assert read_records(tmp_path) == [made]
+
+
+def test_names_tell_runs_apart():
+    made = [record(v, s, epochs=e) for v in PAPERS + ALONE for s in range(2) for e in (4, 5)]
+    assert len({record_name(r) for r in made}) == len(made)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "damaged"),
+        ("[1]", "damaged"),
+        ("{}", "'config'"),
+        (json.dumps({"config": {}, "result": {"method": "none"}, "log": {}}), "test_mae_cm"),
+    ],
+)
+def test_damage_is_named_with_the_file(tmp_path, content, message):
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_records(tmp_path)
+    assert "x.json" in str(caught.value)
+
+
+def test_a_damaged_log_is_named(tmp_path):
+    write_run(record(PAPERS[0]), tmp_path / "a")
+    with (tmp_path / "a" / "log.csv").open("a") as file:
+        file.write("5,1.0\n")
+    with pytest.raises(ValueError, match=r"log\.csv"):
+        read_run(tmp_path / "a")
+
+
+def test_an_empty_folder_and_none_at_all(tmp_path):
+    with pytest.raises(ValueError, match="no finished run"):
+        read_records(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        read_records(tmp_path / "nowhere")
+
+
+def test_groups_are_in_the_papers_order_and_settings_apart():
+    made = [record(v, s) for v in reversed(PAPERS + ALONE) for s in (1, 0)] + [record(PAPERS[0], n_train=1000)]
+    groups = group(made)
+    assert len(groups) == 2
+    hundred = next(runs for setting, runs in groups.items() if setting[2] == 100)
+    assert list(hundred) == [*PAPERS, *ALONE]
+    assert [r.seed for r in hundred[PAPERS[0]]] == [0, 1]
+
+
+def test_a_seed_twice_is_refused():
+    with pytest.raises(ValueError, match="seed 0"):
+        group([record(PAPERS[0]), record(PAPERS[0])])
+
+
+def test_spread_against_the_standard_library():
+    values = [1.0, 2.5, 7.25, -3.0]
+    spread = Spread.of(values)
+    assert spread.mean == pytest.approx(statistics.mean(values), rel=1e-15)
+    assert spread.std == pytest.approx(statistics.stdev(values), rel=1e-15)
+    assert spread.largest == 7.25
+    assert math.isnan(Spread.of([3.0]).std)

@@ -1,0 +1,155 @@
+"""How good predictions are: error per body, violation of the constraint, and what the projections took."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ProjectionSummary:
+    """What the projections of many samples took: how many there were, their iterations, how many did not converge."""
+
+    count: int
+    iterations_mean: float
+    iterations_max: int
+    unconverged: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Errors of a model's output over a data set, in the data's unit.
+
+    `mae`: mean over samples and bodies of `|y − target|₂`. `violation_mean`, `violation_max`: mean and largest `|c(y)|`
+    of the output as a user gets it, nan for a model without constraint. `projections` is None where none was made.
+    """
+
+    mae: float
+    violation_mean: float
+    violation_max: float
+    samples: int
+    projections: ProjectionSummary | None
+
+
+class Tally:
+    """Sums errors and violations over batches in float64, on the data's device, without waiting for it."""
+
+    def __init__(self, model: nn.Module):
+        self.constraint = getattr(model, "constraint", None)
+        self.samples = self.bodies = self.residuals = self.projected = 0
+        self.error = self.violation = self.worst = self.iterations = self.longest = self.unconverged = 0.0
+
+    def add(self, prediction: Any, target: Tensor) -> Tensor:
+        """Count a batch in; return its errors per body `(batch, nodes)`."""
+        y = prediction.y.detach()
+        errors = torch.linalg.vector_norm(y - target, dim=-1)
+        self.samples += len(y)
+        self.bodies += errors.numel()
+        self.error = self.error + errors.sum(dtype=torch.float64)
+        if self.constraint is not None:
+            violation = self.constraint.residual(y.flatten(-2)).detach().abs()
+            self.residuals += violation.numel()
+            self.violation = self.violation + violation.sum(dtype=torch.float64)
+            # amax of the NaN of one sample is NaN, where Python's max would drop it.
+            self.worst = torch.maximum(torch.as_tensor(self.worst, device=y.device), violation.amax().double())
+        for projection in getattr(prediction, "projections", ()):
+            self.projected += projection.converged.numel()
+            self.iterations = self.iterations + projection.iterations.sum()
+            self.longest = torch.maximum(
+                torch.as_tensor(self.longest, device=y.device), projection.iterations.max().double()
+            )
+            self.unconverged = self.unconverged + (~projection.converged).sum()
+        return errors
+
+    def result(self) -> Evaluation:
+        """Means and maxima of what was counted."""
+        projections = None
+        if self.projected:
+            projections = ProjectionSummary(
+                self.projected, float(self.iterations) / self.projected, int(self.longest), int(self.unconverged)
+            )
+        return Evaluation(
+            mae=float(self.error) / self.bodies,
+            violation_mean=float(self.violation) / self.residuals if self.residuals else math.nan,
+            violation_max=float(self.worst) if self.residuals else math.nan,
+            samples=self.samples,
+            projections=projections,
+        )
+
+
+@dataclass(frozen=True)
+class PlainPrediction:
+    """The prediction of a module that has no `predict`: its output, and nothing to add to the loss."""
+
+    y: Tensor
+    regularisation: Tensor
+    projections: tuple = ()
+
+
+def predict(model: nn.Module, x: Tensor) -> Any:
+    """`model.predict(x)`, or `model(x)` of a module that has no such method as a prediction without regularisation."""
+    if hasattr(model, "predict"):
+        return model.predict(x)
+    y = model(x)
+    return PlainPrediction(y, y.new_zeros(()))
+
+
+def evaluate(model: nn.Module, inputs: Any, targets: Any, *, batch_size: int = 250) -> Evaluation:
+    """Errors and violations of `model` over samples: inputs `(n, nodes, features)`, targets `(n, nodes, dim)`.
+
+    The model is run in evaluation mode without gradients, on the device and in the precision of its weights.
+
+    Raises `ValueError` if the shapes don't fit each other or a number in the data is not finite.
+    """
+    like = reference_tensor(model)
+    x, target = as_data((inputs, targets), "evaluation", like.device, like.dtype)
+    tally = Tally(model)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for start in range(0, len(x), batch_size):
+                chunk = slice(start, start + batch_size)
+                prediction = predict(model, x[chunk])
+                check_output(prediction.y, target[chunk])
+                tally.add(prediction, target[chunk])
+    finally:
+        model.train(was_training)
+    return tally.result()
+
+
+def reference_tensor(model: nn.Module) -> Tensor:
+    """The first floating-point parameter or buffer: where the model is, and in which precision."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            return tensor
+    return torch.zeros(())
+
+
+def as_data(pair: Any, name: str, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A pair (inputs, targets) as tensors on `device`; raises `ValueError` naming what does not fit and where."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise ValueError(f"{name} data: give a pair (inputs, targets), not {type(pair).__name__}")
+    inputs, targets = (torch.as_tensor(part).to(device=device, dtype=dtype) for part in pair)
+    if inputs.ndim < 3 or targets.ndim < 3 or inputs.shape[:-1] != targets.shape[:-1] or not len(inputs):
+        raise ValueError(
+            f"{name} data: expected inputs (n, nodes, features) and targets (n, nodes, dim) with n >= 1, "
+            f"got {tuple(inputs.shape)} and {tuple(targets.shape)}"
+        )
+    for part, tensor in (("inputs", inputs), ("targets", targets)):
+        finite = tensor.isfinite().flatten(1).all(1)
+        if not finite.all():
+            samples = (~finite).nonzero().flatten().tolist()
+            raise ValueError(
+                f"{name} {part}: {len(samples)} of {len(tensor)} samples hold a number that is not finite, "
+                f"first sample {samples[0]}; remove or mend them"
+            )
+    return inputs, targets
+
+
+def check_output(y: Tensor, target: Tensor) -> None:
+    """Raise `ValueError` unless prediction and target have one shape (a broadcast would train on nonsense)."""
+    if y.shape != target.shape:
+        raise ValueError(f"the model gives {tuple(y.shape)}, the targets are {tuple(target.shape)}: expected the same")

@@ -1,0 +1,187 @@
+"""The record of a training run: one row an epoch, and the files that a killed process can pick up."""
+
+import csv
+import io
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ndae.checkpoints import CheckpointError, load_checkpoint, remove_partial, save_checkpoint, write_atomically
+from ndae.evaluation import Evaluation
+
+# A first step compiles, allocates and fills caches; it says nothing about the others.
+WARM_UP_STEPS = 3
+
+
+class NonFiniteError(RuntimeError):
+    """A loss, prediction or weight became infinite or not a number; the text says where."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One epoch, counted from 1: the training samples as they were met, the validation samples after it.
+
+    Errors and violations are in the data's unit; `*_unconverged` counts projections that missed their tolerance;
+    `seconds` is the wall time since the row before, so that the rows add up to the time that training took.
+    """
+
+    epoch: int
+    train_loss: float
+    train_mae: float
+    train_violation_mean: float
+    train_violation_max: float
+    train_unconverged: int
+    val_mae: float
+    val_violation_mean: float
+    val_violation_max: float
+    val_unconverged: int
+    seconds: float
+
+    @classmethod
+    def of(cls, epoch: int, train_loss: float, train: Evaluation, validation: Evaluation, seconds: float) -> "Row":
+        """A row from the two evaluations of an epoch."""
+        values: dict[str, Any] = {}
+        for name, evaluation in (("train", train), ("val", validation)):
+            values[f"{name}_mae"] = evaluation.mae
+            values[f"{name}_violation_mean"] = evaluation.violation_mean
+            values[f"{name}_violation_max"] = evaluation.violation_max
+            values[f"{name}_unconverged"] = evaluation.projections.unconverged if evaluation.projections else 0
+        return cls(epoch=epoch, train_loss=train_loss, seconds=seconds, **values)
+
+
+@dataclass
+class History:
+    """Rows of the epochs done, the wall time of every step, and what follows from them alone.
+
+    `patience`: training stops once that many epochs in a row brought no smaller validation error.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    step_seconds: list[float] = field(default_factory=list)
+    patience: int | None = None
+
+    @property
+    def best(self) -> Row:
+        """The row of the smallest validation error, the earliest of equals."""
+        return min(self.rows, key=lambda row: row.val_mae)
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether early stopping ends training here."""
+        return self.patience is not None and bool(self.rows) and self.rows[-1].epoch - self.best.epoch >= self.patience
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the epochs done, validation and checkpoints included, over all processes that took part."""
+        return sum(row.seconds for row in self.rows)
+
+    @property
+    def step_ms(self) -> float:
+        """Median wall time of a training step in milliseconds, without the first few."""
+        steps = self.step_seconds[WARM_UP_STEPS:] or self.step_seconds
+        return 1e3 * statistics.median(steps) if steps else float("nan")
+
+    def to_plain(self) -> dict[str, Any]:
+        """The history as tensors and plain values, for a checkpoint."""
+        seconds = torch.tensor(self.step_seconds, dtype=torch.float64)
+        return {"rows": [asdict(row) for row in self.rows], "step_seconds": seconds}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any], patience: int | None) -> "History":
+        """Read what `to_plain` made."""
+        return cls([Row(**row) for row in plain["rows"]], plain["step_seconds"].tolist(), patience)
+
+
+def log_text(rows: Sequence[Row], error_unit: tuple[str, float]) -> str:
+    """The rows as CSV; mean errors in `error_unit = (name, how many of them a unit of the data is)`."""
+    name, scale = error_unit
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = list(Row.__dataclass_fields__)
+    writer.writerow([f"{column}_{name}" if name and column.endswith("_mae") else column for column in columns])
+    for row in rows:
+        values = asdict(row)
+        writer.writerow([values[column] * scale if column.endswith("_mae") else values[column] for column in columns])
+    return text.getvalue()
+
+
+class Files:
+    """The files of a run: `checkpoints/last.ckpt`, `checkpoints/best.ckpt` and `log.csv`.
+
+    `last.ckpt` carries the settings and the history, so it is the truth. It is written first; the other two are made
+    again from it whenever they turn out to be older, and so a kill between two writes changes nothing.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], error_unit: tuple[str, float] = ("", 1.0)):
+        self.folder, self.settings, self.error_unit = folder, settings, error_unit
+        self.checkpoints = folder / "checkpoints"
+        self.last, self.best = self.checkpoints / "last.ckpt", self.checkpoints / "best.ckpt"
+        self.log = folder / "log.csv"
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+
+    def clear(self) -> None:
+        """Remove what an earlier training left: the file that training would go on from first."""
+        for path in (self.last, self.best, self.log):
+            path.unlink(missing_ok=True)
+
+    def resume(self, patience: int | None) -> History:
+        """The history to go on from, empty if there is none, with the other files brought in step with it.
+
+        Raises `CheckpointError` if the files are damaged or belong to a training with other settings.
+        """
+        for folder in (self.folder, self.checkpoints):
+            remove_partial(folder)
+        if not self.last.exists():
+            self.clear()
+            return History(patience=patience)
+        checkpoint = load_checkpoint(self.last)
+        try:
+            theirs = checkpoint["ndae"]["settings"]
+            history = History.from_plain(checkpoint["ndae"]["history"], patience)
+            best, last = history.best, history.rows[-1]
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+            raise CheckpointError(f"{self.last} is no checkpoint of a training run; remove it to start over") from error
+        differing = [key for key in self.settings.keys() | theirs.keys() if self.settings.get(key) != theirs.get(key)]
+        if differing:
+            listing = ", ".join(f"{key} {theirs.get(key)} (now {self.settings.get(key)})" for key in sorted(differing))
+            raise CheckpointError(
+                f"{self.folder} holds a training with another {listing}: "
+                "give another folder, or resume=False to start over in this one"
+            )
+        if best == last and self._best_epoch() != best.epoch:
+            self.write_best(checkpoint["state_dict"], best)
+        if self._best_epoch() != best.epoch:
+            raise CheckpointError(
+                f"{self.best} is not the best checkpoint of this run, which is of epoch {best.epoch}: "
+                "restore it from a copy, or pass resume=False to start over"
+            )
+        self.write_log(history)
+        return history
+
+    def write_best(self, weights: dict[str, torch.Tensor], row: Row) -> None:
+        """Write the weights of the best epoch."""
+        origin = {"settings": self.settings, "row": asdict(row)}
+        save_checkpoint({"state_dict": dict(weights), "ndae": origin}, self.best)
+
+    def write_log(self, history: History) -> None:
+        """Write the whole log; it is small, and so it never holds half a row."""
+        text = log_text(history.rows, self.error_unit).encode()
+        write_atomically(self.log, lambda file: file.write(text))
+
+    def _best_epoch(self) -> int | None:
+        if not self.best.exists():
+            return None
+        try:
+            return load_checkpoint(self.best)["ndae"]["row"]["epoch"]
+        except (KeyError, TypeError):
+            return None
+
+
+def epoch_seed(seed: int, epoch: int, purpose: int) -> int:
+    """A seed for one epoch and one purpose: nothing that happened before has a part in it."""
+    return int(np.random.SeedSequence([seed, epoch, purpose]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,30 @@
+"""Progress of long work: a function `report(done, total, what)`, or a bar on the terminal."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Report = Callable[[float, float, str], object]
+
+
+@contextmanager
+def reporting(progress: bool | Report, label: str = "") -> Iterator[Report | None]:
+    """What to call with news: `progress` itself if it is a function, a bar on stderr's terminal if it is True.
+
+    Yields None where nobody watches (False, or stderr is no terminal); `label` goes before every `what`.
+    """
+    start = f"{label}: " if label else ""
+    if callable(progress):
+        yield lambda done, total, what: progress(done, total, start + what)
+        return
+    if progress:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True, highlight=False)
+        if console.is_terminal:
+            columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+            with Progress(*columns, TextColumn("{task.description}"), console=console, transient=True) as bars:
+                task = bars.add_task(label, total=None)
+                yield lambda done, total, what: bars.update(task, completed=done, total=total, description=start + what)
+            return
+    yield None

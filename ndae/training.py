@@ -1,0 +1,228 @@
+"""Training on Lightning: a log, checkpoints by validation error, and the same end however often it is killed."""
+
+import functools
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ndae.checkpoints import CheckpointError, load_weights, only_writer
+from ndae.evaluation import as_data, reference_tensor
+from ndae.history import Files, History, Row
+from ndae.progress import Report, reporting
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+}
+PRECISIONS = (None, "32-true", "64-true", "16-mixed", "bf16-mixed", "bf16-true")
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training run left: its rows, the best epoch, its cost and its files.
+
+    `rows`: one `Row` an epoch, errors in the data's unit. `seconds`: wall time of the epochs done, validation and
+    checkpoints included, summed over every process that took part; what a killed process had done of an epoch that was
+    trained again is not in it. `step_ms`: median wall milliseconds of a training step without the first three.
+    """
+
+    rows: tuple[Row, ...]
+    best: Row
+    stopped_early: bool
+    seconds: float
+    step_ms: float
+    best_checkpoint: Path
+    last_checkpoint: Path
+    log: Path
+
+
+def fit(
+    model: nn.Module,
+    train: Any,
+    validation: Any,
+    *,
+    out: Path | str,
+    epochs: int,
+    batch_size: int = 10,
+    learning_rate: float = 1e-3,
+    schedule: str = "constant",
+    optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
+    gradient_clip: float | None = None,
+    early_stopping: int | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    precision: str | None = None,
+    resume: bool = True,
+    progress: bool | Report = False,
+    error_unit: tuple[str, float] = ("", 1.0),
+) -> TrainingResult:
+    """Train `model`, keep the epoch with the smallest validation error, and leave its weights in `model`.
+
+    Minimises `L = mean over samples of ½|y − target|² + regularisation` (eq. 4) with `model.predict(x)` giving an
+    object with `y` `(batch, nodes, dim)` and `regularisation` (a scalar, already a mean over the batch); a module
+    without `predict` is trained on `model(x)` alone. `model.constraint.residual(y.flatten(-2))`, where there is one,
+    gives the violations that are logged.
+
+    `train`, `validation`: pairs of arrays, inputs `(n, nodes, features)` and targets `(n, nodes, dim)`; they are kept
+    on the device, in the precision of the weights. `schedule`: "constant" or "cosine" (to zero), times
+    `learning_rate`. `optimizer`: makes one from the parameters, with learning rates of its own; Adam if left out.
+    `gradient_clip`: largest norm of the gradient. `early_stopping`: epochs without a better validation error after
+    which training ends. `device`: "auto" (a CUDA device if there is one), "cpu", "cuda", "cuda:1", "mps".
+    `precision`: Lightning's, such as "bf16-mixed"; the weights' own if left out. `progress`: a bar on the terminal, or
+    a function `report(done, total, what)` in steps. `error_unit`: name of the unit of errors in the log and how many
+    of it a unit of the data is, such as `("cm", 100.0)`.
+
+    `out` gets `log.csv`, `checkpoints/last.ckpt` (after every epoch) and `checkpoints/best.ckpt` (smallest mean
+    Euclidean error per body on the validation samples). A run that was killed, at any moment and by any means, goes on
+    from `last.ckpt` and ends with the weights and the log (but for seconds) that it would have had, bit for bit on the
+    CPU with the same number of threads: order, learning rate and random numbers of an epoch depend on `seed` and the
+    epoch only. With `resume=False` what `out` holds of an earlier training is removed first.
+
+    Raises `ValueError` for arguments that don't fit; `CheckpointError` if `out` holds a damaged checkpoint or one of
+    another training; `NonFiniteError` if a loss or an error stops being finite, with the checkpoints of the epochs
+    before kept.
+    """
+    _check(epochs, batch_size, learning_rate, schedule, gradient_clip, early_stopping, seed, precision)
+    place = find_device(device)
+    # Lightning moves the module there too; data and module meet in the precision of the weights.
+    like = reference_tensor(model)
+    samples = as_data(train, "training", place, like.dtype)
+    checks = as_data(validation, "validation", place, like.dtype)
+    settings = {
+        "seed": seed,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate if optimizer is None else "of its own optimizer",
+        "schedule": schedule,
+        "gradient_clip": gradient_clip,
+        "precision": precision or str(like.dtype).removeprefix("torch."),
+        "weights": sum(parameter.numel() for parameter in model.parameters()),
+        "data": _digest(*samples, *checks),
+    }
+    if schedule != "constant":  # only then does an epoch depend on how many there will be
+        settings["epochs"] = epochs
+
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder), torch.random.fork_rng(devices=_cuda_devices(place)):
+        files = Files(folder, settings, error_unit)
+        if not resume:
+            files.clear()
+        history = files.resume(early_stopping)
+        done = len(history.rows)
+        if done > epochs:
+            raise CheckpointError(
+                f"{folder} holds a training of {done} epochs, {epochs} were asked for: "
+                f"ask for at least {done}, give another folder, or resume=False to start over in this one"
+            )
+        if done < epochs and not history.should_stop:
+            _train(
+                model, samples, checks, files, history,
+                epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule,
+                optimizer=optimizer, gradient_clip=gradient_clip, seed=seed, place=place, precision=precision,
+                progress=progress,
+            )  # fmt: skip
+        load_weights(model, files.best)
+    return TrainingResult(
+        rows=tuple(history.rows),
+        best=history.best,
+        stopped_early=len(history.rows) < epochs,
+        seconds=history.seconds,
+        step_ms=history.step_ms,
+        best_checkpoint=files.best,
+        last_checkpoint=files.last,
+        log=files.log,
+    )
+
+
+def _train(
+    model: nn.Module,
+    samples: tuple[Tensor, Tensor],
+    checks: tuple[Tensor, Tensor],
+    files: Files,
+    history: History,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    schedule: str,
+    optimizer: Callable[[Any], torch.optim.Optimizer] | None,
+    gradient_clip: float | None,
+    seed: int,
+    place: torch.device,
+    precision: str | None,
+    progress: bool | Report,
+) -> None:
+    # Lightning takes seconds to import; everything above answers without it.
+    from ndae import _lightning
+
+    batches = _lightning.Batches(*samples, batch_size, seed)
+    if optimizer is None:
+        optimizer = functools.partial(torch.optim.Adam, lr=learning_rate, fused=place.type in ("cpu", "cuda"))
+
+    was = reference_tensor(model).device, model.training
+    module = _lightning.Regression(model, optimizer, SCHEDULES[schedule], epochs * len(batches), seed)
+    model.train()
+    try:
+        with reporting(progress, "training") as report:
+            callbacks = [_lightning.Recorder(history, files, checks)]
+            if report:
+                callbacks.append(_lightning.Reporter(report, history, epochs, files.error_unit))
+            _lightning.train(
+                module, batches, callbacks, epochs=epochs, device=place, precision=precision,
+                gradient_clip=gradient_clip, folder=files.folder, checkpoint=files.last if history.rows else None,
+            )  # fmt: skip
+    finally:
+        model.to(was[0]).train(was[1])
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """The device meant by a name; raises `ValueError` if there is none such here."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is unknown: give 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
+    present = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (found.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not present.get(found.type, False):
+        here = "cpu" + "".join(f", cuda:{index}" for index in range(torch.cuda.device_count()))
+        raise ValueError(f"there is no device {device!r} here, only {here}: give one of them, or 'auto'")
+    return found
+
+
+def _check(epochs, batch_size, learning_rate, schedule, gradient_clip, early_stopping, seed, precision) -> None:
+    counts = {"epochs": epochs, "batch_size": batch_size, "early_stopping": early_stopping}
+    for name, value in counts.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} is a whole number of at least 1, not {value!r}")
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed is a whole number of at least 0, not {seed!r}")
+    for name, value in {"learning_rate": learning_rate, "gradient_clip": gradient_clip}.items():
+        if value is not None and not (0 < value < math.inf):
+            raise ValueError(f"{name} is positive and finite, not {value!r}")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule {schedule!r} is unknown: give one of {', '.join(SCHEDULES)}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown: give one of {', '.join(map(str, PRECISIONS))}")
+
+
+def _digest(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _cuda_devices(place: torch.device) -> list[torch.device]:
+    return [place] if place.type == "cuda" else []

@@ -30,7 +30,7 @@ class TorchFunction(torch.nn.Module):
         unknown = [name for name in learn if name not in spec["parameters"]]
         if unknown:
             raise ValueError(f"{spec['name']}: cannot learn {unknown}: the parameters are {list(spec['parameters'])}")
-        for key in ("name", "n_states", "n_points", "dim", "n_residuals", "n_instances", "n_local", "local_states", "n_pairs"):
+        for key in ("name", "n_states", "n_points", "dim", "n_residuals", "n_instances", "n_local", "local_states", "n_pairs", "structure_kind"):
             setattr(self, key, spec[key])
         self.state_names = tuple(spec["states"])
         self.needs_time, self.template = spec["needs_time"], spec["template"]

@@ -37,6 +37,9 @@ def specification(function) -> dict:
         k = layout.slots.shape[1]
         tables["pair_first"] = structure.pairs[pair, 0] * k + slot_i
         tables["pair_second"] = structure.pairs[pair, 1] * k + slot_j
+        tables["pairs"] = structure.pairs
+        if structure.order is not None and not np.array_equal(structure.order, np.arange(n)):
+            tables["order"] = structure.order
         if len(pair) != len(structure.pairs):
             tables["pair_of_shared"] = pair
     return {
@@ -50,6 +53,7 @@ def specification(function) -> dict:
         "n_local": function.n_local,
         "local_states": local_states,
         "n_pairs": len(structure.pairs),
+        "structure_kind": structure.kind,
         "needs_time": function.time is not None,
         "template": function.is_template,
         "parameters": dict(function.parameters),
@@ -65,3 +69,8 @@ def load(source: str, names: dict) -> dict:
     namespace = dict(names)
     exec(compile(source, filename, "exec"), namespace)
     return {key: value for key, value in namespace.items() if key not in names and key != "__builtins__"}
+
+
+def helpers(joins) -> dict:
+    """The joining helpers of a backend under the names that generated source calls."""
+    return {name: getattr(joins, name) for name in ("split", "split_rows", "rows", "columns", "matrix")}

@@ -3,5 +3,6 @@
 from symbolic import library
 from symbolic.constraint import Constraint, Function
 from symbolic.expressions import ANCHOR, norm, point
+from symbolic.mechanics import MechanicalSystem
 
-__all__ = ["ANCHOR", "Constraint", "Function", "library", "norm", "point"]
+__all__ = ["ANCHOR", "Constraint", "Function", "MechanicalSystem", "library", "norm", "point"]

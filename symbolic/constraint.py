@@ -31,10 +31,11 @@ class Function:
         parameters: Mapping[sp.Symbol, float | None] | Sequence[sp.Symbol] | None = None,
         time: sp.Symbol | None = None,
         name: str = "function",
+        unconstrained: Sequence[sp.Symbol] = (),
     ):
         states = _symbols(states, f"{name}: states")
         points = [sp.Matrix([s]) for s in states]
-        self._build(expressions, points, [tuple(range(len(points)))], None, parameters, None, time, name, template=False)
+        self._build(expressions, points, [tuple(range(len(points)))], None, parameters, None, time, name, unconstrained)
 
     @classmethod
     def template(
@@ -54,12 +55,13 @@ class Function:
         by default ANCHOR at the origin. Parameters are one number, or an array (n_instances,).
         """
         self = cls.__new__(cls)
-        self._build(expressions, points, over, n_points, parameters, anchors, time, name, template=True)
+        self._build(expressions, points, over, n_points, parameters, anchors, time, name)
         return self
 
-    def _build(self, expressions, points, over, n_points, parameters, anchors, time, name, template):
+    def _build(self, expressions, points, over, n_points, parameters, anchors, time, name, unconstrained=None):
         if not isinstance(name, str) or not name:
             raise ValueError(f"name={name!r}: expected a non-empty text")
+        template = unconstrained is None
         self.name, self.is_template = name, template
         self.expressions = as_expressions(expressions, name)
         self.points = _points(points, name)
@@ -74,11 +76,28 @@ class Function:
             check_smooth(expression, f"{name}: expression {i} ({_short(expression)})")
         declared = {"state": self.coordinates, "parameter": self.parameter_symbols, "time": () if time is None else (time,)}
         check_symbols(self.expressions, declared, name)
+        self._check_used(unconstrained or ())
         for i, expression in enumerate(self.expressions):
             if not expression.free_symbols.intersection(self.coordinates):
                 raise ValueError(f"{name}: expression {i} ({_short(expression)}) holds no state: it can't be satisfied by one; remove it")
         self.layout, self.anchors = _layout(over, n_points, anchors, len(self.points), self.dim, name)
         self.parameters = {s.name: _parameter_value(s.name, v, self.n_instances, template, name) for s, v in values}
+
+    def _check_used(self, unconstrained):
+        used = set().union(*(e.free_symbols for e in self.expressions))
+        for symbol in unconstrained:
+            if symbol not in self.coordinates or symbol in used:
+                reason = "it is used" if symbol in used else "it is no state"
+                raise ValueError(f"{self.name}: unconstrained={symbol}: {reason}: remove it from that list")
+        for p in self.points:
+            if used.isdisjoint(p) and p[0] not in unconstrained:
+                what = "local point (" + ", ".join(s.name for s in p) + ")" if self.is_template else f"state {p[0].name!r}"
+                mend = "" if self.is_template else f", or list it in unconstrained=[{p[0].name}] if it is free to move"
+                raise ValueError(f"{self.name}: {what} is declared but no expression uses it: remove it{mend}")
+        for symbol in (*self.parameter_symbols, *(() if self.time is None else (self.time,))):
+            if symbol not in used:
+                role = "time" if symbol == self.time else "parameter"
+                raise ValueError(f"{self.name}: {role} {symbol.name!r} is declared but no expression uses it: remove it or use it")
 
     # -- sizes -------------------------------------------------------------------------------------------------------
 
@@ -135,6 +154,18 @@ class Function:
         from symbolic.torch_backend import compile_torch
 
         return compile_torch(self, learn)
+
+    def jax(self):
+        """Generate the function for JAX: pure functions for jit, vmap and grad."""
+        from symbolic.jax_backend import compile_jax
+
+        return compile_jax(self)
+
+    def numpy(self):
+        """Generate the function for NumPy."""
+        from symbolic.numpy_backend import compile_numpy
+
+        return compile_numpy(self)
 
 
 class Constraint(Function):

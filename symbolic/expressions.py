@@ -93,9 +93,9 @@ def check_smooth(expression: sp.Expr, where: str) -> None:
 
 
 def check_symbols(
-    expressions: Sequence[sp.Expr], declared: dict[str, Sequence[sp.Symbol]], owner: str, may_be_unused: tuple[str, ...] = ()
+    expressions: Sequence[sp.Expr], declared: dict[str, Sequence[sp.Symbol]], owner: str
 ) -> None:
-    """Raise ValueError on a symbol declared twice, used but not declared, or declared but not used.
+    """Raise ValueError on a symbol declared twice, or used but not declared.
 
     `declared` maps a role ("state", "parameter", "time") to its symbols.
     """
@@ -122,6 +122,3 @@ def check_symbols(
                 f"but other assumptions ({symbol.assumptions0.get('real')} and {known.assumptions0.get('real')} for real): "
                 "create it once and use that object in both places"
             )
-    for name, (role, symbol) in by_name.items():
-        if symbol not in used and role not in may_be_unused:
-            raise ValueError(f"{owner}: {role} {name!r} is declared but no expression uses it: remove it or use it")

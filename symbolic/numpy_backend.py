@@ -1,0 +1,13 @@
+"""Functions generated for NumPy."""
+
+import numpy as np
+
+from symbolic._prelude_numpy import rsqrt, scatter_add
+from symbolic._runtime_array import ArrayFunction, Joins
+from symbolic.compile import generated_functions, helpers, load, specification
+
+
+def compile_numpy(function) -> ArrayFunction:
+    """Compile a `Function` to pure NumPy functions."""
+    functions = load(generated_functions(function, "numpy"), {"np": np, "rsqrt": rsqrt} | helpers(Joins(np)))
+    return ArrayFunction(specification(function), functions, np, scatter_add)

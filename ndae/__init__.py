@@ -1,1 +1,38 @@
-"""Neural DAEs: networks that obey constraints."""
+"""Neural differential-algebraic equations: constraints in SymPy, continuous-depth networks that obey them.
+
+`import ndae` gives the public names of the rooms below as well; each is loaded when it is first used, so that torch, JAX
+and Lightning cost nothing to those who do not use them.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HERE = {
+    "Auxiliary": "ndae.methods", "Combined": "ndae.methods", "EndProjection": "ndae.methods",
+    "Manifold": "ndae.methods", "Method": "ndae.methods", "Penalty": "ndae.methods",
+    "SmoothProjection": "ndae.methods", "Unconstrained": "ndae.methods",
+    "LinearMap": "ndae.maps", "NeuralDAE": "ndae.neural_dae", "Prediction": "ndae.neural_dae",
+    "MLPField": "ndae.fields", "MimeticField": "ndae.fields", "ORIGIN": "ndae.fields",
+    "NETWORKS": "ndae.networks", "build_network": "ndae.networks",
+}  # fmt: skip
+_ROOMS = ("symbolic", "solvers")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HERE:
+        value = getattr(import_module(_HERE[name]), name)
+    elif name.startswith("_"):
+        raise AttributeError(name)
+    else:
+        for room in map(import_module, _ROOMS):
+            if name in room.__all__:
+                value = getattr(room, name)
+                break
+        else:
+            raise AttributeError(f"ndae has no {name!r}; it has {', '.join(sorted(__dir__()))}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*_HERE, *(name for room in map(import_module, _ROOMS) for name in room.__all__)})

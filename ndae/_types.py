@@ -1,0 +1,11 @@
+"""Shapes of this package's arrays: `batch` is any number of leading axes, `nodes` bodies, molecules or one whole state."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+Latent = Float[Tensor, "*batch nodes latent"]
+Features = Float[Tensor, "*batch nodes features"]
+Output = Float[Tensor, "*batch nodes dim"]
+State = Float[Tensor, "*batch states"]
+Residual = Float[Tensor, "*batch residuals"]
+Scalar = Float[Tensor, ""]

@@ -1,0 +1,199 @@
+"""How a neural DAE enforces its constraint: small objects with four hooks, freely combined with `+`.
+
+The hooks are called by `NeuralDAE` in this order: `field` (at every evaluation of the vector field), `after_layer`,
+`after_last`, `regularisation` (once a forward pass). Each gets the `Manifold`: the constraint seen from the latent space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ndae._types import Latent, Output, Residual, Scalar, State
+from solvers import Projection, project_latent, stabilisation
+
+
+@dataclass
+class Manifold:
+    """`{z : c(K_c z) = 0}`: a constraint, the closing matrix of this forward pass, and what the methods recorded.
+
+    `constraint` is a compiled torch constraint over the closed state (all nodes, flattened), `close_weight` is
+    `K_cᵀ` with shape `(latent, dim)`, applied to every node.
+    """
+
+    constraint: torch.nn.Module
+    close_weight: Tensor
+    orthonormal: bool
+    unprojected: list[Tensor] = field(default_factory=list)
+    projections: list[Projection] = field(default_factory=list)
+
+    def close(self, z: Latent) -> Output:
+        """`y = K_c z`, node by node."""
+        return z @ self.close_weight
+
+    def lift(self, y: State) -> Latent:
+        """`K_cᵀ y` of a flattened state."""
+        return y.unflatten(-1, (-1, self.close_weight.shape[-1])) @ self.close_weight.mT
+
+    def residual(self, z: Latent) -> Residual:
+        """`c(K_c z)`."""
+        return self.constraint.residual(self.close(z).flatten(-2))
+
+    def project(self, z: Latent, **options) -> Latent:
+        """The nearest latent state with `c(K_c z) = 0` (eq. 12); the violation found before it is recorded."""
+        z, projection = project_latent(
+            self.constraint, z, self.close_weight, orthonormal=self.orthonormal, throw=False, **options
+        )
+        self.projections.append(projection)
+        return z
+
+
+class Method:
+    """A way to enforce a constraint; the base class enforces nothing (eq. 2)."""
+
+    def field(self, velocity: Latent, z: Latent, manifold: Manifold) -> Latent:
+        """The vector field at `z`, given what the network says there."""
+        return velocity
+
+    def after_layer(self, z: Latent, manifold: Manifold) -> Latent:
+        """The state after a layer, before the next one."""
+        return z
+
+    def after_last(self, z: Latent, manifold: Manifold) -> Latent:
+        """The state after the last layer, before it is closed for good."""
+        return z
+
+    def regularisation(self, manifold: Manifold) -> Scalar | None:
+        """What is added to the loss, given the states recorded in `manifold.unprojected`."""
+        return None
+
+    @property
+    def projects_layers(self) -> bool:
+        """Whether every layer's state is projected, so that each has a violation of its own to regularise."""
+        return False
+
+    def __add__(self, other: Method) -> Combined:
+        return Combined([*_parts(self), *_parts(other)])
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{name}={value}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({arguments})"
+
+
+class Unconstrained(Method):
+    """No constraint: the plain residual network of eq. 2."""
+
+
+class Auxiliary(Method):
+    """`η/2 c(y_c)ᵀ c(y_c)` added to a sample's loss (eq. 4), with `c` from before any projection.
+
+    Where every layer is projected, the violations that the layers make are added up: each is what one layer did.
+    """
+
+    def __init__(self, eta: float):
+        self.eta = _strength("eta", eta)
+
+    def regularisation(self, manifold: Manifold) -> Scalar:
+        squares = [manifold.constraint.residual(y).square().sum(-1).mean() for y in manifold.unprojected]
+        return self.eta / 2 * torch.stack(squares).sum()
+
+
+class Penalty(Method):
+    """`−γ K_cᵀ Jᵀ H c` added to the vector field (eq. 14), so that the integrator integrates the flow to `c = 0`.
+
+    `H` is `"identity"` (the paper's) or `"gram"`, `(J K_c K_cᵀ Jᵀ)⁻¹`, with which violations decay as `exp(−γ τ)` in
+    every direction. With the identity the rate is `γ` times an eigenvalue of `J K_c K_cᵀ Jᵀ` (below 4 for a chain of
+    distances), and classical RK4 over a layer of length `h` is stable while `h γ eigenvalue < 2.78`.
+    """
+
+    def __init__(self, gamma: float, H: str = "identity"):
+        self.gamma = _strength("gamma", gamma)
+        if H not in ("identity", "gram"):
+            raise ValueError(f"H is 'identity' or 'gram', not {H!r}")
+        self.H = H
+
+    def field(self, velocity: Latent, z: Latent, manifold: Manifold) -> Latent:
+        metric = None if manifold.orthonormal or self.H == "identity" else _node_metric(manifold)
+        y = manifold.close(z).flatten(-2)
+        pull = stabilisation(manifold.constraint, y, self.gamma, H=self.H, inverse_metric=metric, lift=True)
+        return velocity + manifold.lift(pull)
+
+
+class _Projecting(Method):
+    def __init__(self, *, tol: float = 1e-4, max_iterations: int | None = None, solver: str = "newton", backward: str = "implicit"):
+        if not tol > 0:
+            raise ValueError(f"tol is the largest violation left, in the constraint's unit: positive, not {tol}")
+        self.tol, self.max_iterations, self.solver, self.backward = tol, max_iterations, solver, backward
+
+    def _project(self, z: Latent, manifold: Manifold) -> Latent:
+        return manifold.project(z, tol=self.tol, max_iterations=self.max_iterations, solver=self.solver, backward=self.backward)
+
+
+class EndProjection(_Projecting):
+    """The last state is projected onto the constraint (section 2.2), to a largest violation of `tol`."""
+
+    def after_last(self, z: Latent, manifold: Manifold) -> Latent:
+        return self._project(z, manifold)
+
+
+class SmoothProjection(_Projecting):
+    """The state is projected onto the constraint after every layer (section 2.3, eq. 11c), to a largest violation of `tol`."""
+
+    def after_layer(self, z: Latent, manifold: Manifold) -> Latent:
+        return self._project(z, manifold)
+
+    @property
+    def projects_layers(self) -> bool:
+        return True
+
+
+class Combined(Method):
+    """Several methods at once; each hook is applied in the order given."""
+
+    def __init__(self, methods: Sequence[Method]):
+        self.methods = list(methods)
+        kinds = [type(method) for method in self.methods]
+        twice = {kind.__name__ for kind in kinds if kinds.count(kind) > 1}
+        if twice:
+            raise ValueError(f"combined twice: {', '.join(sorted(twice))}; give each method once, with the strength wanted")
+
+    def field(self, velocity: Latent, z: Latent, manifold: Manifold) -> Latent:
+        for method in self.methods:
+            velocity = method.field(velocity, z, manifold)
+        return velocity
+
+    def after_layer(self, z: Latent, manifold: Manifold) -> Latent:
+        for method in self.methods:
+            z = method.after_layer(z, manifold)
+        return z
+
+    def after_last(self, z: Latent, manifold: Manifold) -> Latent:
+        for method in self.methods:
+            z = method.after_last(z, manifold)
+        return z
+
+    def regularisation(self, manifold: Manifold) -> Scalar | None:
+        terms = [term for method in self.methods if (term := method.regularisation(manifold)) is not None]
+        return sum(terms) if terms else None
+
+    @property
+    def projects_layers(self) -> bool:
+        return any(method.projects_layers for method in self.methods)
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self.methods))
+
+
+def _parts(method: Method) -> list[Method]:
+    return method.methods if isinstance(method, Combined) else [method]
+
+
+def _strength(name: str, value: float) -> float:
+    if not (value >= 0 and value != float("inf")):
+        raise ValueError(f"{name} is a strength: finite and not negative, not {value}")
+    return float(value)
+
+

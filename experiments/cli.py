@@ -34,13 +34,13 @@ def run(arguments: list[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="ndae", standalone_mode=False)
-    except BrokenPipeError:  # the reader (`| head`) has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except SystemExit as error:
-        # Lightning turns an interrupt into an exit of its own.
+        # Lightning turns an interrupt into an exit of its own, typer and rich a reader (`| head`) that has enough.
+        if isinstance(error.__context__, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         code = 130 if isinstance(error.__context__, KeyboardInterrupt) else error.code
     except Exception as error:
         if debug:

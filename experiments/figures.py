@@ -159,6 +159,29 @@ def snapshots_figure(snapshots: Snapshots, path: Path, *, title: str = "") -> Pa
         return _save(sheet, path)
 
 
+def drift_figure(frames: Snapshots, path: Path, *, dt: float, title: str = "") -> Path:
+    """Draw error (left) and the lengths that predicted links take (right) against time, all methods in one.
+
+    The shaded regions on the right reach from the shortest to the longest link of each prediction; the truth is a line.
+    """
+    then = np.asarray(frames.times) + frames.horizon * dt
+    with figure(9.0, 3.4) as sheet:
+        error, lengths = sheet.subplots(1, 2)
+        for name, predicted in frames.predictions.items():
+            colour = METHOD_COLOURS[frames.methods[name]]
+            error.plot(then, frames.errors_cm(name), color=colour, label=name)
+            links = link_lengths(np.asarray(predicted))
+            low, high = links.min(-1), links.max(-1)
+            lengths.fill_between(then, low, high, color=colour, alpha=0.3, linewidth=0)
+            lengths.plot(then, np.column_stack([low, high]), color=colour, linewidth=0.9)
+        error.set(xlabel="time (s)", ylabel=_ERROR, xlim=(then[0], then[-1]), ylim=(0, None))
+        lengths.set(xlabel="time (s)", ylabel="shortest to longest link (m)", xlim=(then[0], then[-1]))
+        sheet.legend(*error.get_legend_handles_labels(), loc="outside lower center", ncols=len(frames.predictions))
+        if title:
+            sheet.suptitle(title, fontsize=10)
+        return _save(sheet, path)
+
+
 def draw_chain(axes, r: np.ndarray, *, colour, width: float, marker: float = 3.5, **options) -> Line2D:
     """Draw the chain `(nodes, 2)` from the origin through its bodies."""
     points = np.concatenate([np.zeros((1, 2)), r])

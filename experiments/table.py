@@ -143,7 +143,7 @@ def describe_run(record: Record) -> str:
         f"{table.title}, seed {record.seed}",
         f"  method      {row.title}, {row.parameters:,} parameters",
         f"  test error  {row.error.mean:.2f} cm per body" + (f" (paper: {row.paper:g} cm)" if row.paper else ""),
-        f"  violation   {result['violation_mean']:.1e} m mean, {result['violation_max']:.1e} m largest (a link's length)",
+        f"  violation   {result['violation_mean']:.1e} m mean, {result['violation_max']:.1e} m most, of link lengths",
         f"  training    {result['train_seconds']:.0f} s, {result['step_ms']:.1f} ms a step",
     ]
     others = ", ".join(f"{other.title.strip('()')} {other.error.mean:.1f} cm" for other in table.rows[:-1])

@@ -11,10 +11,6 @@ def read_constraint(expressions: list[str], states: str, parameters: str | None,
     `parameters` is `name` or `name=number`, comma-separated; `time` the name of time. Text is parsed by
     `symbolic.parse_expression`, never evaluated. Raises `ValueError` or `UserError` naming what is wrong.
     """
-    import sympy as sp
-
-    from symbolic import Constraint, parse_expression
-
     values = dict(_assignment(text) for text in _split(parameters or ""))
     names = [*_split(states), *values, *([time.strip()] if time else [])]
     if not _split(states):
@@ -24,6 +20,11 @@ def read_constraint(expressions: list[str], states: str, parameters: str | None,
             raise UserError(f"{name!r} is no name: use letters, digits and _, such as --states x,y --parameters L=1.0")
         if names.count(name) > 1:
             raise UserError(f"{name!r} is given twice among --states, --parameters and --time")
+
+    import sympy as sp  # not before everything that needs no SymPy is in order
+
+    from symbolic import Constraint, parse_expression
+
     symbols = {name: sp.Symbol(name, real=True) for name in names}
     return Constraint(
         [parse_expression(text, symbols) for text in expressions],

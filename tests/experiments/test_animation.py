@@ -1,0 +1,34 @@
+"""The animation has the frames it is given."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.animation import animate
+from experiments.figures import drift_figure
+from tests.experiments.records_for_tests import PAPERS, snapshots
+
+
+def test_a_frame_a_sample_and_they_differ(tmp_path):
+    told = []
+    path = animate(
+        snapshots(4, PAPERS[::2]), tmp_path / "new" / "a.gif", dt=0.01, frame_ms=50, report=lambda *news: told.append(news)
+    )
+    with Image.open(path) as film:
+        assert film.n_frames == 4
+        frames = []
+        for index in range(4):
+            film.seek(index)
+            assert film.info["duration"] == 50
+            frames.append(np.asarray(film.convert("RGB")))
+    assert all((a != b).any() for a, b in zip(frames, frames[1:], strict=False))
+    assert [done for done, _, _ in told] == [1, 2, 3, 4]
+
+
+def test_one_frame_is_no_animation(tmp_path):
+    with pytest.raises(ValueError, match="at least two"):
+        animate(snapshots(1), tmp_path / "a.gif", dt=0.01)
+
+
+def test_drift_against_time_is_drawn(tmp_path):
+    assert drift_figure(snapshots(4, PAPERS[:3]), tmp_path / "d.png", dt=0.01).read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,210 @@
+"""The command line as a user types it: answers in time, errors in one line, nothing loaded that is not used."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments import cli
+from experiments.records import write_record
+from tests.experiments.records_for_tests import ALONE, PAPERS, record
+
+HEAVY = ("torch", "lightning", "jax", "diffrax", "matplotlib", "sympy", "numpy", "scipy")
+
+
+def ndae(*arguments, cwd=None, env=None):
+    """Run the command in a process of its own."""
+    command = [sys.executable, "-m", "experiments.cli", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()} | (env or {})
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
+
+
+def in_process(capsys, *arguments):
+    """Run the command in this process; return its exit code and what it printed."""
+    code = cli.run([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def loaded(*arguments):
+    """Which heavy packages a command imports."""
+    code = (
+        "import sys\nfrom experiments import cli\n"
+        f"cli.run({list(arguments)!r})\n"
+        f"print('loaded', *[name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    return set(done.stderr.splitlines()[-1].split()[1:])
+
+
+def seconds(*arguments):
+    """Wall time of a command, the best of three: the first fills the file cache, others share the machine."""
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        assert ndae(*arguments).returncode == 0
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+COMMANDS = ("train", "compare", "sweep", "table", "constraint", "demo")
+
+
+@pytest.mark.parametrize("arguments", [("--help",), (), *((command, "--help") for command in COMMANDS)])
+def test_help_loads_nothing_heavy(arguments):
+    assert loaded(*arguments) == set()
+
+
+def test_help_answers_within_a_second():
+    assert seconds("--help") < 1.0
+
+
+def test_help_names_every_command(capsys):
+    code, out, _ = in_process(capsys, "--help")
+    assert code == 0
+    for command in COMMANDS:
+        assert f" {command} " in out
+
+
+def test_version(capsys):
+    code, out, _ = in_process(capsys, "--version")
+    assert code == 0 and out.startswith("ndae ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("tran",), ["tran", "--help"]),
+        (("train",), ["problem", "ndae train --help"]),
+        (("train", "water"), ["water", "pendulum"]),
+        (("train", "pendulum", "--metod", "none"), ["--metod", "--method"]),
+        (("train", "pendulum", "--method", "nun"), ["--method", "nun", "penalty"]),
+        (("train", "pendulum", "--gamma", "x"), ["--gamma", "number"]),
+        (("train", "pendulum", "--gamma", "-1"), ["--gamma", "0"]),
+        (("train", "pendulum", "--epochs", "0"), ["--epochs", "1"]),
+        (("train", "pendulum", "--dtype", "float16"), ["--dtype", "float64"]),
+        (("sweep", "pendulum"), ["--over"]),
+        (("constraint", "x**2 - 1"), ["--states"]),
+        (("constraint", "x", "--states", "x", "--levels", "3"), ["--levels", "2"]),
+    ],
+)
+def test_wrong_usage_is_one_line_and_code_2(capsys, arguments, words):
+    code, out, err = in_process(capsys, *arguments)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1 and err.startswith("ndae: ")
+    assert all(word in err for word in words), err
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("compare", "pendulum", "--methods", "none,best"), ["best", "smooth"]),
+        (("compare", "pendulum", "--methods", "none,none"), ["No constraint", "twice"]),
+        (("compare", "pendulum", "--methods", "penalty-alone"), ["penalty-alone"]),
+        (("sweep", "pendulum", "--over", "gamma", "--values", "1,x"), ["--values", "'x'"]),
+        (("sweep", "pendulum", "--over", "gamma", "--values", "-1"), ["--values", "'-1'"]),
+        (("sweep", "pendulum", "--over", "eta", "--method", "penalty"), ["penalty", "eta"]),
+        (("table", "no/such/folder"), ["no/such/folder"]),
+        (("constraint", "x**2 - 1", "--states", "x", "--save", "a.py"), ["--source"]),
+        (("constraint", "x**2 - 1", "--states", ","), ["--states"]),
+        (("constraint", "x**2 - 1", "--states", "x,1y"), ["1y"]),
+        (("constraint", "x**2 - 1", "--states", "x,x"), ["'x'", "twice"]),
+        (("constraint", "x**2 - L", "--states", "x", "--parameters", "L=long"), ["L=long", "number"]),
+        (("constraint", "x**2 - L", "--states", "x", "--parameters", "L=inf"), ["L=inf", "finite"]),
+    ],
+)
+def test_wrong_input_is_one_line_and_code_1(capsys, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = in_process(capsys, *arguments)
+    assert code == 1
+    assert len(err.strip().splitlines()) == 1 and err.startswith("ndae: ")
+    assert all(word in err for word in words), err
+    assert out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_debug_raises(capsys):
+    with pytest.raises(FileNotFoundError):
+        cli.run(["table", "no/such/folder", "--debug"])
+
+
+def test_a_bug_is_told_from_a_users_error(capsys, monkeypatch):
+    monkeypatch.setattr("experiments.records.read_records", lambda folder: {}["bug"])
+    code, _, err = in_process(capsys, "table", ".")
+    assert code == 1
+    assert "unexpected KeyError" in err and "--debug" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, "lightning"])
+def test_an_interrupt_is_130(capsys, monkeypatch, ending):
+    def interrupted(folder):
+        if ending is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)  # what Lightning makes of it
+
+    monkeypatch.setattr("experiments.records.read_records", interrupted)
+    code, _, err = in_process(capsys, "table", ".")
+    assert code == 130
+    assert "interrupted" in err
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path):
+    write_record(record(PAPERS[0]), tmp_path / "a.json")
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    command = f"{sys.executable} -u -m experiments.cli table {tmp_path} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stdout.strip() == "0"
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+@pytest.fixture
+def results(tmp_path):
+    folder = tmp_path / "results"
+    for variant in PAPERS + ALONE:
+        for seed in range(2):
+            write_record(record(variant, seed), folder / f"{variant.name}-{seed}.json")
+    return folder
+
+
+def test_table_from_results_alone(capsys, results, tmp_path):
+    code, out, err = in_process(
+        capsys, "table", results, "--csv", tmp_path / "t.csv", "--figures", tmp_path / "figures"
+    )
+    assert (code, err) == (0, "")
+    for variant in PAPERS + ALONE:
+        assert variant.title in out
+    assert (tmp_path / "t.csv").read_text().count("\n") == 1 + len(PAPERS + ALONE)
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["figure4.png", "figure5.png"]
+
+
+def test_table_as_markdown(capsys, results):
+    code, out, _ = in_process(capsys, "table", results, "--markdown")
+    assert code == 0
+    assert "| Smooth projection γ,η=10 |" in out
+
+
+def test_table_names_a_damaged_file(capsys, results):
+    path = results / "none-0.json"
+    path.write_text(path.read_text()[:200])
+    code, _, err = in_process(capsys, "table", results)
+    assert code == 1
+    assert "none-0.json" in err and len(err.splitlines()) == 1
+
+
+def test_table_cannot_write_over_a_folder(capsys, results, tmp_path):
+    code, _, err = in_process(capsys, "table", results, "--csv", tmp_path)
+    assert code == 1
+    assert str(tmp_path) in err and len(err.splitlines()) == 1
+
+
+def test_json_of_results_is_plain(results):
+    content = json.loads((results / "smooth-1.json").read_text())
+    assert content["result"]["method"] == "smooth"

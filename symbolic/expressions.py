@@ -34,7 +34,7 @@ def point(name: str, dim: int) -> sp.Matrix:
     return sp.Matrix([sp.Symbol(f"{name}_{i}", real=True) for i in range(dim)])
 
 
-def norm(vector: Iterable[sp.Expr]) -> sp.Expr:
+def norm(vector: sp.MatrixBase | Iterable[sp.Expr]) -> sp.Expr:
     """Euclidean length √(Σ vᵢ²); its generated derivatives stay finite where the vector is zero."""
     return sp.sqrt(sum((entry**2 for entry in sp.flatten(vector)), sp.Integer(0)))
 

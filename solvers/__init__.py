@@ -7,10 +7,14 @@ _PUBLIC = {
     "IntegrationError": "solvers.errors",
     "ProjectionError": "solvers.errors",
     "Projection": "solvers.projection",
+    "ReferenceSolveError": "solvers.solution",
+    "Solution": "solvers.solution",
     "classical_rk4_step": "solvers.classical_rk4",
+    "consistent_initial_condition": "solvers.reference",
     "integrate": "solvers.integrate",
     "project": "solvers.projection",
     "project_latent": "solvers.projection",
+    "reference_solution": "solvers.reference",
     "stabilisation": "solvers.stabilisation",
 }
 

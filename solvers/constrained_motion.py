@@ -8,12 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.linalg import cho_factor, cho_solve
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array
 
-Coordinates = Float[Array, "n_states"]
-Residuals = Float[Array, "n_residuals"]
+from solvers._jax_types import Coordinates, Flag, PhaseState, Residual
+
 Parameters = Mapping[str, Any] | None
 
 # A Newton correction this small, relative to the coordinates, squares to less than rounding: the last one.
@@ -21,48 +20,42 @@ _LAST_CORRECTION = 1e-10
 
 
 class ConstrainedMotion:
-    """Equations of motion M a = F(q, v, t) + Jᵀ λ with c(q, t) = 0, solved for a, and what belongs to them.
+    """Equations of motion M a = F(q, v, t) - Jᵀ λ with c(q, t) = 0, solved for a, and what belongs to them.
 
-    `system` is a symbolic.MechanicalSystem. Create it, and call its methods, with 64-bit JAX switched on.
+    `system` is a symbolic.MechanicalSystem. Call the methods with 64-bit JAX switched on.
     """
 
     def __init__(self, system: Any) -> None:
-        self.system = system
-        self.n_states = system.constraint.n_states
         self._mechanics = system.jax()
-        self._constraint = system.constraint.jax()
-        self._inverse_mass = _inverse_mass(system)
+        self._constraint = self._mechanics.constraint
 
-    def derivative(self, t: Any, y: Float[Array, "n_state"], parameters: Parameters) -> Float[Array, "n_state"]:
+    def derivative(self, t: Any, y: PhaseState, parameters: Parameters) -> PhaseState:
         """(v, a), with a the acceleration under which the constraint's second derivative is zero."""
-        q, v = self.split(y)
+        q, v = jnp.split(y, 2)
         return jnp.concatenate([v, self._mechanics.acceleration(q, v, t, parameters)])
 
-    def split(self, y: Float[Array, "n_state"]) -> tuple[Coordinates, Coordinates]:
-        return y[: self.n_states], y[self.n_states :]
-
     def project(
-        self, t: Any, y: Float[Array, "n_state"], parameters: Parameters, max_iterations: int = 10
-    ) -> tuple[Float[Array, "n_state"], Bool[Array, ""]]:
+        self, t: Any, y: PhaseState, parameters: Parameters, max_iterations: Any = 10
+    ) -> tuple[PhaseState, Flag]:
         """The state with q, then v, moved onto their manifolds, and whether that converged."""
-        q, v = self.split(y)
+        q, v = jnp.split(y, 2)
         q, converged = self.project_position(t, q, parameters, max_iterations)
         return jnp.concatenate([q, self.project_velocity(t, q, v, parameters)]), converged
 
     def project_position(
-        self, t: Any, q: Coordinates, parameters: Parameters, max_iterations: int = 10
-    ) -> tuple[Coordinates, Bool[Array, ""]]:
-        """The point of c(·, t) = 0 nearest to q in the metric M, by Gauss-Newton steps
+        self, t: Any, q: Coordinates, parameters: Parameters, max_iterations: Any = 10
+    ) -> tuple[Coordinates, Flag]:
+        """The point of c(·, t) = 0 nearest to q in the metric M, by Gauss-Newton steps, and whether they converged.
 
-            q_{k+1} = q - M⁻¹ J_kᵀ (J_k M⁻¹ J_kᵀ)⁻¹ (c(q_k) + J_k (q - q_k)).
+        q_{k+1} = q - M⁻¹ J_kᵀ (J_k M⁻¹ J_kᵀ)⁻¹ (c(q_k) + J_k (q - q_k)).
         """
-        start = q
+        start, own = q, self._own(parameters)
 
         def correct(carry):
             q, _, iteration = carry
-            jacobian = self._jacobian(t, q, parameters)
-            rhs = self._constraint.residual(q, t, parameters) + jacobian @ (start - q)
-            new = start - self._step(jacobian, rhs)
+            c, local = self._constraint.linearise(q, t, own)
+            rhs = c + self._constraint.apply_jacobian(local, start - q)
+            new = start - self._correction(local, rhs, parameters)
             return new, jnp.max(jnp.abs(new - q)), iteration + 1
 
         def unfinished(carry):
@@ -74,34 +67,34 @@ class ConstrainedMotion:
 
     def project_velocity(self, t: Any, q: Coordinates, v: Coordinates, parameters: Parameters) -> Coordinates:
         """The velocity of J v + ∂c/∂t = 0 nearest to v in the metric M; linear, so one step finds it."""
-        return v - self._step(self._jacobian(t, q, parameters), self._constraint.velocity(q, v, t, parameters))
+        own = self._own(parameters)
+        rate = self._constraint.velocity(q, v, t, own)
+        return v - self._correction(self._constraint.local_jacobian(q, t, own), rate, parameters)
 
-    def describe(self, t: Any, y: Float[Array, "n_state"], parameters: Parameters) -> dict[str, Array]:
+    def describe(self, t: Any, y: PhaseState, parameters: Parameters) -> dict[str, Array]:
         """Multiplier, energy, and the residuals at all three levels, of one state."""
-        q, v = self.split(y)
+        q, v = jnp.split(y, 2)
+        own = self._own(parameters)
         a = self._mechanics.acceleration(q, v, t, parameters)
         return {
             "multiplier": self._mechanics.multiplier(q, v, t, parameters),
             "energy": self._mechanics.energy(q, v, t, parameters),
-            "position": self._constraint.residual(q, t, parameters),
-            "velocity": self._constraint.velocity(q, v, t, parameters),
-            "acceleration": self._constraint.jvp(q, a, t, parameters)
-            + self._constraint.curvature(q, v, t, parameters),
+            "position": self._constraint.residual(q, t, own),
+            "velocity": self._constraint.velocity(q, v, t, own),
+            "acceleration": self._constraint.jvp(q, a, t, own) + self._constraint.curvature(q, v, t, own),
         }
 
-    def _jacobian(self, t, q, parameters):
-        return self._constraint.jacobian(q, t, parameters)
+    def _own(self, parameters: Parameters) -> dict[str, Any]:
+        """The parameters of the constraint alone, which refuses others."""
+        return {name: value for name, value in (parameters or {}).items() if name in self._constraint.parameters}
 
-    def _step(self, jacobian, rhs):
-        weighted = jacobian * self._inverse_mass
-        return weighted.T @ cho_solve(cho_factor(weighted @ jacobian.T), rhs)
+    def _correction(self, local_jacobian: Array, rhs: Residual, parameters: Parameters) -> Coordinates:
+        """M⁻¹ Jᵀ (J M⁻¹ Jᵀ)⁻¹ rhs."""
+        lam = cho_solve(cho_factor(self._mechanics.gram(local_jacobian, parameters)), rhs)
+        inverse_mass = self._mechanics.inverse_metric(parameters, jnp.float64)
+        push = self._constraint.apply_transpose(local_jacobian, lam)
+        return (inverse_mass[:, None] * push.reshape(inverse_mass.size, -1)).reshape(-1)
 
 
-def _is_last(correction, q):
-    # Written so that a NaN is never the last.
-    return correction <= _LAST_CORRECTION * jnp.max(jnp.abs(q))
-
-
-def _inverse_mass(system: Any) -> np.ndarray:
-    mass = np.broadcast_to(np.asarray(system.mass, dtype=np.float64), (system.constraint.n_points,))
-    return np.repeat(1.0 / mass, system.constraint.dim)
+def _is_last(correction: Array, q: Coordinates) -> Flag:
+    return correction <= _LAST_CORRECTION * jnp.max(jnp.abs(q))  # never true of a NaN

@@ -11,10 +11,9 @@ import diffrax
 import equinox as eqx
 import jax.numpy as jnp
 from diffrax import RESULTS
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, PyTree
 
-State = Float[Array, "n_state"]
-Time = Float[Array, ""]
+from solvers._jax_types import Count, Flag, PhaseState, Time, Times
 
 
 class EndOfStep(diffrax.AbstractLocalInterpolation):
@@ -40,7 +39,7 @@ class ProjectedSolver(diffrax.AbstractWrappedSolver):
     """
 
     solver: diffrax.AbstractSolver
-    project: Callable[[Any, State, Any], tuple[State, Bool[Array, ""]]]
+    project: Callable[[Any, PhaseState, Any], tuple[PhaseState, Flag]]
 
     @property
     def term_structure(self):
@@ -97,7 +96,7 @@ class StepState(eqx.Module):
 
     dt: Time  # length of the next step, before it is cut to end on a save time; NaN: still to be chosen
     inner: PyTree[Array]
-    n_steps: Int[Array, ""]
+    n_steps: Count
 
     @classmethod
     def fresh(cls) -> "StepState":
@@ -117,8 +116,9 @@ class EndOnSaveTimes(diffrax.AbstractAdaptiveStepSizeController):
     """
 
     controller: diffrax.PIDController
-    ts: Float[Array, "n_save"]
-    max_steps: Int[Array, ""]
+    ts: Times
+    t_end: Time  # the end of the last solve, where no step is missing however few were allowed
+    max_steps: Count
     resume: StepState
 
     @property
@@ -150,7 +150,7 @@ class EndOnSaveTimes(diffrax.AbstractAdaptiveStepSizeController):
         dt = next_t1 - next_t0
         n_steps = state.n_steps + 1
         collapsed = ~keep & (dt <= 16 * jnp.finfo(dt.dtype).eps * jnp.abs(t0))
-        exhausted = (n_steps >= self.max_steps) & (next_t0 < self.ts[-1])
+        exhausted = (n_steps >= self.max_steps) & (next_t0 < self.t_end)
         result = RESULTS.where(exhausted, RESULTS.max_steps_reached, result)
         result = RESULTS.where(collapsed, RESULTS.dt_min_reached, result)
         index = jnp.where(next_t0 >= self.ts[index], jnp.minimum(index + 1, self.ts.size - 1), index)

@@ -1,6 +1,6 @@
 """Reference solutions of constrained mechanical systems in float64, by diffrax with projection after every step.
 
-The multipliers are eliminated at the acceleration level, M a = F + Jᵀ λ with J a + curvature = 0, an adaptive solver
+The multipliers are eliminated at the acceleration level, M a = F - Jᵀ λ with J a + curvature = 0, an adaptive solver
 of high order integrates (q, v), and both are projected onto their manifolds, c = 0 and J v + ∂c/∂t = 0, at the end of
 every step. Steps end on the output times: between them no interpolant stays on the manifold.
 
@@ -15,18 +15,10 @@ import jax
 import numpy as np
 
 from solvers.reference_kernel import SOLVERS, Progress, compiled_kernel
-from solvers.solution import SUCCESS, Solution
+from solvers.solution import SUCCESS, ReferenceSolveError, Solution
 
-# Level, its equation, and its units relative to the constraint's.
+# Level, its equation, and what its units are divided by.
 _START_LEVELS = (("position", "c(q, t)", ""), ("velocity", "J v + ∂c/∂t", "/s"))
-
-
-class ReferenceSolveError(RuntimeError):
-    """A reference solve stopped early. `solution` is what it reached, with the reason in `solution.result`."""
-
-    def __init__(self, message: str, solution: Solution | None = None) -> None:
-        super().__init__(message)
-        self.solution = solution
 
 
 def reference_solution(
@@ -47,7 +39,7 @@ def reference_solution(
 ) -> Solution:
     """The motion of a constrained mechanical system from a consistent start, at the times `ts`, in float64.
 
-    Solves q' = v, M v' = F(q, v, t) + J(q, t)ᵀ λ, c(q, t) = 0 by eliminating λ from J v' + curvature(q, v, t) = 0, with
+    Solves q' = v, M v' = F(q, v, t) - J(q, t)ᵀ λ, c(q, t) = 0 by eliminating λ from J v' + curvature(q, v, t) = 0, with
     an adaptive solver whose steps end on every output time and, if `project`, a projection of q and v onto
     c = 0 and J v + ∂c/∂t = 0 after each (the recipe of Hairer, Lubich and Wanner, Geometric Numerical Integration,
     IV.4). Without projection the solution drifts off at the rate of the tolerance.

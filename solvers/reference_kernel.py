@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optimistix
 from diffrax import RESULTS
-from jaxtyping import Array, Bool, Float
 
+from solvers._jax_types import Flag, PhaseState
 from solvers.constrained_motion import ConstrainedMotion
 from solvers.projected_step import EndOnSaveTimes, ProjectedSolver, StepState
 from solvers.solution import LEVELS, SUCCESS, Solution
@@ -53,7 +53,7 @@ class ReferenceKernel:
         def compiled(function: Callable, axes: tuple[int | None, ...]) -> Callable:
             return jax.jit(jax.vmap(function, in_axes=axes) if batched else function)
 
-        self._chunk = compiled(self._solve_chunk, (0, 0, 0, None, None, None, None, None, None))
+        self._chunk = compiled(self._solve_chunk, (0, 0, 0, None, None, None, None, None, None, None))
         self._describe = compiled(self._motion.describe, (None, 0, None))
         self._consistent = compiled(self._motion.project, (None, 0, None, None))
 
@@ -93,18 +93,20 @@ class ReferenceKernel:
         for first in range(0, ts.size - 1, length):
             last = min(first + length, ts.size - 1)
             times = np.pad(ts[first : last + 1], (0, first + length - last), mode="edge")
-            out = self._chunk(y, resume, active, times, first == 0, rtol, atol, max_steps, parameters)
+            out = self._chunk(y, resume, active, times, ts[-1], first == 0, rtol, atol, max_steps, parameters)
             y, resume = out["y"], out["resume"]
             count = np.where(active, np.minimum(out["count"], last - first), 0)
             reached += count
             accepted += out["accepted"]
-            stopped = active & (count < last - first)
+            stopped = active & ~np.asarray(out["successful"])
             for where in map(tuple, np.argwhere(stopped)):
                 exhausted, collapsed, t = (np.asarray(out[name])[where] for name in ("exhausted", "collapsed", "t"))
                 result[where] = _reason(exhausted, collapsed, t, max_steps)
             active = active & ~stopped
             keep = slice(0 if first == 0 else 1, last - first + 1)  # a chunk's first row is the last one's last
-            chunks.append({name: np.asarray(value)[*(slice(None),) * len(shape), keep] for name, value in out["rows"].items()})
+            chunks.append(
+                {name: np.asarray(value)[*(slice(None),) * len(shape), keep] for name, value in out["rows"].items()}
+            )
             if progress is not None:
                 share = (ts[last] - ts[0]) / (ts[-1] - ts[0])
                 progress(float(share), f"reference solution: {ts[last]:.6g} of {ts[-1]:.6g} s")
@@ -151,7 +153,7 @@ class ReferenceKernel:
         n_flat = 1 if self._batched else 0
         return jax.tree.map(lambda x: np.asarray(x).reshape(batch + np.shape(x)[n_flat:]), tree)
 
-    def _solve_chunk(self, y0, resume, active, times, is_first, rtol, atol, max_steps, parameters):
+    def _solve_chunk(self, y0, resume, active, times, t_end, is_first, rtol, atol, max_steps, parameters):
         motion = self._motion
         project = motion.project if self._projects else _keep
         # What the check of the start let through goes before the first step.
@@ -169,7 +171,7 @@ class ReferenceKernel:
             saveat=diffrax.SaveAt(
                 subs=[diffrax.SubSaveAt(ts=times[1:]), diffrax.SubSaveAt(t1=True)], controller_state=True
             ),
-            stepsize_controller=EndOnSaveTimes(controller, times[1:], max_steps, resume),
+            stepsize_controller=EndOnSaveTimes(controller, times[1:], t_end, max_steps, resume),
             adjoint=diffrax.ForwardMode(),
             max_steps=None,  # the controller counts, over all chunks
             throw=False,
@@ -183,13 +185,14 @@ class ReferenceKernel:
             "accepted": out.stats["num_accepted_steps"],
             "t": end_t[0],
             "y": end_y[0],
+            "successful": out.result == RESULTS.successful,
             "exhausted": out.result == RESULTS.max_steps_reached,
             "collapsed": out.result == RESULTS.dt_min_reached,
             "resume": out.controller_state[1],
         }
 
 
-def _keep(t: Any, y: Float[Array, "n_state"], parameters: Parameters) -> tuple[Float[Array, "n_state"], Bool[Array, ""]]:
+def _keep(t: Any, y: PhaseState, parameters: Parameters) -> tuple[PhaseState, Flag]:
     return y, jnp.asarray(True)
 
 

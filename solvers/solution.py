@@ -83,6 +83,14 @@ class Solution:
         return _float_or_array(np.where(count > 0, self.ts[np.maximum(count, 1) - 1], -np.inf))
 
 
+class ReferenceSolveError(RuntimeError):
+    """A reference solve stopped early: `solution` is what it reached, or None where it never started."""
+
+    def __init__(self, message: str, solution: Solution | None = None) -> None:
+        super().__init__(message)
+        self.solution = solution
+
+
 def _float_or_array(value: np.ndarray | np.floating) -> float | np.ndarray:
     return float(value) if np.ndim(value) == 0 else np.asarray(value)
 

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from solvers.solution import Solution
+
+
+def solution(q, **more):
+    q = np.asarray(q, dtype=float)
+    return Solution(ts=np.arange(float(q.shape[-2])), q=q, **more)
+
+
+def test_drift_is_the_largest_residual_of_each_level_and_each_solve():
+    residual = {"position": np.array([[[0.0], [-3.0], [1.0]], [[0.5], [0.0], [0.0]]])}
+    energy = np.array([[5.0, 7.0, 4.0], [1.0, 1.0, 1.0]])
+    drift = solution(np.zeros((2, 3, 4)), residual=residual, energy=energy).max_drift()
+    np.testing.assert_array_equal(drift["position"], [3.0, 0.5])
+    np.testing.assert_array_equal(drift["energy"], [2.0, 0.0])
+    single = solution(np.zeros((3, 4)), residual={"position": residual["position"][0]}).max_drift()
+    assert single == {"position": 3.0}
+    assert isinstance(single["position"], float)
+
+
+def test_error_is_the_largest_coordinate_difference_at_each_time():
+    a = solution([[0.0, 0.0], [1.0, 2.0], [5.0, 1.0]])
+    b = solution([[0.0, 0.0], [1.5, 1.0], [5.0, 4.0]])
+    np.testing.assert_array_equal(a.error(b), [0.0, 1.0, 3.0])
+    assert a.agrees_until(b, tol=0.1) == 0.0
+    assert a.agrees_until(b, tol=1.0) == 1.0
+    assert a.agrees_until(b, tol=3.0) == 2.0
+
+
+def test_agreement_ends_at_the_first_difference_even_if_the_solutions_meet_again():
+    a, b = solution(np.zeros((2, 4, 1))), solution([[[0.0], [1.0], [0.0], [0.0]], [[1.0], [0.0], [0.0], [0.0]]])
+    np.testing.assert_array_equal(a.agrees_until(b), [0.0, -np.inf])
+
+
+def test_solutions_of_other_times_or_sizes_are_not_compared():
+    a = solution(np.zeros((3, 2)))
+    with pytest.raises(ValueError, match=r"different output times \(3 from 0 to 2 and 4 from 0 to 3\)"):
+        a.error(solution(np.zeros((4, 2))))
+    with pytest.raises(ValueError, match="2 and 3 coordinates"):
+        a.error(solution(np.zeros((3, 3))))
+
+
+def test_success_is_a_bool_or_one_for_each_solve():
+    assert solution(np.zeros((3, 2))).succeeded is True
+    assert solution(np.zeros((3, 2)), result="stuck").succeeded is False
+    batch = solution(np.zeros((2, 3, 2)), result=np.array(["successful", "stuck"]))
+    np.testing.assert_array_equal(batch.succeeded, [True, False])

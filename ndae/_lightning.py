@@ -21,6 +21,7 @@ from ndae.checkpoints import load_checkpoint, save_checkpoint
 from ndae.evaluation import Tally, check_output, evaluate, predict
 from ndae.history import Files, History, NonFiniteError, Row, epoch_seed
 from ndae.progress import Report
+from solvers import IntegrationError, ProjectionError
 
 REMEDY = "try a smaller learning_rate, gradient_clip, or weaker gamma and eta"
 
@@ -103,32 +104,38 @@ class Regression(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch; raises `NonFiniteError`, with what is known of the cause, before weights are touched."""
         chosen, x, target = batch
+        when = f"at epoch {self.current_epoch + 1}, step {batch_idx + 1}"
         try:
             prediction = predict(self.model, x)
+        except (IntegrationError, ProjectionError) as error:
+            cause = self._broken_weights() or f"{error} (training samples {_listing(chosen)})"
+            raise NonFiniteError(f"the forward pass failed {when}: {cause}; {REMEDY}") from error
         except Exception as error:
-            error.add_note(f"in training, epoch {self.current_epoch + 1}, step {batch_idx + 1}")
+            error.add_note(f"in training, {when}")
             raise
         check_output(prediction.y, target)
         squares = (prediction.y - target).square().flatten(1).sum(1)
         loss = squares.mean() / 2 + prediction.regularisation
         self.loss = loss.item()
         if not math.isfinite(self.loss):
-            raise NonFiniteError(self._diagnosis(batch_idx, chosen, squares, prediction.regularisation))
+            cause = self._broken_weights()
+            if cause is None and not squares.isfinite().all():
+                cause = f"the prediction of training sample {_listing(chosen[~squares.isfinite().cpu()])} is not finite"
+            cause = cause or f"the regularisation is {float(prediction.regularisation)}"
+            raise NonFiniteError(f"the loss is {self.loss} {when}: {cause}; {REMEDY}")
         self.loss_sum += self.loss * len(x)
         self.tally.add(prediction, target)
         return loss
 
-    def _diagnosis(self, batch_idx: int, chosen: Tensor, squares: Tensor, regularisation: Tensor) -> str:
-        where = f"the loss is {self.loss} at epoch {self.current_epoch + 1}, step {batch_idx + 1}"
+    def _broken_weights(self) -> str | None:
         broken = [name for name, weight in self.model.named_parameters() if not weight.isfinite().all()]
         if broken:
-            cause = f"the step before left {len(broken)} weights not finite, first {broken[0]!r}: it overflowed"
-        elif not squares.isfinite().all():
-            samples = chosen[~squares.isfinite().cpu()].tolist()
-            cause = f"the prediction of training sample {', '.join(map(str, samples))} is not finite"
-        else:
-            cause = f"the regularisation is {float(regularisation)}"
-        return f"{where}: {cause}; {REMEDY}"
+            return f"the step before left {len(broken)} weights not finite, first {broken[0]!r}: it overflowed"
+        return None
+
+
+def _listing(samples: Tensor) -> str:
+    return ", ".join(map(str, samples.tolist()))
 
 
 class Recorder(Callback):
@@ -156,8 +163,11 @@ class Recorder(Callback):
         """Validate, then write; raises `NonFiniteError` before anything is written."""
         epoch = trainer.current_epoch + 1
         train = pl_module.tally.result()
-        with trainer.precision_plugin.forward_context():
-            validation = evaluate(pl_module.model, *self.validation)
+        try:
+            with trainer.precision_plugin.forward_context():
+                validation = evaluate(pl_module.model, *self.validation)
+        except (IntegrationError, ProjectionError) as error:
+            raise NonFiniteError(f"validation failed after epoch {epoch}: {error}; {REMEDY}") from error
         if not math.isfinite(validation.mae):
             raise NonFiniteError(f"the validation error is {validation.mae} after epoch {epoch}; {REMEDY}")
         now = time.perf_counter()

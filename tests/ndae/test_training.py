@@ -20,6 +20,7 @@ from ndae.checkpoints import CheckpointError, load_checkpoint, load_weights, onl
 from ndae.evaluation import evaluate
 from ndae.history import NonFiniteError
 from ndae.training import fit
+from solvers import IntegrationError
 from tests.ndae.standin import NODES, Prediction, Standin, UnitCircle, data, standin, train_into
 
 TRAIN, VALIDATION = data(23, 0), data(11, 1)
@@ -434,6 +435,26 @@ def test_data_that_is_not_finite_names_the_sample(tmp_path, part):
     broken[part][7, 1, 1] = math.inf
     with pytest.raises(ValueError, match=r"training (inputs|targets): 1 of 23 samples .* first sample 7"):
         fit(standin(), tuple(broken), VALIDATION, out=tmp_path, epochs=1)
+
+
+def test_a_failed_solve_names_epoch_step_and_samples(tmp_path):
+    class Failing(Standin):
+        def predict(self, x):
+            raise IntegrationError("a state is not finite")
+
+    with pytest.raises(NonFiniteError, match=r"epoch 1, step 1: a state is not finite \(training samples \d+, \d"):
+        train(tmp_path, Failing())
+
+
+def test_a_failed_solve_in_validation_names_the_epoch(tmp_path):
+    class Failing(Standin):
+        def predict(self, x):
+            if not self.training:
+                raise IntegrationError("a state is not finite")
+            return super().predict(x)
+
+    with pytest.raises(NonFiniteError, match="validation failed after epoch 1: a state is not finite"):
+        train(tmp_path, Failing())
 
 
 def test_an_error_of_the_model_says_when(tmp_path):

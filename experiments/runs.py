@@ -1,0 +1,329 @@
+"""One run of a study: a configuration goes in, a folder with log, checkpoints and `result.json` comes out.
+
+Importing this costs nothing: torch, Lightning and the data load when a run begins.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from experiments.pendulum import PendulumData
+    from ndae import Method, NeuralDAE
+
+PROBLEMS = ("pendulum",)
+NETWORKS = ("mimetic", "mimetic-small", "mlp")
+DTYPES = ("float32", "float64")
+# Which strengths a method uses. Both projections come with a penalty and an auxiliary loss, as in section 4.1.
+STRENGTHS = {
+    "none": (),
+    "auxiliary": ("eta",),
+    "penalty": ("gamma",),
+    "end": ("gamma", "eta"),
+    "smooth": ("gamma", "eta"),
+}
+
+Report = Callable[[float, float, str], object]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that a run's numbers depend on, but for the machine and the number of its threads.
+
+    `gamma`, `eta`: strengths of penalty (eq. 14) and auxiliary loss (eq. 4); 0 where the method has no such part, and 0
+    switches a part off. `horizon`: steps of 0.01 s to predict ahead. `patience`: epochs without a better validation
+    error after which training stops. Raises `ValueError` for a value that no run can have.
+    """
+
+    problem: str = "pendulum"
+    method: str = "none"
+    gamma: float = 10.0
+    eta: float = 10.0
+    n_train: int = 100
+    horizon: int = 20
+    seed: int = 0
+    epochs: int = 50
+    network: str = "mimetic"
+    batch_size: int = 10
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+    gradient_clip: float | None = None
+    patience: int | None = None
+    dtype: str = "float32"
+    integrator: str = "classical_rk4"
+    adjoint: bool = False
+    device: str = "cpu"
+    n_val: int = 200
+    n_test: int = 1000
+
+    def __post_init__(self):
+        choices = {"problem": PROBLEMS, "method": tuple(STRENGTHS), "network": NETWORKS, "dtype": DTYPES}
+        for name, known in (choices | {"schedule": ("constant", "cosine")}).items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown: give one of {', '.join(known)}")
+        for name in ("n_train", "horizon", "epochs", "batch_size", "patience", "n_val", "n_test", "seed"):
+            self._check_count(name, least=0 if name == "seed" else 1)
+        for name in ("learning_rate", "gradient_clip", "gamma", "eta"):
+            self._check_number(name, zero=name in ("gamma", "eta"))
+        for name in {"gamma", "eta"} - set(STRENGTHS[self.method]):
+            object.__setattr__(self, name, 0.0)
+        if not isinstance(self.adjoint, bool):
+            raise ValueError(f"adjoint is true or false, not {self.adjoint!r}")
+        for name in ("integrator", "device"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is a name, not {getattr(self, name)!r}")
+
+    def _check_count(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if value is None and name == "patience":
+            return
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
+            raise ValueError(f"{name} is a whole number of at least {least}, not {value!r}")
+
+    def _check_number(self, name: str, zero: bool) -> None:
+        value = getattr(self, name)
+        if value is None and name == "gradient_clip":
+            return
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or value < 0 or (value == 0 and not zero):
+            raise ValueError(f"{name} is a finite number {'of at least 0' if zero else 'above 0'}, not {value!r}")
+        object.__setattr__(self, name, float(value))
+
+    def to_json(self) -> str:
+        """The configuration as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunConfig":
+        """Read what `to_json` made; fields left out take their defaults.
+
+        Raises `ValueError` for text that is no JSON object, a field that a run does not have, or a bad value.
+        """
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"expected a JSON object, got {type(values).__name__}")
+        unknown = sorted(values.keys() - {field.name for field in dataclasses.fields(cls)})
+        if unknown:
+            raise ValueError(f"a run has no {', '.join(unknown)}")
+        return cls(**values)
+
+
+def build_method(config: RunConfig) -> "Method":
+    """The paper's method of that name, with its strengths; a strength of 0 leaves that part out."""
+    import ndae
+
+    parts = []
+    if config.gamma:
+        parts.append(ndae.Penalty(config.gamma))
+    if config.eta:
+        parts.append(ndae.Auxiliary(config.eta))
+    if config.method in ("end", "smooth"):
+        parts.append({"end": ndae.EndProjection, "smooth": ndae.SmoothProjection}[config.method]())
+    method = parts[0] if parts else ndae.Unconstrained()
+    for part in parts[1:]:
+        method = method + part
+    return method
+
+
+def build_model(config: RunConfig) -> "NeuralDAE":
+    """The network of a configuration on the chain of bodies, with weights that depend on the seed alone.
+
+    Raises `ValueError` for an unknown integrator.
+    """
+    import torch
+
+    import ndae
+    from experiments import pendulum
+
+    _check_integrator(config)
+    links = [(ndae.ORIGIN, 0), *((body, body + 1) for body in range(pendulum.N_BODIES - 1))]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = ndae.build_network(
+            config.network, pendulum.constraint().torch(), build_method(config), edges=links, features=4, dim=2,
+            integrator=config.integrator, adjoint=config.adjoint,
+        )  # fmt: skip
+    return model.to(getattr(torch, config.dtype))
+
+
+def build_data(config: RunConfig, report: Report | None = None) -> "PendulumData":
+    """The samples of a configuration, in three parts."""
+    from experiments import pendulum
+
+    def simulating(fraction: float, what: str) -> None:
+        if report:
+            report(fraction, 1.0, what)
+
+    return pendulum.pendulum_data(
+        config.n_train, config.horizon, config.seed, n_val=config.n_val, n_test=config.n_test, progress=simulating
+    )
+
+
+def run(
+    config: RunConfig,
+    out: Path | str,
+    *,
+    resume: bool = True,
+    progress: bool | Report = True,
+    label: str = "",
+) -> dict[str, Any]:
+    """Make a run in the folder `out`: data, training, test with the best checkpoint; return what `result.json` holds.
+
+    The test error is the mean Euclidean distance (cm) between predicted and true bodies over the test samples,
+    violations are `|c|` (m) of the same predictions. The folder gets `config.json`, `log.csv`,
+    `checkpoints/{last,best}.ckpt` and, at the end, `result.json`; each appears whole or not at all.
+
+    A finished run is not repeated, an unfinished one goes on from its last checkpoint and ends with the same numbers;
+    `resume=False` makes it again from the start. `progress`: a bar on the terminal, or a function
+    `report(done, total, what)`; `label` goes before `what`.
+
+    Raises `ValueError` if `out` holds a run with another configuration or a damaged file, and what `ndae.fit` raises.
+    """
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give a folder for the run")
+    _check_folder(config, folder)
+    result_file = folder / "result.json"
+    if resume and result_file.exists():
+        return _read_result(config, result_file)
+
+    from ndae.progress import reporting
+    from ndae.training import find_device
+
+    # What a user may have mistyped comes before anything is written or simulated.
+    device, model = find_device(config.device), build_model(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    result_file.unlink(missing_ok=True)
+    _write_text(folder / "config.json", config.to_json())
+    with reporting(progress, label or config.method) as report:
+        result = _run(config, model, device, folder, resume, report)
+    _write_text(result_file, json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def load_model(folder: Path | str) -> tuple[RunConfig, "NeuralDAE"]:
+    """The configuration of a run and its network with the weights of the best epoch, on the CPU, in evaluation mode.
+
+    Raises `ValueError` if `folder` holds no run, and `ndae.CheckpointError` if there is no sound checkpoint yet.
+    """
+    from ndae.checkpoints import load_weights
+
+    folder = Path(folder)
+    config = _read_config(folder / "config.json")
+    if config is None:
+        raise ValueError(f"{folder} holds no run: there is no config.json in it; give the folder of a run")
+    return config, load_weights(build_model(config), folder / "checkpoints" / "best.ckpt").eval()
+
+
+def _run(
+    config: RunConfig, model: "NeuralDAE", device: "torch.device", folder: Path, resume: bool, report: Report | None
+) -> dict[str, Any]:
+    import torch
+
+    from experiments import pendulum
+    from ndae.evaluation import evaluate
+    from ndae.training import fit
+
+    data = build_data(config, report)
+    trained = fit(
+        model,
+        (data.train.inputs, data.train.targets),
+        (data.val.inputs, data.val.targets),
+        out=folder,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        schedule=config.schedule,
+        gradient_clip=config.gradient_clip,
+        early_stopping=config.patience,
+        seed=config.seed,
+        device=device,
+        resume=resume,
+        progress=report or False,
+        error_unit=("cm", 100.0),
+    )
+    if report:
+        report(0.0, 1.0, f"testing the weights of epoch {trained.best.epoch}")
+    test = evaluate(model.to(device), data.test.inputs, data.test.targets)
+    return dataclasses.asdict(config) | {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "test_mae_cm": 100 * test.mae,
+        "violation_mean": test.violation_mean,
+        "violation_max": test.violation_max,
+        "val_mae_cm": 100 * trained.best.val_mae,
+        "best_epoch": trained.best.epoch,
+        "epochs_done": len(trained.rows),
+        "train_seconds": trained.seconds,
+        "step_ms": trained.step_ms,
+        "projections": dataclasses.asdict(test.projections) if test.projections else None,
+        "unconverged_in_training": sum(row.train_unconverged for row in trained.rows),
+        "baselines": pendulum.trivial_baselines(data.test, config.horizon),
+        "device_used": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "versions": {name: metadata.version(name) for name in ("ndae", "torch", "lightning", "jax", "diffrax")},
+    }
+
+
+def _check_integrator(config: RunConfig) -> None:
+    """One evaluation of a trivial field: raises what the integrator has against its name."""
+    import torch
+
+    from solvers import integrate
+
+    start = torch.zeros(1, 1, dtype=getattr(torch, config.dtype))
+    integrate(lambda t, y: -y, start, torch.tensor([0.0, 1.0], dtype=start.dtype), method=config.integrator)
+
+
+def _check_folder(config: RunConfig, folder: Path) -> None:
+    there = _read_config(folder / "config.json")
+    if there is None or there == config:
+        return
+    ours, theirs = dataclasses.asdict(config), dataclasses.asdict(there)
+    listing = ", ".join(f"{name} {theirs[name]} (now {ours[name]})" for name in ours if ours[name] != theirs[name])
+    raise ValueError(
+        f"{folder} holds a run with another configuration, {listing}: give another folder, or remove that one"
+    )
+
+
+def _read_config(path: Path) -> RunConfig | None:
+    if not path.exists():
+        return None
+    try:
+        return RunConfig.from_json(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is no configuration of a run ({error}): give another folder, or remove that one"
+        ) from error
+
+
+def _read_result(config: RunConfig, path: Path) -> dict[str, Any]:
+    mend = f"{path} is not the result of this run: remove the file to finish the run again"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(mend) from error
+    ours = dataclasses.asdict(config)
+    if not isinstance(result, dict) or any(result.get(name, ours) != value for name, value in ours.items()):
+        raise ValueError(mend)
+    return result
+
+
+def _write_text(path: Path, text: str) -> None:
+    # As ndae.checkpoints.write_atomically, which this can't use before torch has loaded.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -3,12 +3,12 @@ import torch
 
 def rsqrt(s):
     """1/√s, and 1 where s = 0, so that √s = s·rsqrt(s) and its derivatives are finite there."""
-    return torch.rsqrt(s + (s == 0))
+    return torch.rsqrt(s + s.logical_not())
 
 
 def split(x, width):
     """The local coordinates of a coordinate-major array (..., width * n_instances), each (..., n_instances)."""
-    return x.chunk(width, -1)
+    return torch.split_with_sizes(x, [x.shape[-1] // width] * width, -1)
 
 
 def split_rows(w, width):

@@ -9,8 +9,8 @@ from symbolic.emit import emit
 
 def generated_functions(function, backend: str) -> str:
     """Source of all local functions, for one backend."""
-    extras = (() if function.time is None else (function.time,)) + function.parameter_symbols
-    return "\n\n".join(emit(program, extras, backend) for program in function.derivation.programs().values())
+    programs = function.programs
+    return "\n\n".join(emit(program, programs.extras, backend) for program in programs.all.values())
 
 
 def specification(function) -> dict:

@@ -10,6 +10,7 @@ import sympy as sp
 
 from symbolic.derive import Derivation
 from symbolic.expressions import ANCHOR, as_expressions, check_smooth, check_symbols
+from symbolic.programs import Programs
 from symbolic.structure import Layout, Structure, gram_structure
 
 
@@ -142,6 +143,11 @@ class Function:
     def derivation(self) -> Derivation:
         """The symbolic derivatives of one instance."""
         return Derivation(self.expressions, self.coordinates, self.time)
+
+    @cached_property
+    def programs(self) -> Programs:
+        """The functions to generate, for one instance."""
+        return Programs(self.expressions, self.coordinates, self.time, self.parameter_symbols)
 
     def jacobian_expressions(self) -> sp.Matrix:
         """∂c/∂x of one instance, (n_local, k * dim)."""

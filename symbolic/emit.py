@@ -1,103 +1,90 @@
-"""From a list of expressions to straight-line source: shared subexpressions, then one joined array."""
-
-import keyword
-from collections.abc import Sequence
-from dataclasses import dataclass
+"""From a program on a tape to readable straight-line source."""
 
 import sympy as sp
 
-from symbolic.printers import ArrayPrinter, Rsqrt
+from symbolic.printers import ArrayPrinter
+from symbolic.programs import MATRIX, RESERVED, Program
 
-#: How the entries of an output are joined: the instances' rows, the columns of the state, or a matrix for each instance.
-ROWS, COLUMNS, MATRIX = "rows", "columns", "matrix"
-RESERVED = {"torch", "jnp", "jax", "np", "rsqrt", "rows", "columns", "matrix", "split", "split_rows", "time"}
-
-
-@dataclass(frozen=True)
-class Program:
-    """One function to generate: array inputs with the symbols that they are split into, and outputs with their join."""
-
-    name: str
-    doc: str
-    inputs: tuple[tuple[str, tuple[sp.Symbol, ...]], ...]
-    outputs: tuple[tuple[str, tuple[sp.Expr, ...]], ...]
+_HALF = sp.Rational(1, 2)
+_MAX_INLINE = 60  # characters
 
 
-def safe_roots(expression: sp.Expr) -> sp.Expr:
-    """Write every half-integer power of s with the one helper u = rsqrt(s): √s = s u, s^(-1/2) = u, s^(-3/2) = u³."""
+def emit(program: Program, extras: tuple[sp.Symbol, ...], backend: str) -> str:
+    """Source of one function, whose size depends on the expressions alone.
 
-    def is_root(node):
-        return node.is_Pow and node.exp.is_Rational and node.exp.q == 2 and not node.base.is_number
+    What is used once and is short is written where it is used; all else gets a name.
+    """
+    definitions = _written(program)
+    outputs = [value for _, values in program.outputs for value in values]
+    order = _needed(outputs, definitions)
+    uses = _count_uses([*[definitions[s] for s in order], *outputs])
+    inputs = {s for _, group in program.inputs for s in group} | set(extras)
+    taken = {s.name for s in inputs} | RESERVED
+    fresh = (name for i in range(10**9) if (name := f"s{i}") not in taken)
 
-    def rewrite(base, exponent):
-        u = Rsqrt(base)
-        return base ** (exponent + sp.Rational(1, 2)) * u if exponent > 0 else u ** (-2 * exponent)
+    printer = ArrayPrinter(backend, definitions)
+    body = []
+    for symbol in order:
+        text = printer.doprint_entry(definitions[symbol])
+        if uses[symbol] == 1 and len(text) <= _MAX_INLINE:
+            printer.inline[symbol] = text
+        else:
+            printer.names[symbol] = next(fresh)
+            body.append(f"{printer.names[symbol]} = {text}")
 
-    return expression.replace(is_root, lambda node: rewrite(node.base, node.exp))
-
-
-def identifiers(symbols: Sequence[sp.Symbol]) -> dict[sp.Symbol, sp.Symbol]:
-    """Map symbols to ones whose names are Python identifiers, free of keywords, of each other and of the helpers."""
-    taken, result = set(RESERVED), {}
-    for symbol in symbols:
-        name = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in symbol.name) or "_"
-        if name[0].isdigit() or keyword.iskeyword(name):
-            name = "_" + name
-        while name in taken:
-            name += "_"
-        taken.add(name)
-        result[symbol] = sp.Symbol(name, **symbol.assumptions0) if name != symbol.name else symbol
-    return result
-
-
-def emit(program: Program, extras: Sequence[sp.Symbol], backend: str) -> str:
-    """Source of one function, whose size depends on the expressions alone."""
-    printer = ArrayPrinter(backend)
-    symbols = [s for _, group in program.inputs for s in group] + list(extras)
-    names = identifiers(symbols)
-    flat = [safe_roots(e.xreplace(names)) for _, entries in program.outputs for e in entries]
-    arrays = {name for name, _ in program.inputs}
-    taken = {s.name for s in names.values()} | RESERVED | arrays
-    fresh = (sp.Symbol(f"s{i}") for i in range(10**9) if f"s{i}" not in taken)
-    shared, flat = sp.cse(flat, symbols=fresh, order="none", list=True)
-
-    used = set().union(*(e.free_symbols for e in flat), *(e.free_symbols for _, e in shared))
-    lines = [f"def {program.name}({', '.join([n for n, _ in program.inputs] + [names[s].name for s in extras])}):"]
+    used = {s for e in [*[definitions[s] for s in order], *outputs] for s in e.free_symbols}
+    lines = [f"def {program.name}({', '.join([a for a, _ in program.inputs] + [s.name for s in extras])}):"]
     lines.append(f'    """{program.doc}"""')
     for array, group in program.inputs:
-        split = "split_rows" if array == "w" else "split"
-        if not used.intersection(names[s] for s in group) or len(group) == 0:
+        if used.isdisjoint(group):
             continue
-        if len(group) == 1:
-            lines.append(f"    {names[group[0]].name} = {array}")
+        split = "split_rows" if array == "w" else "split"
+        names = ", ".join(s.name for s in group)
+        lines.append(f"    {names} = {array}" if len(group) == 1 else f"    {names} = {split}({array}, {len(group)})")
+    lines += ["    " + line for line in body]
+
+    first, width = program.inputs[0][0], len(program.inputs[0][1])
+    coordinates, results = set(program.inputs[0][1]), []
+    for join, values in program.outputs:
+        entries = [printer.doprint_entry(v) for v in values]
+        if len(values) == 1 and join != MATRIX and _depends([values[0]], coordinates, definitions):
+            results.append(entries[0])  # it has the shape of the state already
         else:
-            left = ", ".join(names[s].name for s in group)
-            lines.append(f"    {left} = {split}({array}, {len(group)})")
-    lines += [f"    {symbol.name} = {printer._print(value)}" for symbol, value in shared]
-    results, position = [], 0
-    like = program.inputs[0][0]
-    for join, entries in program.outputs:
-        part = flat[position : position + len(entries)]
-        position += len(entries)
-        if len(part) == 1 and join != MATRIX and used_arrays(part[0], shared, program, names):
-            results.append(printer._print(part[0]))
-        else:
-            width = len(program.inputs[0][1])
-            results.append(f"{join}([{', '.join(printer._print(e) for e in part)}], {like}, {width})")
+            results.append(f"{join}([{', '.join(entries)}], {first}, {width})")
     lines.append(f"    return {', '.join(results)}")
     return "\n".join(lines) + "\n"
 
 
-def used_arrays(expression, shared, program, names) -> bool:
-    """Whether an entry depends on every sample, so that it has the shape of the state without being broadcast."""
-    definitions = dict(shared)
-    stack, seen = [expression], set()
-    full = {names[s] for array, group in program.inputs if array == program.inputs[0][0] for s in group}
+def _written(program: Program) -> dict[sp.Symbol, sp.Expr]:
+    """The tape's definitions as they are computed: √s as s u with u = rsqrt(s)."""
+    roots = {e.base: s for s, e in program.tape.definitions.items() if e.is_Pow and e.exp == -_HALF}
+    return {
+        s: e.base * roots[e.base] if e.is_Pow and e.exp == _HALF else e for s, e in program.tape.definitions.items()
+    }
+
+
+def _needed(values, definitions) -> list[sp.Symbol]:
+    found, stack = set(), [s for v in values for s in v.free_symbols]
     while stack:
-        for symbol in stack.pop().free_symbols - seen:
-            seen.add(symbol)
-            if symbol in full:
-                return True
-            if symbol in definitions:
-                stack.append(definitions[symbol])
-    return False
+        symbol = stack.pop()
+        if symbol in definitions and symbol not in found:
+            found.add(symbol)
+            stack.extend(definitions[symbol].free_symbols)
+    return [s for s in definitions if s in found]
+
+
+def _depends(values, on: set[sp.Symbol], definitions) -> bool:
+    behind = [*values, *[definitions[s] for s in _needed(values, definitions)]]
+    return any(not on.isdisjoint(e.free_symbols) for e in behind)
+
+
+def _count_uses(expressions) -> dict[sp.Symbol, int]:
+    """How often each symbol would be written; the base of a power counts for more, since it is written repeatedly."""
+    uses: dict[sp.Symbol, int] = {}
+    for e in expressions:
+        for node in sp.preorder_traversal(e):
+            if node.is_Symbol:
+                uses[node] = uses.get(node, 0) + 1
+            elif node.is_Pow and node.exp.is_Integer and node.exp not in (-1, 2) and node.base.is_Symbol:
+                uses[node.base] = uses.get(node.base, 0) + 1
+    return uses

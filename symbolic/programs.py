@@ -1,0 +1,152 @@
+"""The functions generated for an expression c(x, t; p), as programs on tapes."""
+
+import keyword
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import sympy as sp
+
+from symbolic.tape import Tape
+
+#: How the entries of an output are joined: the instances' rows, the columns of the state, or a matrix for each instance.
+ROWS, COLUMNS, MATRIX = "rows", "columns", "matrix"
+RESERVED = {"torch", "jnp", "jax", "np", "xp", "rsqrt", "split", "split_rows", "rows", "columns", "matrix", "x", "v", "u", "w"}
+
+
+@dataclass(frozen=True)
+class Program:
+    """One function to generate: array inputs with the symbols that they are split into, and outputs with their join."""
+
+    name: str
+    doc: str
+    tape: Tape
+    inputs: tuple[tuple[str, tuple[sp.Symbol, ...]], ...]
+    outputs: tuple[tuple[str, tuple[sp.Expr, ...]], ...]
+
+    def count_operations(self) -> int:
+        """Array operations that the program takes, without splitting and joining."""
+        values = [v for _, entries in self.outputs for v in entries]
+        written = [self.tape.definitions[s] for s in self.tape.needed(values)] + values
+        powers = [e.exp for e in written if e.is_Pow and e.exp.is_Integer and e.exp > 2]
+        return sum(int(sp.count_ops(e)) for e in written) + sum(int(n) - 2 for n in powers)
+
+
+class Programs:
+    """Every function that is generated from m expressions over the n coordinates x of one instance."""
+
+    def __init__(
+        self,
+        expressions: Sequence[sp.Expr],
+        coordinates: Sequence[sp.Symbol],
+        time: sp.Symbol | None,
+        parameters: Sequence[sp.Symbol],
+    ):
+        extras = (() if time is None else (time,)) + tuple(parameters)
+        names = identifiers((*coordinates, *extras))
+        self.x = tuple(names[s] for s in coordinates)
+        self.extras = tuple(names[s] for s in extras)
+        self.time = None if time is None else names[time]
+        self.c = tuple(e.xreplace(names) for e in expressions)
+        taken = RESERVED | {s.name for s in names.values()}
+        self.v, self.u = (_fresh([prefix + s.name for s in self.x], taken) for prefix in ("v_", "u_"))
+        self._factor = 0
+        self.w = _fresh([f"w{i}" for i in range(len(self.c))], taken)
+
+    @cached_property
+    def all(self) -> dict[str, Program]:
+        """Each program by its name, factored where that costs fewer operations."""
+        makers = (self.residual, self.local_jacobian, self.linearise, self.jvp, self.vjp, self.hvp)
+        makers += (self.time_derivative, self.velocity, self.curvature, self.penalty, self.penalty_jvp)
+        chosen = {}
+        for make in makers:
+            candidates = []
+            for self._factor in (0, 1, 2, 3):
+                candidates.append(make())
+            chosen[make.__name__] = min(candidates, key=Program.count_operations)
+        return chosen
+
+    def _start(self) -> tuple[Tape, list[sp.Expr]]:
+        tape = Tape(self._factor)
+        return tape, [tape.value(e) for e in self.c]
+
+    def _program(self, name: str, doc: str, tape: Tape, arrays: str, *outputs) -> Program:
+        inputs = tuple((a, getattr(self, a)) for a in arrays)
+        return Program(name, doc, tape, inputs, tuple((join, tuple(values)) for join, values in outputs))
+
+    def _rows(self, tape: Tape, c: Sequence[sp.Expr]) -> list[sp.Expr]:
+        return [entry for value in c for entry in tape.adjoints([value], [sp.S.One], self.x)]
+
+    def _along(self, v, time_rate=0) -> dict[sp.Symbol, sp.Expr]:
+        rates = dict(zip(self.x, v, strict=True))
+        return rates | ({self.time: sp.Integer(time_rate)} if self.time is not None else {})
+
+    def residual(self) -> Program:
+        tape, c = self._start()
+        return self._program("residual", "c(x)", tape, "x", (ROWS, c))
+
+    def local_jacobian(self) -> Program:
+        tape, c = self._start()
+        return self._program("local_jacobian", "∂c/∂x", tape, "x", (MATRIX, self._rows(tape, c)))
+
+    def linearise(self) -> Program:
+        tape, c = self._start()
+        return self._program("linearise", "c(x) and ∂c/∂x", tape, "x", (ROWS, c), (MATRIX, self._rows(tape, c)))
+
+    def jvp(self) -> Program:
+        tape, c = self._start()
+        return self._program("jvp", "J v", tape, "xv", (ROWS, tape.tangents(c, self._along(self.v))))
+
+    def vjp(self) -> Program:
+        tape, c = self._start()
+        return self._program("vjp", "Jᵀ w", tape, "xw", (COLUMNS, tape.adjoints(c, self.w, self.x)))
+
+    def hvp(self) -> Program:
+        tape, c = self._start()
+        gradient = tape.adjoints(c, self.w, self.x)
+        return self._program("hvp", "(Σ wᵢ ∇²cᵢ) u", tape, "xwu", (COLUMNS, tape.tangents(gradient, self._along(self.u))))
+
+    def time_derivative(self) -> Program:
+        tape, c = self._start()
+        rate = tape.tangents(c, self._along([sp.S.Zero] * len(self.x), 1))
+        return self._program("time_derivative", "∂c/∂t", tape, "x", (ROWS, rate))
+
+    def velocity(self) -> Program:
+        tape, c = self._start()
+        return self._program("velocity", "J v + ∂c/∂t", tape, "xv", (ROWS, tape.tangents(c, self._along(self.v, 1))))
+
+    def curvature(self) -> Program:
+        tape, c = self._start()
+        along = self._along(self.v, 1)
+        second = tape.tangents(tape.tangents(c, along), along)
+        doc = "vᵀ ∇²c v + 2 ∂J/∂t v + ∂²c/∂t²"
+        return self._program("curvature", doc, tape, "xv", (ROWS, second))
+
+    def penalty(self) -> Program:
+        tape, c = self._start()
+        return self._program("penalty", "Jᵀ c", tape, "x", (COLUMNS, tape.adjoints(c, c, self.x)))
+
+    def penalty_jvp(self) -> Program:
+        tape, c = self._start()
+        gradient = tape.adjoints(c, c, self.x)
+        rate = tape.tangents(gradient, self._along(self.v))
+        return self._program("penalty_jvp", "(Jᵀ J + Σ cᵢ ∇²cᵢ) v", tape, "xv", (COLUMNS, rate))
+
+
+def identifiers(symbols: Sequence[sp.Symbol]) -> dict[sp.Symbol, sp.Symbol]:
+    """Symbols under names that are Python identifiers, free of keywords, of the generated code's names and of each other."""
+    taken = set(RESERVED)
+    return {symbol: _fresh([symbol.name], taken)[0] for symbol in symbols}
+
+
+def _fresh(wanted: Sequence[str], taken: set[str]) -> tuple[sp.Symbol, ...]:
+    result = []
+    for text in wanted:
+        name = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in text) or "_"
+        if name[0].isdigit():
+            name = "_" + name
+        while name in taken or keyword.iskeyword(name):
+            name += "_"
+        taken.add(name)
+        result.append(sp.Symbol(name))
+    return tuple(result)

@@ -21,7 +21,7 @@ class MechanicalSystem:
     def __init__(
         self,
         constraint: Constraint,
-        mass: float | Sequence[float] = 1.0,
+        mass: float | Sequence[float] | np.ndarray = 1.0,
         potential: Function | None = None,
         force: Function | None = None,
         name: str = "system",

@@ -20,7 +20,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
 }
-PRECISIONS = (None, "32-true", "64-true", "16-mixed", "bf16-mixed", "bf16-true")
+PRECISIONS = (None, "16-mixed", "bf16-mixed")
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ def fit(
     on the device, in the precision of the weights. `schedule`: "constant" or "cosine" (to zero), times
     `learning_rate`. `optimizer`: makes one from the parameters, with learning rates of its own; Adam if left out.
     `gradient_clip`: largest norm of the gradient. `early_stopping`: epochs without a better validation error after
-    which training ends. `device`: "auto" (a CUDA device if there is one), "cpu", "cuda", "cuda:1", "mps".
-    `precision`: Lightning's, such as "bf16-mixed"; the weights' own if left out. `progress`: a bar on the terminal, or
-    a function `report(done, total, what)` in steps. `error_unit`: name of the unit of errors in the log and how many
-    of it a unit of the data is, such as `("cm", 100.0)`.
+    which training ends. `device`: "auto" (a CUDA device if there is one), "cpu", "cuda", "cuda:1". `precision`: the
+    weights' own if left out; "16-mixed" or "bf16-mixed" for Lightning's mixed precision. `progress`: a bar on the
+    terminal, or a function `report(done, total, what)` in steps. `error_unit`: name of the unit of errors in the log
+    and how many of it a unit of the data is, such as `("cm", 100.0)`.
 
     `out` gets `log.csv`, `checkpoints/last.ckpt` (after every epoch) and `checkpoints/best.ckpt` (smallest mean
     Euclidean error per body on the validation samples). A run that was killed, at any moment and by any means, goes on
@@ -121,6 +121,8 @@ def fit(
                 f"ask for at least {done}, give another folder, or resume=False to start over in this one"
             )
         if done < epochs and not history.should_stop:
+            if done:  # Lightning will do so again; its own error for another network fills a page
+                load_weights(model, files.last)
             _train(
                 model, samples, checks, files, history,
                 epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule,
@@ -188,13 +190,9 @@ def find_device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device {device!r} is unknown: give 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
-    present = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available() and (found.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not present.get(found.type, False):
+        raise ValueError(f"device {device!r} is unknown: give 'auto', 'cpu', 'cuda' or 'cuda:1'") from error
+    present = found.type == "cuda" and (found.index or 0) < torch.cuda.device_count()
+    if not present and found.type != "cpu":
         here = "cpu" + "".join(f", cuda:{index}" for index in range(torch.cuda.device_count()))
         raise ValueError(f"there is no device {device!r} here, only {here}: give one of them, or 'auto'")
     return found

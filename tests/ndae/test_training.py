@@ -376,6 +376,10 @@ def test_foreign_weights_are_refused(tmp_path):
     result = train(tmp_path)
     with pytest.raises(CheckpointError, match=r"another network's weights: 6 .* first 'bias'"):
         load_weights(nn.Linear(2, 2), result.best_checkpoint)
+    other = standin()
+    other.net = nn.Sequential(other.net[0], nn.SiLU(), nn.SiLU(), nn.SiLU(), other.net[3])
+    with pytest.raises(CheckpointError, match=r"4 of 4 entries differ in name or shape, first 'net\.3\.bias'"):
+        train(tmp_path, other, epochs=4)
     with pytest.raises(CheckpointError, match=r"no checkpoint .*missing\.ckpt"):
         load_weights(standin(), tmp_path / "missing.ckpt")
 

@@ -4,11 +4,12 @@ The multipliers are eliminated at the acceleration level, M a = F - Jᵀ λ with
 of high order integrates (q, v), and both are projected onto their manifolds, c = 0 and J v + ∂c/∂t = 0, at the end of
 every step. Steps end on the output times: between them no interpolant stays on the manifold.
 
-64-bit JAX is switched on inside these functions alone (`jax.enable_x64` as a context, local to the thread), so a
-program that uses JAX in float32 elsewhere keeps doing so; results are NumPy arrays.
+64-bit JAX on the CPU is switched on inside these functions alone (as contexts, local to the thread), so a program that
+uses JAX in float32 or on a GPU elsewhere keeps doing so. Results are NumPy arrays.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -62,7 +63,7 @@ def reference_solution(
     q0, v0 = _start(system, q0, v0)
     _check_settings(rtol, atol, solver, max_steps, start_tol)
     max_steps = max(1_000_000, 20 * ts.size) if max_steps is None else int(max_steps)
-    with jax.enable_x64(True):
+    with _float64_on_cpu():
         kernel = compiled_kernel(system, solver, bool(project), q0.ndim > 1)
         parameters = _parameters(parameters)
         _check_start(kernel.describe(ts[0], q0, v0, parameters), system, start_tol)
@@ -87,7 +88,7 @@ def consistent_initial_condition(
     come back. Raises ValueError for a bad argument and ReferenceSolveError where no consistent start is found.
     """
     q0, v0 = _start(system, q0, v0)
-    with jax.enable_x64(True):
+    with _float64_on_cpu():
         kernel = compiled_kernel(system, "dopri8", True, q0.ndim > 1)
         q, v, converged = kernel.consistent(float(t0), q0, v0, _parameters(parameters), max_iterations)
     if not np.all(converged):
@@ -97,6 +98,13 @@ def consistent_initial_condition(
             "near q0, or its Jacobian loses rank there; give a q0 closer to the manifold"
         )
     return q, v
+
+
+@contextmanager
+def _float64_on_cpu() -> Iterator[None]:
+    # Thousands of small steps, one after the other: a GPU only adds its latency.
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        yield
 
 
 def _times(ts: Any) -> np.ndarray:
@@ -132,7 +140,7 @@ def _start(system: Any, q0: Any, v0: Any) -> tuple[np.ndarray, np.ndarray]:
 def _numbers(name: str, value: Any) -> np.ndarray:
     try:
         array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that needs a gradient
         raise ValueError(f"{name} must be an array of numbers, got {type(value).__name__}: {error}") from error
     if not np.all(np.isfinite(array)):
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])

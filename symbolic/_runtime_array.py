@@ -1,6 +1,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float
 
 from symbolic import _types as shapes
@@ -63,7 +64,8 @@ class ArrayFunction:
         self.state_names = tuple(spec["states"])
         self.needs_time, self.template = spec["needs_time"], spec["template"]
         self.parameters = dict(spec["parameters"])
-        self._local, self._tables, self._constants = functions, spec["tables"], spec["constants"]
+        self._local, self._constants = functions, spec["constants"]
+        self._tables = {key: np.asarray(table) for key, table in spec["tables"].items()}
         self._xp, self._scatter_add = xp, scatter_add
 
     def __repr__(self) -> str:

@@ -70,15 +70,6 @@ class TorchFunction(torch.nn.Module):
         self._tables = {name[6:]: b for name, b in self._buffers.items() if name.startswith("table_")}
         self._values = {name: b for name, b in self._buffers.items() if name in self._constants}
 
-    def __getstate__(self):
-        return {**self.__dict__, "_local": self._local["__source__"]}
-
-    def __setstate__(self, state):
-        super().__setstate__(state)
-        if isinstance(self._local, str):
-            self._local = load_functions(self._local)
-        self._refresh()
-
     def extra_repr(self) -> str:
         return f"{self.name}, n_states={self.n_states}, n_residuals={self.n_residuals}, parameters={list(self._spec['parameters'])}"
 

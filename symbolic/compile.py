@@ -1,16 +1,20 @@
 """What every backend needs to compile a function: the generated source and the numeric tables."""
 
 import linecache
+from collections.abc import Sequence
 
 import numpy as np
 
 from symbolic.emit import emit
 
+#: Helpers that generated functions call to take arrays apart and to join entries.
+JOINS = ("split", "split_rows", "rows", "columns", "matrix")
 
-def generated_functions(function, backend: str) -> str:
-    """Source of all local functions, for one backend."""
+
+def generated_functions(function, backend: str, only: Sequence[str] | None = None) -> str:
+    """Source of all local functions, or of some, for one backend."""
     programs = function.programs
-    return "\n\n".join(emit(program, programs.extras, backend) for program in programs.all.values())
+    return "\n\n".join(emit(programs[name], programs.extras, backend) for name in only or programs.names)
 
 
 def specification(function) -> dict:
@@ -73,4 +77,4 @@ def load(source: str, names: dict) -> dict:
 
 def helpers(joins) -> dict:
     """The joining helpers of a backend under the names that generated source calls."""
-    return {name: getattr(joins, name) for name in ("split", "split_rows", "rows", "columns", "matrix")}
+    return {name: getattr(joins, name) for name in JOINS}

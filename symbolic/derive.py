@@ -1,51 +1,49 @@
-"""What follows from a local expression c(x, t; p), in readable SymPy."""
+"""What follows from an expression c(x, t; p), in readable SymPy over the user's own symbols."""
 
 from collections.abc import Sequence
 from functools import cached_property
 
 import sympy as sp
 
+from symbolic.programs import Program, Programs
 
 
 class Derivation:
-    """Derivatives of m expressions over the n coordinates of one instance (x), and time."""
+    """Jacobian and hidden levels of m expressions over the n coordinates of one instance.
 
-    def __init__(self, expressions: Sequence[sp.Expr], coordinates: Sequence[sp.Symbol], time: sp.Symbol | None):
-        self.c, self.x, self.time = tuple(expressions), tuple(coordinates), time
-        taken = {s.name for e in self.c for s in e.free_symbols} | {s.name for s in self.x}
-        self.v = self._like("v_", taken)
+    Read off the programs' tapes, where formulas stay short; powers of lengths stay half-integer, so that functions
+    generated from the results are finite where two points meet.
+    """
 
-    def _like(self, prefix, taken):
-        while any(prefix + s.name in taken for s in self.x):
-            prefix += "_"
-        taken |= {prefix + s.name for s in self.x}
-        return tuple(sp.Symbol(prefix + s.name, **s.assumptions0) for s in self.x)
+    def __init__(self, programs: Programs, coordinates: Sequence[sp.Symbol], extras: Sequence[sp.Symbol]):
+        self._programs = programs
+        self._users = dict(zip((*programs.x, *programs.extras), (*coordinates, *extras), strict=True))
+        self.v, self.a = programs.v, programs.a
+
+    def _expanded(self, program: Program) -> list[sp.Expr]:
+        tape, full = program.tape, dict(self._users)
+        values = [v for _, entries in program.outputs for v in entries]
+        for symbol in tape.needed(values):
+            full[symbol] = tape.definitions[symbol].xreplace(full)
+        return [v.xreplace(full) for v in values]
 
     @cached_property
     def jacobian(self) -> list[list[sp.Expr]]:
-        return [[_diff(c, x) for x in self.x] for c in self.c]
+        """∂c/∂x, a row for each expression."""
+        entries, n = self._expanded(self._programs.local_jacobian()), len(self._programs.x)
+        return [entries[i : i + n] for i in range(0, len(entries), n)]
 
     @cached_property
-    def time_derivative(self) -> list[sp.Expr]:
-        return [_diff(c, self.time) for c in self.c]
-
-    def jvp(self, v: Sequence[sp.Expr]) -> list[sp.Expr]:
-        return [sum((d * s for d, s in zip(row, v, strict=True)), sp.S.Zero) for row in self.jacobian]
-
     def velocity(self) -> list[sp.Expr]:
         """dc/dt = J v + ∂c/∂t."""
-        return [a + b for a, b in zip(self.jvp(self.v), self.time_derivative, strict=True)]
+        return self._expanded(self._programs.velocity())
 
+    @cached_property
     def curvature(self) -> list[sp.Expr]:
         """d²c/dt² − J a = vᵀ ∇²c v + 2 ∂J/∂t v + ∂²c/∂t²."""
-        result = []
-        for rate in self.velocity():
-            total = sum((_diff(rate, x) * v for x, v in zip(self.x, self.v, strict=True)), sp.S.Zero)
-            result.append(total + _diff(rate, self.time))
-        return result
+        return self._expanded(self._programs.curvature())
 
-
-def _diff(expression: sp.Expr, symbol: sp.Symbol | None) -> sp.Expr:
-    if symbol is None or symbol not in expression.free_symbols:
-        return sp.S.Zero
-    return sp.diff(expression, symbol)
+    @cached_property
+    def acceleration(self) -> list[sp.Expr]:
+        """d²c/dt² = J a + curvature."""
+        return self._expanded(self._programs.acceleration())

@@ -38,7 +38,7 @@ def emit(program: Program, extras: tuple[sp.Symbol, ...], backend: str) -> str:
     for array, group in program.inputs:
         if used.isdisjoint(group):
             continue
-        split = "split_rows" if array == "w" else "split"
+        split = "split_rows" if array == "ws" else "split"
         names = ", ".join(s.name for s in group)
         lines.append(f"    {names} = {array}" if len(group) == 1 else f"    {names} = {split}({array}, {len(group)})")
     lines += ["    " + line for line in body]

@@ -1,5 +1,6 @@
 """Local points, and the check that an expression is smooth and can be generated."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import sympy as sp
@@ -71,11 +72,14 @@ def as_expressions(expressions, owner: str) -> tuple[sp.Expr, ...]:
 def check_smooth(expression: sp.Expr, where: str) -> None:
     """Raise ValueError unless the expression is built of numbers, symbols, + * ** and SMOOTH_FUNCTIONS alone."""
     for node in sp.preorder_traversal(expression):
+        if node.is_number and not node.is_Atom:
+            _check_finite(node, where)
         if isinstance(node, _SUPPORTED) or node.is_Symbol or node.is_Add or node.is_Mul or node.is_Pow:
             continue
         if node in (sp.nan, sp.oo, -sp.oo, sp.zoo):
             raise ValueError(f"{where} contains {node}: only finite numbers have a residual")
         if node.is_Number or node.is_NumberSymbol:
+            _check_finite(node, where)
             continue
         if isinstance(node, _NON_SMOOTH):
             hint = " (√(x²) of one real symbol is |x|: use x itself or x**2)" if isinstance(node, sp.Abs) else ""
@@ -90,6 +94,15 @@ def check_smooth(expression: sp.Expr, where: str) -> None:
             f"{where} contains {node} ({kind} {type(node).__name__}): supported are + - * / **, sqrt and "
             + ", ".join(sorted(SMOOTH_FUNCTIONS))
         )
+
+
+def _check_finite(number: sp.Expr, where: str) -> None:
+    try:
+        finite = math.isfinite(float(number))
+    except (TypeError, OverflowError, ValueError):
+        finite = False
+    if not finite and not any(isinstance(n, _NON_SMOOTH) for n in sp.preorder_traversal(number)):
+        raise ValueError(f"{where} contains {number}, which is no finite real number in double precision: rewrite or scale it")
 
 
 def check_symbols(

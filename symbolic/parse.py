@@ -141,6 +141,11 @@ class _Reader:
         if node.keywords or len(node.args) != expected or any(isinstance(a, ast.Starred) for a in node.args):
             raise ValueError(f"{self.part(node)}: {name} takes {expected} plain argument{'s' if expected > 1 else ''}")
         arguments = [self.read(a, depth + 1) for a in node.args]
+        if all(a.is_number for a in arguments):  # by floats first: SymPy would compute exp(exp(99)) exactly
+            try:
+                getattr(math, name)(*map(float, arguments))
+            except (ValueError, OverflowError):
+                raise ValueError(f"{self.part(node)} is no finite real number: only those have a residual") from None
         return self.finite(_FUNCTIONS[name](*arguments), node)
 
     def finite(self, value: sp.Expr, node) -> sp.Expr:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import sympy as sp
 from sympy.printing.pycode import PythonCodePrinter
+from sympy.printing.str import StrPrinter
 
 #: Prefix of each backend; functions are called by the names that all three share.
 MODULES = {"torch": "torch", "jax": "jnp", "numpy": "np"}
@@ -28,6 +29,8 @@ class ArrayPrinter(PythonCodePrinter):
     def _print(self, expr, **kwargs):
         if isinstance(expr, sp.Expr) and expr.is_number:
             return repr(float(expr))
+        if isinstance(expr, sp.Function):  # before the names of Python's math module are found
+            return self._print_Function(expr)
         return super()._print(expr, **kwargs)
 
     def _print_Symbol(self, expr):
@@ -35,7 +38,7 @@ class ArrayPrinter(PythonCodePrinter):
         if text is None:
             return self.names.get(expr, expr.name)
         definition = self.definitions[expr]
-        is_sum = definition.is_Add or text.startswith("-") or (definition.is_Pow and definition.exp == -1)
+        is_sum = definition.is_Add or text.startswith(("-", "1.0/"))
         return f"({text})" if is_sum else text
 
     def _tight(self, expr):
@@ -49,20 +52,24 @@ class ArrayPrinter(PythonCodePrinter):
         return f"{self.module}.{_SHARED_NAMES.get(name, name)}({arguments})"
 
     def _print_Add(self, expr, order=None):
-        terms = sorted(expr.as_ordered_terms(), key=lambda term: term.could_extract_minus_sign())
-        text = self._print(terms[0])
-        for term in terms[1:]:
-            part = self._print(term)
-            text += f" - {part[1:]}" if part.startswith("-") else f" + {part}"
+        text = ""
+        for term in _positive_first(expr):
+            inlined_sum = term in self.inline and self.definitions[term].is_Add
+            part = self.inline[term] if inlined_sum else self._print(term)
+            if part.startswith("-") and text:
+                text += f" - {part[1:]}"
+            else:
+                text += f" + {part}" if text else part
         return text
 
     def _print_Mul(self, expr):
         coefficient, rest = expr.as_coeff_Mul()
         top, bottom = [], []
         for factor in rest.as_ordered_factors():
-            reciprocal = self.definitions.get(factor) if factor in self.inline else None
-            if reciprocal is not None and reciprocal.is_Pow and reciprocal.exp == -1:
-                bottom.append(self._tight(reciprocal.base))
+            power = self.definitions[factor] if factor in self.inline else factor
+            if power.is_Pow and power.exp.is_Integer and power.exp < 0:
+                inverse = sp.Pow(power.base, -power.exp, evaluate=False) if power.exp != -1 else power.base
+                bottom.append(f"({self._print(inverse)})" if inverse.is_Pow else self._tight(inverse))
             else:
                 top.append(self._print(factor))
         sign = "-" if coefficient.is_negative else ""
@@ -84,3 +91,21 @@ class ArrayPrinter(PythonCodePrinter):
         if exponent > 0:
             return power
         return f"1.0/{power}" if n == 1 or n > 4 else f"1.0/({power})"
+
+
+class ReadingPrinter(StrPrinter):
+    """SymPy's text with differences written b - a."""
+
+    def _print_Add(self, expr, order=None):
+        text = ""
+        for term in _positive_first(expr):
+            part = self._print(term)
+            if part.startswith("-") and text:
+                text += f" - {part[1:]}"
+            else:
+                text += f" + {part}" if text else part
+        return text
+
+
+def _positive_first(total: sp.Add) -> list[sp.Expr]:
+    return sorted(total.as_ordered_terms(), key=lambda term: (term.could_extract_minus_sign(), term.is_number))

@@ -3,7 +3,6 @@
 import keyword
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import sympy as sp
 
@@ -11,7 +10,7 @@ from symbolic.tape import Tape
 
 #: How the entries of an output are joined: the instances' rows, the columns of the state, or a matrix for each instance.
 ROWS, COLUMNS, MATRIX = "rows", "columns", "matrix"
-RESERVED = {"torch", "jnp", "jax", "np", "xp", "rsqrt", "split", "split_rows", "rows", "columns", "matrix", "x", "v", "u", "w"}
+RESERVED = {"torch", "jnp", "jax", "np", "xp", "rsqrt", "split", "split_rows", "rows", "columns", "matrix", "xs", "vs", "us", "ws"}
 
 
 @dataclass(frozen=True)
@@ -49,29 +48,31 @@ class Programs:
         self.time = None if time is None else names[time]
         self.c = tuple(e.xreplace(names) for e in expressions)
         taken = RESERVED | {s.name for s in names.values()}
-        self.v, self.u = (_fresh([prefix + s.name for s in self.x], taken) for prefix in ("v_", "u_"))
+        self.v, self.u, self.a = (_fresh([prefix + s.name for s in self.x], taken) for prefix in ("v_", "u_", "a_"))
         self._factor = 0
+        self._chosen: dict[str, Program] = {}
         self.w = _fresh([f"w{i}" for i in range(len(self.c))], taken)
 
-    @cached_property
-    def all(self) -> dict[str, Program]:
-        """Each program by its name, factored where that costs fewer operations."""
-        makers = (self.residual, self.local_jacobian, self.linearise, self.jvp, self.vjp, self.hvp)
-        makers += (self.time_derivative, self.velocity, self.curvature, self.penalty, self.penalty_jvp)
-        chosen = {}
-        for make in makers:
+    #: The functions that are generated, each a method below.
+    names = ("residual", "local_jacobian", "linearise", "jvp", "vjp", "hvp", "time_derivative", "velocity", "curvature")
+    names += ("penalty", "penalty_jvp")
+
+    def __getitem__(self, name: str) -> Program:
+        """One program by its name, with products opened for factoring as deep as costs the fewest operations."""
+        if name not in self._chosen:
             candidates = []
             for self._factor in (0, 1, 2, 3):
-                candidates.append(make())
-            chosen[make.__name__] = min(candidates, key=Program.count_operations)
-        return chosen
+                candidates.append(getattr(self, name)())
+            self._factor = 0
+            self._chosen[name] = min(candidates, key=Program.count_operations)
+        return self._chosen[name]
 
     def _start(self) -> tuple[Tape, list[sp.Expr]]:
         tape = Tape(self._factor)
         return tape, [tape.value(e) for e in self.c]
 
     def _program(self, name: str, doc: str, tape: Tape, arrays: str, *outputs) -> Program:
-        inputs = tuple((a, getattr(self, a)) for a in arrays)
+        inputs = tuple((a + "s", getattr(self, a)) for a in arrays)
         return Program(name, doc, tape, inputs, tuple((join, tuple(values)) for join, values in outputs))
 
     def _rows(self, tape: Tape, c: Sequence[sp.Expr]) -> list[sp.Expr]:
@@ -121,6 +122,14 @@ class Programs:
         second = tape.tangents(tape.tangents(c, along), along)
         doc = "vᵀ ∇²c v + 2 ∂J/∂t v + ∂²c/∂t²"
         return self._program("curvature", doc, tape, "xv", (ROWS, second))
+
+    def acceleration(self) -> Program:
+        tape, c = self._start()
+        along = self._along(self.v, 1)
+        rate = tape.tangents(c, along)
+        curvature, jacobian_a = tape.tangents(rate, along), tape.tangents(c, self._along(self.a))
+        total = [tape.value(a + b) for a, b in zip(jacobian_a, curvature, strict=True)]
+        return self._program("acceleration", "J a + curvature", tape, "xva", (ROWS, total))
 
     def penalty(self) -> Program:
         tape, c = self._start()

@@ -6,12 +6,24 @@ import torch
 
 from symbolic import _prelude_torch as prelude
 from symbolic._runtime_torch import TorchFunction
-from symbolic.compile import generated_functions, load, specification
+from symbolic.compile import JOINS, generated_functions, load, specification
 
-_HELPERS = {"torch": torch} | {n: getattr(prelude, n) for n in ("rsqrt", "split", "split_rows", "rows", "columns", "matrix")}
+_HELPERS = {"torch": torch} | {name: getattr(prelude, name) for name in ("rsqrt", *JOINS)}
+
+
+class _Generated(dict):
+    """Generated functions by name, pickled and copied as the source that they come from."""
+
+    def __init__(self, source: str):
+        super().__init__(load(source, _HELPERS))
+        self.source = source
+
+    def __reduce__(self):
+        return _Generated, (self.source,)
 
 
 def compile_torch(function, learn: Sequence[str] = ()) -> TorchFunction:
     """Compile a `Function` to a `TorchFunction`; raises ValueError if `learn` names no parameter of it."""
-    source = generated_functions(function, "torch")
-    return TorchFunction(specification(function), load(source, _HELPERS), learn)
+    if isinstance(learn, str):
+        raise ValueError(f"{function.name}: learn={learn!r}: expected a list of names: write [{learn!r}]")
+    return TorchFunction(specification(function), _Generated(generated_functions(function, "torch")), learn)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import sympy as sp
@@ -54,7 +53,7 @@ class Function:
         anchors: Mapping[str, Sequence[float]] | None = None,
         time: sp.Symbol | None = None,
         name: str = "function",
-    ) -> Self:
+    ) -> "Function":
         """Lay expressions over local `points` (as made by `point`) over every tuple of `over`.
 
         A tuple holds, for each local point, the number of a point of the state (`n_points` of them, by default one more
@@ -153,7 +152,7 @@ class Function:
         """∂c/∂x of one instance, (n_local, local coordinates)."""
         return sp.Matrix(self.derivation.jacobian)
 
-    def velocity_level(self) -> Self:
+    def velocity_level(self) -> "Function":
         """dc/dt = J v + ∂c/∂t as a function of (q, v) side by side, (..., 2 n_states).
 
         Point i of q has its velocity at point n_points + i; anchors rest. Parameters that drop out are gone.
@@ -161,12 +160,12 @@ class Function:
         d = self.derivation
         return self._level(d.velocity, (d.v,), "velocity level")
 
-    def acceleration_level(self) -> Self:
+    def acceleration_level(self) -> "Function":
         """d²c/dt² = J a + curvature(q, v, t) as a function of (q, v, a) side by side, (..., 3 n_states)."""
         d = self.derivation
         return self._level(d.acceleration, (d.v, d.a), "acceleration level")
 
-    def _level(self, expressions, rates, suffix: str) -> Self:
+    def _level(self, expressions, rates, suffix: str) -> "Function":
         """The same layout over the points of q followed by those of its rates."""
         n, k = self.n_points, len(self.points)
         rest = "at_rest"

@@ -184,7 +184,8 @@ def test_projected_constant_velocity_is_the_nearest_point_of_the_manifold():
                 gradients[i, i - 1] = -link
         move = (start - r).ravel()
         rest = move - gradients.reshape(5, 10).T @ np.linalg.lstsq(gradients.reshape(5, 10).T, move, rcond=None)[0]
-        assert np.abs(rest).max() < 1e-8
+        # A last Gauss-Newton step of d leaves a violation of d²/2 on links of 1 m: at 1e-10, d is below 1.5e-5.
+        assert np.abs(rest).max() < 1.5e-5 < 0.1 * np.abs(move).max()
 
 
 def test_error_of_constant_velocity_grows_with_the_square_of_the_horizon(data):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy as sp
@@ -13,7 +14,16 @@ from symbolic.expressions import as_expressions, check_smooth, check_symbols
 from symbolic.programs import Programs
 from symbolic.structure import Layout, Structure, gram_structure
 
-Parameters = Mapping[sp.Symbol, float | np.ndarray | None] | Sequence[sp.Symbol] | None
+if TYPE_CHECKING:
+    Expressions = Sequence[sp.Expr | sp.Equality | sp.Matrix] | sp.Expr | sp.Equality | sp.Matrix
+    Symbols = Sequence[sp.Symbol] | sp.Symbol
+    Points = Sequence[sp.Matrix]
+    Over = Sequence[Sequence[int | str]] | np.ndarray
+    Parameters = Mapping[sp.Symbol, float | Sequence[float] | np.ndarray | None] | Sequence[sp.Symbol] | None
+    Anchors = Mapping[str, Sequence[float]] | None
+    Time = sp.Symbol | None
+else:  # checked by hand, with errors that name the mend: the run-time type checks of the tests must let wrong ones through
+    Expressions = Symbols = Points = Over = Parameters = Anchors = Time = Any
 
 
 class Function:
@@ -30,28 +40,28 @@ class Function:
 
     def __init__(
         self,
-        expressions: Sequence[sp.Expr],
-        states: Sequence[sp.Symbol],
+        expressions: Expressions,
+        states: Symbols,
         parameters: Parameters = None,
-        time: sp.Symbol | None = None,
+        time: Time = None,
         name: str = "function",
-        unconstrained: Sequence[sp.Symbol] = (),
+        unconstrained: Symbols = (),
     ):
         states = validate.read_symbols(states, f"{name}: states")
         points = [sp.Matrix([s]) for s in states]
         over = [tuple(range(len(states)))]
-        self._read(expressions, points, over, None, parameters, None, time, name, tuple(unconstrained))
+        self._read(expressions, points, over, None, parameters, None, time, name, validate.as_tuple(unconstrained))
 
     @classmethod
     def template(
         cls,
-        expressions: Sequence[sp.Expr],
-        points: Sequence[sp.Matrix],
-        over: Sequence[Sequence[int | str]],
+        expressions: Expressions,
+        points: Points,
+        over: Over,
         n_points: int | None = None,
         parameters: Parameters = None,
-        anchors: Mapping[str, Sequence[float]] | None = None,
-        time: sp.Symbol | None = None,
+        anchors: Anchors = None,
+        time: Time = None,
         name: str = "function",
     ) -> "Function":
         """Lay expressions over local `points` (as made by `point`) over every tuple of `over`.
@@ -151,6 +161,26 @@ class Function:
     def jacobian_expressions(self) -> sp.Matrix:
         """∂c/∂x of one instance, (n_local, local coordinates)."""
         return sp.Matrix(self.derivation.jacobian)
+
+    def expanded(self, states: Sequence[sp.Expr]) -> list[sp.Expr]:
+        """Every residual written out over given state expressions (n_states), default parameters put in as numbers.
+
+        Raises ValueError on another number of states, and on a parameter without a default value.
+        """
+        if len(states) != self.n_states:
+            raise ValueError(f"{self.name}: {len(states)} states given, expected {self.n_states}")
+        missing = [name for name, value in self.parameters.items() if value is None]
+        if missing:
+            raise ValueError(f"{self.name}: parameters {missing} have no default: give one to write the function out")
+        anchors, result = list(self.anchors.values()), []
+        for i, slots in enumerate(self.layout.slots):
+            values = {s: self.parameters[s.name] for s in self.parameter_symbols}
+            values = {s: sp.Float(float(v[i] if np.ndim(v) else v)) for s, v in values.items()}
+            for p, slot in zip(self.points, slots, strict=True):
+                place = anchors[-1 - slot] if slot < 0 else states[slot * self.dim : (slot + 1) * self.dim]
+                values.update(zip(p, map(sp.sympify, place), strict=True))
+            result += [e.xreplace(values) for e in self.expressions]
+        return result
 
     def velocity_level(self) -> "Function":
         """dc/dt = J v + ∂c/∂t as a function of (q, v) side by side, (..., 2 n_states).

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import sympy as sp
 
-_DENSE = 300  # residuals up to which the rank is taken from singular values
+_DENSE = 150  # residuals up to which the rank is taken from singular values
 _NEWTON = 60  # residuals up to which points of the manifold are looked at too
 _TOLERANCE = 1e-9  # of singular values, rows scaled to length one
 _NAMED = 8  # dependent rows that an error lists

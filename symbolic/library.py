@@ -1,4 +1,7 @@
-"""Ready-made constraints."""
+"""Ready-made constraints, and the paper's pendulum."""
+
+from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import sympy as sp
@@ -8,21 +11,152 @@ from symbolic.expressions import ANCHOR, norm, point
 from symbolic.mechanics import MechanicalSystem
 
 
-def chain(n: int, dim: int = 2, length: float = 1.0) -> Constraint:
-    """N links of one length, the first at the origin: c_i = |r_i − r_{i−1}| − length, in metres; points (n, dim)."""
-    a, b, L = point("a", dim), point("b", dim), sp.Symbol("length", positive=True)
+def chain(n: int, dim: int = 2, length: float | Sequence[float] | np.ndarray = 1.0) -> Constraint:
+    """N links hung at the origin: c_i = |r_i − r_{i−1}| − length, in metres (paper, section 3.2), n points of `dim`.
+
+    `length` is one number or one for each link (n,). Raises ValueError if a length is not positive.
+    """
+    _at_least(n, 1, "n")
     over = [(ANCHOR if i == 0 else i - 1, i) for i in range(n)]
-    return Constraint.template([norm(b - a) - L], [a, b], over, parameters={L: length}, name=f"chain of {n} links")
+    return _distances(over, length, n, dim, f"chain of {n} links")
 
 
-def chain_pendulum(n: int, length: float = 1.0, mass=1.0, gravity: float = 9.82) -> MechanicalSystem:
+def fixed_distances(
+    pairs: Sequence[tuple[int | str, int | str]], lengths: float | Sequence[float] | np.ndarray, n_points: int | None = None, dim: int = 3
+) -> Constraint:
+    """Rigid rods between points: c_k = |r_j − r_i| − lengths[k] for the k-th pair (i, j), in the unit of the state.
+
+    `lengths` is one number or one for each pair. Raises ValueError if a length is not positive, and if the rods are
+    redundant (more than a rigid body needs).
+    """
+    return _distances(list(pairs), lengths, n_points, dim, "fixed distances")
+
+
+def _distances(over, length, n_points, dim, name) -> Constraint:
+    _positive(length, "length")
+    a, b, L = point("a", dim), point("b", dim), sp.Symbol("length", positive=True)
+    return Constraint.template([norm(b - a) - L], [a, b], over, n_points, {L: length}, name=name)
+
+
+def rigid_molecules(
+    n_molecules: int, distances: Sequence[float] = (0.957, 0.957, 1.513), atoms: int = 3, dim: int = 3
+) -> Constraint:
+    """Molecules of 2 to dim + 1 atoms with all distances fixed; by default rigid water (O, H, H) in ångström.
+
+    `distances` lists those of the atom pairs (0, 1), (0, 2), ..., (1, 2), ...; molecule m owns the points m * atoms to
+    (m + 1) * atoms − 1. The Gram matrix is block-diagonal. Raises ValueError on another number of atoms or distances.
+    """
+    _at_least(n_molecules, 1, "n_molecules")
+    pairs = list(combinations(range(atoms), 2))
+    if not 2 <= atoms <= dim + 1:
+        raise ValueError(f"atoms={atoms}: expected 2 to {dim + 1} in {dim} dimensions: more distances would be redundant")
+    if len(distances) != len(pairs):
+        raise ValueError(f"distances={tuple(distances)}: expected {len(pairs)}, for the atom pairs {pairs}")
+    _positive(distances, "distances")
+    local = [point(f"r{i}", dim) for i in range(atoms)]
+    symbols = [sp.Symbol(f"d{i}{j}", positive=True) for i, j in pairs]
+    expressions = [norm(local[j] - local[i]) - d for (i, j), d in zip(pairs, symbols, strict=True)]
+    over = np.arange(n_molecules * atoms).reshape(n_molecules, atoms)
+    parameters = dict(zip(symbols, map(float, distances), strict=True))
+    return Constraint.template(expressions, local, over, parameters=parameters, name=f"{n_molecules} rigid molecules")
+
+
+def unit_norm(n: int, dim: int) -> Constraint:
+    """N unit vectors, c_i = |p_i| − 1: points of a sphere, or quaternions (dim 4)."""
+    _at_least(n, 1, "n")
+    _at_least(dim, 2, "dim")
+    p = point("p", dim)
+    return Constraint.template([norm(p) - 1], [p], [(i,) for i in range(n)], name=f"{n} unit vectors")
+
+
+def divergence_free(nx: int, ny: int, spacing: float | tuple[float, float] = 1.0) -> Constraint:
+    """Zero divergence of a velocity field on a periodic staggered grid of nx × ny cells, spacing in metres.
+
+    Point i * ny + j holds (u, v) on the left and lower face of cell (i, j), in m/s;
+    c = (u_{i+1,j} − u_{i,j}) / hx + (v_{i,j+1} − v_{i,j}) / hy (Harlow and Welch 1965). On a periodic grid the divergences
+    of all cells add up to zero, so the last cell's is implied and left out: nx * ny − 1 independent residuals.
+    """
+    _at_least(nx, 2, "nx")
+    _at_least(ny, 2, "ny")
+    hx, hy = (spacing, spacing) if np.ndim(spacing) == 0 else spacing
+    _positive((hx, hy), "spacing")
+    p, east, north = point("p", 2), point("east", 2), point("north", 2)
+    dx, dy = sp.symbols("hx hy", positive=True)
+    i, j = np.divmod(np.arange(nx * ny - 1), ny)
+    over = np.column_stack([i * ny + j, (i + 1) % nx * ny + j, i * ny + (j + 1) % ny])
+    divergence = (east[0] - p[0]) / dx + (north[1] - p[1]) / dy
+    parameters = {dx: float(hx), dy: float(hy)}
+    return Constraint.template([divergence], [p, east, north], over, nx * ny, parameters, name=f"divergence on {nx} x {ny}")
+
+
+def linear_invariant(weights: Sequence | np.ndarray, value: float | Sequence[float] | np.ndarray = 0.0) -> Constraint:
+    """Weighted sums that keep their value: c = W y − value, with W of shape (n,) or (m, n); states y0, y1, ...
+
+    States of weight zero everywhere are unconstrained. Raises ValueError on rows that depend on one another.
+    """
+    table = np.atleast_2d(np.asarray(weights, dtype=np.float64))
+    if table.ndim != 2 or not np.isfinite(table).all():
+        raise ValueError(f"weights of shape {np.shape(weights)}: expected finite numbers (n,) or (m, n)")
+    try:
+        values = np.broadcast_to(np.asarray(value, dtype=np.float64), (len(table),))
+    except ValueError:
+        raise ValueError(f"value={value!r}: expected one number or {len(table)}, one for each row of weights") from None
+    states = sp.symbols(f"y0:{table.shape[1]}", real=True)
+    symbols = [sp.Symbol("value" if len(table) == 1 else f"value{i}", real=True) for i in range(len(table))]
+    sums = [sum(sp.nsimplify(w) * y if w == int(w) else sp.Float(w) * y for w, y in zip(row, states)) for row in table]
+    return Constraint(
+        [total - v for total, v in zip(sums, symbols, strict=True)],
+        states,
+        dict(zip(symbols, map(float, values), strict=True)),
+        name="linear invariant",
+        unconstrained=[y for i, y in enumerate(states) if not table[:, i].any()],
+    )
+
+
+def energy_invariant(system: MechanicalSystem, value: float) -> Constraint:
+    """Conserved energy of a mechanical system: c(q, v) = ½ Σ m |v|² + V(q) − value, in joules, over (q, v) side by side.
+
+    One residual that couples all states, so its code grows with their number: meant for small systems. Raises ValueError
+    if the potential depends on time.
+    """
+    c, potential = system.constraint, system.potential
+    q = [sp.Symbol(f"q{i}", real=True) for i in range(c.n_states)]
+    v = [sp.Symbol(f"v{i}", real=True) for i in range(c.n_states)]
+    masses = np.repeat(system.mass, c.dim)
+    energy = sum(sp.Float(float(m)) * s**2 / 2 for m, s in zip(masses, v, strict=True))
+    if potential is not None:
+        if potential.time is not None:
+            raise ValueError(f"{system.name}: its potential depends on time, so energy is no invariant")
+        energy += sum(potential.expanded(q))
+    E = sp.Symbol("energy", real=True)
+    used = energy.free_symbols
+    free = [s for s in q if s not in used]
+    return Constraint([energy - E], [*q, *v], {E: value}, name=f"energy of {system.name}", unconstrained=free)
+
+
+def chain_pendulum(
+    n: int, length: float | Sequence[float] | np.ndarray = 1.0, mass: float | Sequence[float] | np.ndarray = 1.0, gravity: float = 9.82
+) -> MechanicalSystem:
     """The paper's N-body pendulum in the plane: point masses (kg) on a massless chain (m) hung at the origin.
 
     V = Σ m g y_i, in joules, y upwards and gravity in m/s². Overriding the parameter "mass" changes inertia and weight.
     """
+    _at_least(n, 1, "n")
     p, m, g = point("p", 2), sp.Symbol("mass", positive=True), sp.Symbol("gravity", real=True)
-    masses = np.broadcast_to(np.asarray(mass, dtype=np.float64), (n,)).copy()
-    potential = Function.template(
-        [m * g * p[1]], [p], [(i,) for i in range(n)], parameters={m: masses, g: gravity}, name="weight"
-    )
-    return MechanicalSystem(chain(n, 2, length), masses, potential, name=f"pendulum of {n} links")
+    try:
+        masses = np.broadcast_to(np.asarray(mass, dtype=np.float64), (n,)).copy()
+    except (TypeError, ValueError):
+        raise ValueError(f"mass={mass!r}: expected one number or {n}, one for each body") from None
+    weight = Function.template([m * g * p[1]], [p], [(i,) for i in range(n)], parameters={m: masses, g: gravity}, name="weight")
+    return MechanicalSystem(chain(n, 2, length), masses, weight, name=f"pendulum of {n} links")
+
+
+def _at_least(value, least: int, what: str) -> None:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{what}={value!r}: expected a whole number, at least {least}")
+
+
+def _positive(value, what: str) -> None:
+    array = np.asarray(value, dtype=np.float64)
+    if not (np.isfinite(array).all() and (array > 0).all()):
+        raise ValueError(f"{what}={value!r}: expected positive numbers")

@@ -30,7 +30,7 @@ class Tape:
         if expression.is_Symbol:
             return expression
         if expression.is_number:
-            return expression if expression.is_Rational else sp.Float(float(expression))
+            return _number(expression)
         known = self._known.get(expression)
         if known is None:
             known = self._known[expression] = self._flatten(expression)
@@ -175,7 +175,16 @@ class Tape:
 
 def _scaled(coefficient: sp.Expr, value: sp.Expr) -> sp.Expr:
     inner, symbol = value.as_coeff_Mul()
-    return coefficient * inner * symbol
+    return _number(coefficient * inner) * symbol
+
+
+def _number(value: sp.Expr) -> sp.Expr:
+    """A number as Rational where that is exact and short, so that 0.5 and 1/2 are one, and as a double otherwise."""
+    if value.is_Rational:
+        return value
+    value = float(value)
+    exact = sp.Rational(value)
+    return exact if exact.q <= 64 and abs(exact.p) < 10**6 else sp.Float(value)
 
 
 def _odd_coefficients(total: sp.Expr) -> int:

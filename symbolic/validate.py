@@ -16,6 +16,11 @@ def short(expression: sp.Expr) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def as_tuple(value) -> tuple:
+    """One thing, or a sequence of things, as a tuple."""
+    return tuple(value) if isinstance(value, (Sequence, sp.MatrixBase)) else (value,)
+
+
 def read_symbols(symbols, what: str) -> list[sp.Symbol]:
     if isinstance(symbols, sp.Symbol):
         symbols = [symbols]

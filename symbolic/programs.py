@@ -12,6 +12,8 @@ from symbolic.tape import Tape
 ROWS, COLUMNS, MATRIX = "rows", "columns", "matrix"
 RESERVED = {"torch", "jnp", "jax", "np", "xp", "rsqrt", "split", "split_rows", "rows", "columns", "matrix", "xs", "vs", "us", "ws"}
 
+_WORTH_FACTORING = 300  # operations; longer programs gain little for the time that the search takes
+
 
 @dataclass(frozen=True)
 class Program:
@@ -60,9 +62,10 @@ class Programs:
     def __getitem__(self, name: str) -> Program:
         """One program by its name, with products opened for factoring as deep as costs the fewest operations."""
         if name not in self._chosen:
-            candidates = []
-            for self._factor in (0, 1, 2, 3):
-                candidates.append(getattr(self, name)())
+            candidates = [getattr(self, name)()]
+            if candidates[0].count_operations() <= _WORTH_FACTORING:
+                for self._factor in (1, 2, 3):
+                    candidates.append(getattr(self, name)())
             self._factor = 0
             self._chosen[name] = min(candidates, key=Program.count_operations)
         return self._chosen[name]

@@ -126,9 +126,16 @@ class Tape:
     def partials(self, symbol: sp.Symbol) -> list[tuple[sp.Symbol, sp.Expr]]:
         """The derivatives of one definition by the symbols in it."""
         if symbol not in self._partials:
-            definition = self.definitions[symbol]
-            inner = sorted(definition.free_symbols, key=str)
-            self._partials[symbol] = [(a, self.value(sp.diff(definition, a))) for a in inner]
+            e = self.definitions[symbol]
+            if e.is_Add:
+                pairs = [(s, c) for c, s in (t.as_coeff_Mul() for t in e.args) if s.is_Symbol]
+            elif e.is_Mul and all(f.is_Symbol for f in e.args):
+                pairs = [(f, sp.Mul(*[g for g in e.args if g is not f])) for f in e.args]
+            elif e.is_Pow and e.exp.is_Rational:
+                pairs = [(e.base, e.exp * e.base ** (e.exp - 1))]
+            else:
+                pairs = [(a, sp.diff(e, a)) for a in sorted(e.free_symbols, key=str)]
+            self._partials[symbol] = [(a, self.value(p)) for a, p in pairs]
         return self._partials[symbol]
 
     def needed(self, values: Iterable[sp.Expr]) -> list[sp.Symbol]:

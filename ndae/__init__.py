@@ -13,6 +13,7 @@ _HERE = {
     "SmoothProjection": "ndae.methods", "Unconstrained": "ndae.methods",
     "LinearMap": "ndae.maps", "NeuralDAE": "ndae.neural_dae", "Prediction": "ndae.neural_dae",
     "MLPField": "ndae.fields", "MimeticField": "ndae.fields", "ORIGIN": "ndae.fields",
+    "TrainingResult": "ndae.training", "fit": "ndae.training", "load_weights": "ndae.checkpoints",
     "NETWORKS": "ndae.networks", "build_network": "ndae.networks",
 }  # fmt: skip
 _ROOMS = ("symbolic", "solvers")

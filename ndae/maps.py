@@ -3,15 +3,14 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
 
 
 class LinearMap(nn.Module):
     """A learnable matrix `W` between `features` physical and `latent` latent numbers of a node.
 
-    With `orthonormal=True` (the default) `Wᵀ W = I` holds for every value of the parameters: then opening keeps
-    lengths, `W` closed after `Wᵀ` opened is the identity, and the nearest point on the constraint in the latent space
-    is the nearest one in the physical space (`K_c K_cᵀ = I` in eq. 8).
+    With `orthonormal=True` (the default) `W` is the orthonormal factor of the free parameter, so that `Wᵀ W = I` holds
+    for all its values: then opening keeps lengths, and the nearest point on the constraint in the latent space is the
+    nearest one in the physical space (`K_c K_cᵀ = I` in eq. 8).
 
     Raises a `ValueError` if `latent < features`: the physical state would not fit.
     """
@@ -20,20 +19,21 @@ class LinearMap(nn.Module):
         super().__init__()
         if latent < features:
             raise ValueError(
-                f"the latent space has {latent} numbers a node, the physical state {features}: give latent >= {features}"
+                f"the latent space has {latent} numbers a node, the physical state {features}: "
+                f"give latent >= features, that is at least {features}"
             )
         self.orthonormal = orthonormal
-        weight = torch.empty(latent, features)
-        nn.init.orthogonal_(weight)
-        self.weight = nn.Parameter(weight)
-        if orthonormal:
-            parametrizations.orthogonal(self, "weight", orthogonal_map="householder")
+        self.weight = nn.Parameter(nn.init.orthogonal_(torch.empty(latent, features)))
 
     def matrix(self) -> Float[Tensor, "latent features"]:
-        """`W`, computed from its parametrisation: ask once a forward pass."""
-        return self.weight
+        """`W`, computed from its parameter: ask once a forward pass."""
+        if not self.orthonormal:
+            return self.weight
+        # QR with a positive diagonal, by Cholesky: the parameter stays near orthonormal, since scaling it changes nothing.
+        factor = torch.linalg.cholesky(self.weight.mT @ self.weight)
+        return torch.linalg.solve_triangular(factor, self.weight.mT, upper=False).mT
 
     def start_as(self, matrix: Float[Tensor, "latent features"]) -> None:
         """Take `matrix` as the present value (with orthonormal columns where the map keeps them so)."""
         with torch.no_grad():
-            self.weight = matrix
+            self.weight.copy_(matrix)

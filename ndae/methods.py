@@ -116,10 +116,14 @@ class Penalty(Method):
         self.H = H
 
     def field(self, velocity: Latent, z: Latent, manifold: Manifold) -> Latent:
-        metric = None if manifold.orthonormal or self.H == "identity" else _node_metric(manifold)
         y = manifold.close(z).flatten(-2)
-        pull = stabilisation(manifold.constraint, y, self.gamma, H=self.H, inverse_metric=metric, lift=True)
-        return velocity + manifold.lift(pull)
+        if self.H == "identity" or manifold.orthonormal:
+            return velocity + manifold.lift(stabilisation(manifold.constraint, y, self.gamma, H=self.H))
+        # The solver's A is K_c K_cᵀ on every node, and gives A Jᵀ H c; what is lifted is Jᵀ H c.
+        gram = manifold.close_weight.mT @ manifold.close_weight
+        nodes = z.shape[-2]
+        pull = stabilisation(manifold.constraint, y, self.gamma, H=self.H, inverse_metric=gram.expand(nodes, -1, -1))
+        return velocity + torch.linalg.solve(gram, pull.unflatten(-1, (nodes, -1)).mT).mT @ manifold.close_weight.mT
 
 
 class _Projecting(Method):
@@ -195,5 +199,3 @@ def _strength(name: str, value: float) -> float:
     if not (value >= 0 and value != float("inf")):
         raise ValueError(f"{name} is a strength: finite and not negative, not {value}")
     return float(value)
-
-

@@ -19,7 +19,7 @@ def build_network(
     constraint: nn.Module,
     method: Method | None = None,
     *,
-    edges: Sequence[tuple[int | None, int | None]],
+    edges: Sequence[Sequence[int | None]],
     features: int,
     dim: int,
     n_layers: int = 8,

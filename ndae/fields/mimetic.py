@@ -27,14 +27,14 @@ class MimeticField(nn.Module):
     Raises a `ValueError` for an edge from a node to itself or to a negative index, and if there are no edges.
     """
 
-    def __init__(self, edges: Sequence[tuple[int | None, int | None]], latent: int, hidden: int):
+    def __init__(self, edges: Sequence[Sequence[int | None]], latent: int, hidden: int):
         super().__init__()
         self.latent, self.hidden = latent, hidden
         self.read = nn.Linear(5 * latent, hidden)
         self.write = nn.Linear(hidden, 2 * latent)
         self._lay(edges)
 
-    def on(self, edges: Sequence[tuple[int | None, int | None]]) -> "MimeticField":
+    def on(self, edges: Sequence[Sequence[int | None]]) -> "MimeticField":
         """The same weights (shared, not copied) on another graph."""
         other = MimeticField.__new__(MimeticField)
         nn.Module.__init__(other)
@@ -42,7 +42,7 @@ class MimeticField(nn.Module):
         other._lay(edges)
         return other
 
-    def _lay(self, edges: Sequence[tuple[int | None, int | None]]) -> None:
+    def _lay(self, edges: Sequence[Sequence[int | None]]) -> None:
         if not edges:
             raise ValueError("a mimetic field needs at least one edge: a pair of node indices")
         for edge in edges:

@@ -160,7 +160,7 @@ def build_data(config: RunConfig, report: Report | None = None) -> "PendulumData
 
     def simulating(fraction: float, what: str) -> None:
         if report:
-            report(fraction, 1.0, what)
+            report(100 * fraction, 100.0, what)
 
     return pendulum.pendulum_data(
         config.n_train, config.horizon, config.seed, n_val=config.n_val, n_test=config.n_test, progress=simulating
@@ -276,7 +276,7 @@ def _check_integrator(config: RunConfig) -> None:
     """One evaluation of a trivial field: raises what the integrator has against its name."""
     import torch
 
-    from solvers import integrate
+    from solvers.integrate import integrate
 
     start = torch.zeros(1, 1, dtype=getattr(torch, config.dtype))
     integrate(lambda t, y: -y, start, torch.tensor([0.0, 1.0], dtype=start.dtype), method=config.integrator)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import ndae
 from experiments import pendulum, runs
 from experiments.runs import RunConfig, build_method, build_model, load_model, run
 from ndae.checkpoints import CheckpointError, load_checkpoint
+from tests.killable import start
 
 TINY = {"network": "mlp", "n_train": 25, "n_val": 8, "n_test": 12, "epochs": 2, "batch_size": 10, "horizon": 3}
 
@@ -292,19 +292,15 @@ def run_and_die(out: str, steps: int | None, method: str) -> None:
 
 
 def test_killed_runs_end_with_the_same_numbers(tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ndae._lightning", "tests.experiments.test_runs"])
-
-    def start(out: Path, steps: int | None = None) -> int:
-        process = context.Process(target=run_and_die, args=(str(out), steps, "smooth"))
-        process.start()
+    def ended(out: Path, steps: int | None = None) -> int:
+        process = start(run_and_die, str(out), steps, "smooth")
         process.join()
         return process.exitcode
 
-    assert start(tmp_path / "whole") == 0
-    assert [start(tmp_path / "killed", steps) for steps in (2, 5, 8, 0)] == [-signal.SIGKILL] * 4
+    assert ended(tmp_path / "whole") == 0
+    assert [ended(tmp_path / "killed", steps) for steps in (2, 5, 8, 0)] == [-signal.SIGKILL] * 4
     assert not (tmp_path / "killed" / "result.json").exists()
-    assert start(tmp_path / "killed") == 0
+    assert ended(tmp_path / "killed") == 0
     whole, killed = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed"))
     assert numbers(whole) == numbers(killed)
     assert killed["train_seconds"] > 0 and dataclasses.asdict(tiny(method="smooth", epochs=3)).items() <= killed.items()

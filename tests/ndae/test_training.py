@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import math
-import multiprocessing
 import os
 import pickle
 import random
@@ -21,6 +20,7 @@ from ndae.evaluation import evaluate
 from ndae.history import NonFiniteError
 from ndae.training import fit
 from solvers import IntegrationError
+from tests.killable import start
 from tests.ndae.standin import NODES, Prediction, Standin, UnitCircle, data, standin, train_into
 
 TRAIN, VALIDATION = data(23, 0), data(11, 1)
@@ -225,24 +225,15 @@ def test_other_data_is_not_gone_on_with(tmp_path):
 # --- SIGKILL ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def processes():
-    """Starts real processes, each forked from a server that has imported Lightning once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ndae._lightning", "ndae.training", "tests.ndae.standin"])
-
-    def start(out: Path, kill: tuple | None = None, **options) -> multiprocessing.Process:
-        process = context.Process(target=train_into, args=(str(out), kill), kwargs=options)
-        process.start()
-        return process
-
-    return start
+def process_in(out: Path, kill: tuple | None = None, **options):
+    """Train the stand-in in a process of its own."""
+    return start(train_into, str(out), kill, **options)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(processes, tmp_path_factory) -> Path:
+def uninterrupted(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("uninterrupted")
-    process = processes(out)
+    process = process_in(out)
     process.join()
     assert process.exitcode == 0
     return out
@@ -263,24 +254,24 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moments", MOMENTS.values(), ids=MOMENTS)
-def test_killed_at_a_moment(processes, uninterrupted, tmp_path, moments):
+def test_killed_at_a_moment(uninterrupted, tmp_path, moments):
     for moment in moments:
-        process = processes(tmp_path, moment)
+        process = process_in(tmp_path, moment)
         process.join()
         assert process.exitcode == -signal.SIGKILL, moment
-    process = processes(tmp_path)
+    process = process_in(tmp_path)
     process.join()
     assert process.exitcode == 0
     assert_same_training(tmp_path, uninterrupted)
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_killed_at_random_from_outside(processes, tmp_path):
-    processes(tmp_path / "whole", epochs=50).join()
+def test_killed_at_random_from_outside(tmp_path):
+    process_in(tmp_path / "whole", epochs=50).join()
     out = tmp_path / "killed"
     kills, delays = 0, random.Random(0)
     for _ in range(40):
-        process = processes(out, epochs=50)
+        process = process_in(out, epochs=50)
         process.join(delays.uniform(0.0, 0.25) + 0.02 * kills)
         if process.exitcode is None:
             process.kill()
@@ -293,10 +284,10 @@ def test_killed_at_random_from_outside(processes, tmp_path):
     assert_same_training(out, tmp_path / "whole")
 
 
-def test_seconds_add_up_over_kills(processes, tmp_path):
-    processes(tmp_path, ("step", 12)).join()
+def test_seconds_add_up_over_kills(tmp_path):
+    process_in(tmp_path, ("step", 12)).join()
     before = [row["seconds"] for row in load_checkpoint(tmp_path / "checkpoints/last.ckpt")["ndae"]["history"]["rows"]]
-    processes(tmp_path).join()
+    process_in(tmp_path).join()
     history = load_checkpoint(tmp_path / "checkpoints/last.ckpt")["ndae"]["history"]
     assert len(before) == 2 and [row["seconds"] for row in history["rows"]][:2] == before
     assert len(history["step_seconds"]) == 20 and (history["step_seconds"] > 0).all()
@@ -518,8 +509,8 @@ def test_interrupt_reaches_the_caller(tmp_path):
     assert_same_training(tmp_path, tmp_path.with_name("whole"))
 
 
-def test_sigterm_ends_training_at_once(processes, tmp_path):
-    process = processes(tmp_path, epochs=10**6)
+def test_sigterm_ends_training_at_once(tmp_path):
+    process = process_in(tmp_path, epochs=10**6)
     while not (tmp_path / "checkpoints/last.ckpt").exists():
         time.sleep(0.01)
     process.terminate()

@@ -49,10 +49,10 @@ def integrate(
     `field(t, y)` maps a scalar time and states (..., n_states) to derivatives of the same shape. Times increase or
     decrease strictly. The result has shape (..., n_times, n_states), its first entry y0.
 
-    Fixed-step methods ("euler", "midpoint", "heun2", "heun3", "classical_rk4", "three_eighths_rk4") step from each time
-    to the next, or by `step_size` (same unit as t) with linear interpolation onto t; adaptive ones ("adaptive_heun",
-    "fehlberg2", "bosh3", "dopri5", "dopri8") hold the error of a step under atol + rtol |y|, with one step size for the whole
-    batch, and end steps on all of t. `options` go to torchdiffeq as they are.
+    Fixed-step methods ("euler", "midpoint", "heun2", "heun3", "classical_rk4", "three_eighths_rk4") step from each
+    time to the next, or by `step_size` (same unit as t) with linear interpolation onto t; adaptive ones
+    ("adaptive_heun", "fehlberg2", "bosh3", "dopri5", "dopri8") hold the error of a step under atol + rtol |y|, with
+    one step size for the whole batch, and end steps on all of t. `options` go to torchdiffeq as they are.
 
     With `adjoint=True` gradients come from the adjoint equation, integrated backwards by the same method (Chen et al.,
     Neural ODEs, 2018): memory does not grow with the steps, and the gradient is exact up to the method's error. It
@@ -69,7 +69,9 @@ def integrate(
         options.setdefault("max_num_steps", max_steps)
         # Steps end on the times: torchdiffeq's interpolants of bosh3 and dopri8 lose two to three digits (measured).
         inner = t.detach()[1:]
-        options["step_t"] = torch.unique(torch.cat([inner, options["step_t"].to(inner)])) if "step_t" in options else inner
+        options["step_t"] = (
+            torch.unique(torch.cat([inner, options["step_t"].to(inner)])) if "step_t" in options else inner
+        )
     elif step_size is not None:
         options["step_size"] = step_size
     arguments = {"rtol": rtol, "atol": atol, "method": name, "options": options}
@@ -111,7 +113,9 @@ def _check(y0, t, method, adaptive, step_size, rtol, atol, throw) -> None:
         raise ValueError(f"t has shape {tuple(t.shape)}, expected (n_times,) with at least the start and one more time")
     steps = t.detach().diff()
     if not (bool((steps > 0).all()) or bool((steps < 0).all())):
-        raise ValueError("t must increase strictly or decrease strictly, and be finite: sort it and drop repeated times")
+        raise ValueError(
+            "t must increase strictly or decrease strictly, and be finite: sort it and drop repeated times"
+        )
     if step_size is not None and adaptive:
         raise ValueError(f"{method!r} chooses its steps by rtol and atol: leave step_size out, or take 'classical_rk4'")
     if step_size is not None and not step_size > 0:
@@ -137,12 +141,16 @@ def _failure(reason: str, method: str, rtol, atol, options) -> str:
     if "underflow" in reason and reason.split()[-1] in ("0.0", "nan"):
         what = "the field returned values that are not finite (NaN or infinite), so no step size is accepted"
     elif "underflow" in reason:
-        what = f"the step size fell to {reason.split()[-1]}, below what the time can resolve: the solution may blow up, "
+        what = (
+            f"the step size fell to {reason.split()[-1]}, below what the time can resolve: the solution may blow up, "
+        )
         what += f"be discontinuous or stiff, or rtol={rtol} and atol={atol} be out of reach"
     elif "non-finite" in reason:
         what = "the state became non-finite (NaN or infinite)"
     elif "max_num_steps" in reason:
-        what = f"{options['max_num_steps']} steps were not enough: raise max_steps, or loosen rtol={rtol} and atol={atol}"
+        what = (
+            f"{options['max_num_steps']} steps were not enough: raise max_steps, or loosen rtol={rtol} and atol={atol}"
+        )
     else:
         what = reason
     return f"integration by {method!r} failed: {what}"
@@ -156,6 +164,6 @@ def _check_finite(solution: Tensor, t: Tensor, method: str) -> None:
     samples = (~finite.all(-1)).any(0).reshape(-1).nonzero().reshape(-1).tolist()
     raise IntegrationError(
         f"integration by {method!r}: the state is not finite from t = {t[times][0].item():.6g} on, in sample(s) "
-        f"{samples[:10]}{' ...' if len(samples) > 10 else ''} of {solution[0, ..., 0].numel()}: take smaller steps, or an "
-        "adaptive method; throw=False returns the states as they are"
+        f"{samples[:10]}{' ...' if len(samples) > 10 else ''} of {solution[0, ..., 0].numel()}: "
+        "take smaller steps, or an adaptive method; throw=False returns the states as they are"
     )

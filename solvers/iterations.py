@@ -1,0 +1,177 @@
+"""The iterations behind `project`: each sample leaves the batch when it is done, and what it has is final."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from solvers.problem import Linearisation, Problem
+
+#: Newton steps that leave the curvature of the constraint to the extrapolation of their series.
+SECANT_STEPS = 6
+#: Newton steps before a sample that still has not converged is sent to the manifold by the shortest way.
+SEARCH_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Per sample: the projected state, the local Jacobian of the last iterate, the multiplier, iterations taken, the
+    largest |c| left, and whether that is within the tolerance."""
+
+    y: Tensor
+    local_jacobian: Tensor
+    multiplier: Tensor
+    iterations: Tensor
+    residual: Tensor
+    converged: Tensor
+    all_converged: bool
+
+
+class Iteration(ABC):
+    """A way to come nearer to c = 0, with whatever it keeps per sample."""
+
+    @abstractmethod
+    def step(self, k: int, at: Linearisation, worst: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
+        """Iterate k + 1 and its multiplier, from the linearisation at iterate k, whose largest |c| is `worst`."""
+
+    def take(self, samples: Tensor) -> None:  # noqa: B027  most keep nothing
+        """Keep some of the samples."""
+
+
+def iterate(problem: Problem, iteration: Iteration, tol: float, max_iterations: int) -> Outcome:
+    """Iterate every sample from its start until its largest |c| is at most tol, or for `max_iterations`.
+
+    A sample that does not converge ends with its last iterate if that violates the constraint less than its start, else
+    with its start. A sample that is not finite stops at once.
+    """
+    start = problem.start
+    y, multiplier = start, start.new_zeros(start.shape[0], problem.constraint.n_residuals)
+    final: list[Tensor] | None = None
+    samples = first_worst = None
+    for k in range(max_iterations + 1):
+        at = problem.linearise(y)
+        worst = at.residual.detach().abs().amax(-1)
+        first_worst = worst if first_worst is None else first_worst
+        going = worst > tol  # False also for NaN: nothing can be done for such a sample
+        n_going = int(going.sum()) if k < max_iterations else 0
+        if n_going < len(worst) or not n_going:
+            done = [y, at.local_jacobian, multiplier, torch.full_like(worst, k, dtype=torch.int64), worst]
+            if samples is None:
+                final = done
+            else:
+                final = [whole.index_copy(0, samples, part) for whole, part in zip(final, done, strict=True)]
+            if n_going == 0:
+                break
+            left = going.nonzero().squeeze(-1)
+            samples = left if samples is None else samples.index_select(0, left)
+            problem = problem.take(left)
+            at = at.take(left, problem)
+            worst, multiplier = worst.index_select(0, left), multiplier.index_select(0, left)
+            iteration.take(left)
+        y, multiplier = iteration.step(k, at, worst, multiplier)
+    y, local_jacobian, multiplier, iterations, residual = final
+    converged = residual <= tol
+    all_converged = bool(converged.all())
+    if not all_converged:
+        worse = ~(converged | (residual < first_worst))
+        y = torch.where(worse[:, None], start, y)
+        residual = torch.where(worse, first_worst, residual)
+    return Outcome(y, local_jacobian, multiplier, iterations, residual, converged, all_converged)
+
+
+class Newton(Iteration):
+    """y ← y* - A Jᵀ λ with G λ = c + J (y* - y), Gauss-Newton for the nearest point; its first step is eq. (9).
+
+    Alone it converges as (distance / radius of curvature)^k. From the third step on the series is extrapolated, by
+    the secant of the last two steps (Anderson's acceleration with memory one), which costs next to nothing. What is
+    left after six steps takes the curvature in, H = Σᵢ λᵢ ∇²cᵢ on the tangent space, by a few conjugate-gradient
+    steps: an inexact Newton method for the whole problem (eq. 12), which also comes in from metres away. A sample
+    that is still left after 20 steps (one in a thousand from half a metre away) lies where the nearest point changes
+    from one place to another, and is brought onto the manifold from where it is, by eq. (10).
+    """
+
+    def __init__(self):
+        self._kept: dict[str, Tensor] = {}
+
+    def take(self, samples: Tensor) -> None:
+        self._kept = {name: value.index_select(0, samples) for name, value in self._kept.items()}
+
+    def step(self, k, at, worst, multiplier):
+        if k in (SECANT_STEPS, SEARCH_STEPS):
+            at = _leave_flat_places(at)
+        start, y = at.problem.start, at.y
+        if k >= SEARCH_STEPS:
+            shortest = at.gram.solve(at.residual)
+            return y - at.metric(at.transpose(shortest)), multiplier + shortest
+        multiplier = at.gram.solve(at.residual + at.jacobian(start - y) if k else at.residual)
+        target = start - at.metric(at.transpose(multiplier))
+        if k == 0:  # eq. (9); it starts no series yet
+            return target, multiplier
+        move = target - y
+        if k < SECANT_STEPS:
+            return self._extrapolated(target, move), multiplier
+        reference = (move.detach() ** 2).sum(-1, keepdim=True) / _largest(at.problem)
+        return target + at.metric(at.curvature_correction(multiplier, move, reference, tolerance=0.1)), multiplier
+
+    def _extrapolated(self, target: Tensor, move: Tensor) -> Tensor:
+        if self._kept:
+            change = move - self._kept["move"]
+            share = (change * move).sum(-1, keepdim=True) / (change * change).sum(-1, keepdim=True).clamp_min(1e-30)
+            extrapolated = target - share * (target - self._kept["target"])
+        else:
+            extrapolated = target
+        self._kept = {"move": move, "target": target}
+        return extrapolated
+
+
+class SteepestDescent(Iteration):
+    """y ← y - s A Jᵀ c, eq. (13), which goes to some point of c = 0 near the start, not to the nearest one.
+
+    The paper's unit step diverges where the largest eigenvalue of J A Jᵀ passes 2 (that of a straight chain is near
+    4). `step_size=None` takes Cauchy's step s = cᵀGc / |G c|² of each sample, the minimiser of |c - s G c|, G = J A
+    Jᵀ, up to terms of second order; it is never shorter than 1 / λ_max(G). A number is taken as it is.
+    """
+
+    def __init__(self, step_size: float | None = None):
+        self._step_size = step_size
+
+    def step(self, k, at, worst, multiplier):
+        gradient = at.transpose(at.residual)
+        descent = at.metric(gradient)
+        if self._step_size is None:
+            along = at.jacobian(descent)
+            square = (along * along).sum(-1, keepdim=True)
+            positive = square > 0  # both vanish together: all gradients are zero there, and no step helps
+            size = (gradient * descent).sum(-1, keepdim=True) / torch.where(positive, square, 1)
+        else:
+            size = self._step_size
+        return at.y - size * descent, multiplier + size * at.residual
+
+
+def _largest(problem: Problem) -> Tensor | float:
+    """An upper bound of the metric, to compare eᵀ A e with |step|²."""
+    a = problem.inverse_metric
+    if a is None:
+        return 1.0
+    return a.detach().max() if a.dim() == 1 else a.detach().diagonal(dim1=-2, dim2=-1).sum(-1).max()
+
+
+def _leave_flat_places(at: Linearisation) -> Linearisation:
+    """Move samples off points where a constraint has no gradient (two coincident points of a link, a sphere's centre).
+
+    No direction is better than another there, so a fixed one is taken; the point sought stays the nearest to the start.
+    """
+    flat = (at.local_jacobian.detach() == 0).all(-1).any(-1).any(-1)
+    if not bool(flat.any()):
+        return at
+    y = at.y.detach()
+    scale = 1e-4 * (1 + y.abs().amax(-1, keepdim=True))
+    direction = _directions(y.shape[-1]).to(y)
+    return at.problem.linearise(torch.where(flat[:, None], at.y + scale * direction, at.y))
+
+
+@lru_cache
+def _directions(n: int) -> Tensor:
+    return torch.cos(2.4 * torch.arange(n, dtype=torch.float64) + 0.7)

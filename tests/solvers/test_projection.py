@@ -42,7 +42,7 @@ def ring_states(batch):
     return hexagon + 0.1 * torch.randn(batch, 12, dtype=torch.float64, generator=seeded(3))
 
 
-# -- by hand ------------------------------------------------------------------------------------------------------------
+# -- by hand ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -77,7 +77,7 @@ def test_descent_step_is_equation_13():
     torch.testing.assert_close(free.y[0], y[0] - cauchy * gradient, rtol=1e-13, atol=1e-13)
 
 
-# -- nearest points -----------------------------------------------------------------------------------------------------
+# -- nearest points ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("solver", NEAREST)
@@ -152,7 +152,7 @@ def test_random_circles(y, radius):
         assert p.y.norm().item() == pytest.approx(radius)
 
 
-# -- metric, time, parameters -------------------------------------------------------------------------------------------
+# -- metric, time, parameters -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("solver", NEAREST)
@@ -192,7 +192,7 @@ def test_time_and_parameters_by_sample():
         project(ellipse, y)
 
 
-# -- sample by sample ---------------------------------------------------------------------------------------------------
+# -- sample by sample -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -269,7 +269,7 @@ def test_a_failed_sample_is_no_worse_than_it_came():
         torch.testing.assert_close(p.residual, f.residual(p.y).abs().amax(-1), rtol=0, atol=1e-14)
 
 
-# -- from far away ------------------------------------------------------------------------------------------------------
+# -- from far away ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("noise", [0.5, 1.0, 2.0])
@@ -325,7 +325,7 @@ def test_contradicting_constraints_are_reported():
     assert not p.converged.any() and p.y.isfinite().all() and p.residual.isfinite().all()
 
 
-# -- floating types and arguments ---------------------------------------------------------------------------------------
+# -- floating types and arguments -------------------------------------------------------------------------------------
 
 
 def test_float32():

@@ -175,21 +175,33 @@ def violation(r: Any) -> np.ndarray:
     return np.abs(np.linalg.norm(links, axis=-1) - LENGTH)
 
 
-def trivial_predictions(samples: Samples, horizon: int, dt: float = DT) -> dict[str, np.ndarray]:
+def trivial_predictions(
+    samples: Samples, horizon: int, dt: float = DT, *, train: Samples | None = None
+) -> dict[str, np.ndarray]:
     """What anyone predicts without learning, (B, n_bodies, 2) by name: what a network has to beat.
 
     "no motion" is r, "constant velocity" is r + v * horizon * dt, and the projected ones are the points of the
     manifold nearest to them (torch loads here). A sample whose projection does not converge stays as it was.
+    With `train`, "nearest training sample" is the target of the training sample whose (r, v) is nearest: on the random
+    split of one trajectory that is a neighbour in time, and says how much of an error is memory.
     """
     r, v = samples.inputs[..., :2], samples.inputs[..., 2:]
     guesses = {"no motion": r, "constant velocity": r + v * (horizon * dt)}
-    return guesses | {f"{name}, projected": _projected(guess) for name, guess in guesses.items()}
+    guesses |= {f"{name}, projected": _projected(guess) for name, guess in guesses.items()}
+    if train is not None:
+        from scipy.spatial import cKDTree
+
+        known, asked = (part.inputs.reshape(len(part), -1) for part in (train, samples))
+        guesses["nearest training sample"] = train.targets[cKDTree(known).query(asked)[1]]
+    return guesses
 
 
-def trivial_baselines(samples: Samples, horizon: int, dt: float = DT) -> dict[str, dict[str, float]]:
+def trivial_baselines(
+    samples: Samples, horizon: int, dt: float = DT, *, train: Samples | None = None
+) -> dict[str, dict[str, float]]:
     """Error (cm) and violation (m) of the trivial predictors, by name: `mae_cm`, `violation_mean`, `violation_max`."""
     table = {}
-    for name, prediction in trivial_predictions(samples, horizon, dt).items():
+    for name, prediction in trivial_predictions(samples, horizon, dt, train=train).items():
         sizes = violation(prediction)
         table[name] = {
             "mae_cm": mean_error_cm(prediction, samples.targets),

@@ -265,7 +265,7 @@ def _run(
         "step_ms": trained.step_ms,
         "projections": dataclasses.asdict(test.projections) if test.projections else None,
         "unconverged_in_training": sum(row.train_unconverged for row in trained.rows),
-        "baselines": pendulum.trivial_baselines(data.test, config.horizon),
+        "baselines": pendulum.trivial_baselines(data.test, config.horizon, train=data.train),
         "device_used": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "versions": {name: metadata.version(name) for name in ("ndae", "torch", "lightning", "jax", "diffrax")},

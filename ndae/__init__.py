@@ -14,6 +14,7 @@ _HERE = {
     "LinearMap": "ndae.maps", "NeuralDAE": "ndae.neural_dae", "Prediction": "ndae.neural_dae",
     "MLPField": "ndae.fields", "MimeticField": "ndae.fields", "ORIGIN": "ndae.fields",
     "TrainingResult": "ndae.training", "fit": "ndae.training", "load_weights": "ndae.checkpoints",
+    "CheckpointError": "ndae.checkpoints", "NonFiniteError": "ndae.history", "evaluate": "ndae.evaluation",
     "NETWORKS": "ndae.networks", "build_network": "ndae.networks",
 }  # fmt: skip
 _ROOMS = ("symbolic", "solvers")

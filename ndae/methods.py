@@ -127,7 +127,7 @@ class Penalty(Method):
 
 
 class _Projecting(Method):
-    def __init__(self, *, tol: float = 1e-4, max_iterations: int | None = None, solver: str = "newton", backward: str = "implicit"):
+    def __init__(self, *, tol: float = 5e-5, max_iterations: int | None = None, solver: str = "newton", backward: str = "implicit"):
         if not tol > 0:
             raise ValueError(f"tol is the largest violation left, in the constraint's unit: positive, not {tol}")
         self.tol, self.max_iterations, self.solver, self.backward = tol, max_iterations, solver, backward

@@ -9,12 +9,15 @@ quartiles are printed. "Early" is from the fifth step on, "late" after `--late` 
 
 import argparse
 import json
+import os
 import platform
 import time
 from pathlib import Path
 from statistics import median, quantiles
 
-import torch
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin take the cores from the others
+
+import torch  # noqa: E402
 
 METHODS = ("none", "auxiliary", "penalty", "end", "smooth")
 

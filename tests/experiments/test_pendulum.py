@@ -208,3 +208,10 @@ def test_baselines_of_the_paper_s_setting(data):
 
 def test_samples_count():
     assert len(Samples(np.zeros((3, 5, 4)), np.zeros((3, 5, 2)), np.arange(3))) == 3
+
+
+def test_the_nearest_training_sample_is_found_by_looking_at_all_of_them(data):
+    guess = trivial_predictions(data.test, 20, train=data.train)["nearest training sample"]
+    for sample in range(0, len(data.test), 7):
+        distance = np.linalg.norm((data.train.inputs - data.test.inputs[sample]).reshape(len(data.train), -1), axis=1)
+        assert np.array_equal(guess[sample], data.train.targets[distance.argmin()])

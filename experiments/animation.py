@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
 from experiments.figures import (
     METHOD_COLOURS,
@@ -21,7 +22,7 @@ from experiments.figures import (
 
 WRONG_COLOUR = "#e8178a"  # no method's colour
 # Width of the glow around a link, in points a metre of wrong length, and at most.
-_GLOW, _GLOW_MOST = 60.0, 18.0
+_GLOW, _GLOW_MOST = 120.0, 24.0
 
 
 def animate(
@@ -42,7 +43,7 @@ def animate(
     if len(frames.times) < 2:
         raise ValueError(f"an animation needs at least two frames, got {len(frames.times)}")
     images = []
-    with figure(3.0 * max(len(frames.predictions), 2), 5.2) as sheet:
+    with figure(3.4 * max(len(frames.predictions), 2), 5.8) as sheet:
         canvas = FigureCanvasAgg(sheet)
         sheet.set_dpi(90)
         show = _Scene(sheet, frames, dt).show
@@ -51,7 +52,7 @@ def animate(
             canvas.draw()
             # One palette for all frames, or the colours flicker.
             image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-            images.append(image.quantize(96) if not images else image.quantize(palette=images[0], dither=0))
+            images.append(image.quantize(64) if not images else image.quantize(palette=images[0], dither=0))
             if report:
                 report(index + 1, len(frames.times), "drawing the animation")
     path = Path(path)
@@ -66,7 +67,7 @@ class _Scene:
     def __init__(self, sheet, frames: Snapshots, dt: float):
         self.frames = frames
         self.then = np.asarray(frames.times) + frames.horizon * dt
-        top, strip = sheet.subfigures(2, 1, height_ratios=(3.3, 1.5))
+        top, strip = sheet.subfigures(2, 1, height_ratios=(4.0, 1.7))
         panels = np.atleast_1d(top.subplots(1, len(frames.predictions)))
         window = self._window()
         lengths = link_lengths(np.asarray(frames.truth))
@@ -74,9 +75,9 @@ class _Scene:
         for axes, (name, predicted) in zip(panels, frames.predictions.items(), strict=True):
             predicted = np.asarray(predicted)
             colour = METHOD_COLOURS[frames.methods[name]]
-            glow = LineCollection([], colors=WRONG_COLOUR, alpha=0.45, capstyle="round")
-            axes.add_collection(glow)
             truth = draw_chain(axes, np.asarray(frames.truth[0]), colour=TRUTH_COLOUR, width=4, marker=7)
+            glow = LineCollection([], colors=WRONG_COLOUR, alpha=0.4, capstyle="butt", zorder=2)
+            axes.add_collection(glow)
             line = draw_chain(axes, predicted[0], colour=colour, width=1.8, marker=4.5)
             bare(axes, window)
             axes.set_title(two_lines(name, frames.methods[name]))
@@ -85,7 +86,7 @@ class _Scene:
         handles = [
             Line2D([], [], color=TRUTH_COLOUR, linewidth=4, marker="o", markersize=7, label="reference"),
             Line2D([], [], color="black", linewidth=1.8, marker="o", markersize=4.5, label="prediction"),
-            Line2D([], [], color=WRONG_COLOUR, alpha=0.45, linewidth=7, label="link of a wrong length"),
+            Line2D([], [], color=WRONG_COLOUR, alpha=0.4, linewidth=7, label="link of a wrong length"),
         ]
         self.clock = top.suptitle(" ", fontsize=10)
         strip.legend(handles=handles, loc="outside lower center", ncols=3)
@@ -104,7 +105,7 @@ class _Scene:
             glow.set_segments(np.stack([points[:-1], points[1:]], 1))
             glow.set_linewidths(np.minimum(_GLOW * np.abs(wrong[index]), _GLOW_MOST))
             error, violation = frames.errors_cm(name)[index], frames.violations(name)[index]
-            axes.set_xlabel(f"error      {error:7.1f} cm    \nworst link {_centimetres(violation)} off")
+            axes.set_xlabel(f"error      {error:7.1f} cm    \nworst link {_length(violation)} off")
         self.cursor.set_xdata([self.then[index]] * 2)
 
     def _draw_strip(self, axes) -> None:
@@ -113,6 +114,7 @@ class _Scene:
             # A residual of exactly zero has no place on a logarithmic axis.
             axes.plot(self.then, np.maximum(self.frames.violations(name), 1e-16), color=colour)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(base=100))
         axes.set_xlim(self.then[0], self.then[-1])
         axes.set_xlabel("time (s)")
         axes.set_ylabel("worst link (m)")
@@ -125,6 +127,8 @@ class _Scene:
         return left, right, bottom, top
 
 
-def _centimetres(metres: float) -> str:
-    centimetres = 100 * metres
-    return f"{centimetres:7.1f} cm" if centimetres >= 0.05 else f"{centimetres:7.0e} cm"
+def _length(metres: float) -> str:
+    for unit, name in ((1e-2, "cm"), (1e-6, "µm")):
+        if metres >= 0.05 * unit:
+            return f"{metres / unit:7.1f} {name}"
+    return f"{metres / 1e-9:7.1g} nm"

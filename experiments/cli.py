@@ -90,7 +90,7 @@ def train(
     epochs: opt.Epochs = 50,
     network: opt.Network = "mimetic",
     batch_size: opt.BatchSize = 10,
-    learning_rate: opt.LearningRate = None,
+    learning_rate: opt.LearningRate = 1e-3,
     patience: opt.Patience = None,
     device: opt.Device = "cpu",
     dtype: opt.Dtype = "float32",
@@ -126,7 +126,7 @@ def compare(
     epochs: opt.Epochs = 50,
     network: opt.Network = "mimetic",
     batch_size: opt.BatchSize = 10,
-    learning_rate: opt.LearningRate = None,
+    learning_rate: opt.LearningRate = 1e-3,
     patience: opt.Patience = None,
     device: opt.Device = "cpu",
     dtype: opt.Dtype = "float32",
@@ -168,7 +168,7 @@ def sweep(
     epochs: opt.Epochs = 50,
     network: opt.Network = "mimetic",
     batch_size: opt.BatchSize = 10,
-    learning_rate: opt.LearningRate = None,
+    learning_rate: opt.LearningRate = 1e-3,
     patience: opt.Patience = None,
     device: opt.Device = "cpu",
     dtype: opt.Dtype = "float32",
@@ -224,7 +224,7 @@ def constraint(
     time: Annotated[str | None, typer.Option(help="Name of the time, if the constraint depends on it.")] = None,
     levels: Annotated[int, typer.Option(min=0, max=2, help="Derive up to 1, velocity, or 2, acceleration level.")] = 2,
     source: Annotated[opt.Backend, typer.Option(help="Also print the functions generated for this library.")] = None,
-    save: Annotated[Path | None, typer.Option(help="Write the generated functions to this file, as a module.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write a file for --source that runs without SymPy.")] = None,
 ) -> None:
     """Show what is derived and generated from a constraint.
 
@@ -236,28 +236,25 @@ def constraint(
         raise UserError("--save needs to know for which library: add --source torch, jax or numpy")
     derived = read_constraint(expressions, states, parameters, time)
     print(derived.describe(levels))
-    if source:
-        text = derived.source(source, levels=levels)
-        if save:
-            from experiments.records import write_text
-
-            write_text(save, text)
-            _show_files([save])
-        else:
-            print()
-            print(text)
+    if save:
+        save.parent.mkdir(parents=True, exist_ok=True)
+        _show_files([derived.save(save, source)])
+    elif source:
+        print()
+        print(derived.source(source, levels=levels))
 
 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for tables, figures and the animation.")] = Path("demo"),
     threads: opt.Threads = None,
+    fresh: opt.Fresh = False,
 ) -> None:
     """Show the whole story in minutes: a constraint, a reference, three networks, a table, plots, an animation."""
     from experiments.demo import run_demo
 
     _set_threads(threads)
-    run_demo(out)
+    run_demo(out, fresh=fresh)
 
 
 def _settings(batch_size, learning_rate, patience, device, dtype, integrator, adjoint, threads) -> dict:
@@ -288,10 +285,10 @@ def _show_run(record) -> None:
 
 
 def _show_tables(tables) -> None:
-    from experiments.table import to_rich
+    from experiments.table import print_table
 
     for made in tables:
-        console().print(to_rich(made))
+        print_table(made, console().print)
 
 
 def _show_files(paths: list[Path]) -> None:

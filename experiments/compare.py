@@ -60,12 +60,12 @@ def run_study(study: Study, out: Path, *, results: Path | None = None, fresh: bo
     pairs = [(variant, seed) for seed in study.seeds for variant in study.variants]
     for count, (variant, seed) in enumerate(pairs, 1):
         folder = out / "runs" / study.name(variant, seed)
-        label = f"run {count} of {len(pairs)}: {variant.title}, seed {seed}"
+        label = f"{count}/{len(pairs)} {variant.name}, seed {seed}"
         reused = (folder / "result.json").exists() and not fresh
         run(study.config(variant, seed), folder, resume=not fresh, progress=True, label=label)
         record = read_run(folder)
         write_record(record, (results or out / "results") / record_name(record))
-        note(f"{label}: {_summary(record)}" + (" (finished before)" if reused else ""))
+        note(f"{count}/{len(pairs)} {variant.title}, seed {seed}: {_summary(record)}{' (finished before)' * reused}")
         records.append(record)
     return records
 
@@ -76,7 +76,7 @@ def train_one(study: Study, out: Path | None, *, fresh: bool = False) -> tuple[R
 
     ((variant, seed),) = ((variant, seed) for seed in study.seeds for variant in study.variants)
     folder = out or Path("runs") / study.name(variant, seed)
-    run(study.config(variant, seed), folder, resume=not fresh, progress=True, label=variant.title)
+    run(study.config(variant, seed), folder, resume=not fresh, progress=True, label=variant.name)
     return read_run(folder), folder
 
 

@@ -1,112 +1,135 @@
 """The demonstration: a constraint, a reference, three networks, a table, plots and an animation, in minutes."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from experiments.compare import Study, run_study, write_results, write_snapshots
-from experiments.pendulum import DT, RUN_IN, constraint, potential_range, simulate, violation
-from experiments.records import Record, Variant, write_text
-from experiments.table import to_rich
+from experiments.pendulum import DT, N_TEST, N_VAL, RUN_IN, constraint, potential_range, simulate, violation
+from experiments.records import Record, Variant
+from experiments.table import print_table
 from experiments.terminal import console
+from ndae.progress import reporting
 
 # Small enough for two cores and five minutes, large enough to show what the paper's Table 1 shows.
 VARIANTS = (Variant("none"), Variant("penalty", gamma=10.0), Variant("smooth", 10.0, 10.0))
 N_TRAIN, HORIZON, EPOCHS, SEED = 100, 20, 50, 0
-FRAMES, FRAME_STEPS = 150, 2
+FRAMES, FRAME_STEPS = 120, 2
+
+Say = Callable[..., None]
 
 
-def run_demo(out: Path) -> list[Path]:
-    """Tell the whole story on the terminal, write its pictures to `out` and return the files written."""
+def run_demo(out: Path, *, fresh: bool = False) -> list[Path]:
+    """Tell the whole story on the terminal, write its pictures to `out` and return the files written.
+
+    Networks trained by an earlier demonstration in `out` are used again, unless `fresh`.
+    """
     begin = time.perf_counter()
     say = console().print
     out.mkdir(parents=True, exist_ok=True)
+    study = Study("pendulum", "mimetic-small", N_TRAIN, HORIZON, EPOCHS, VARIANTS, (SEED,))
     written = _derive(out, say)
     _simulate(say)
-    study = Study("pendulum", "mimetic-small", N_TRAIN, HORIZON, EPOCHS, VARIANTS, (SEED,))
-    records, more = _train(study, out, say)
-    written += more
-    written += _animate(study, records, out, say)
-    say(f"\n[bold]Written[/bold] in {time.perf_counter() - begin:.0f} s, all told:")
-    for path in written:
-        say(f"  {path}", soft_wrap=True)
-    return written
+    written += _train(study, out, fresh, say)
+    written += _animate(study, out, say)
+    say(f"\n[bold]Written[/bold] (all in {time.perf_counter() - begin:.0f} s)")
+    for path, what in written:
+        say(f"  {path!s:<32} {what}", markup=False, soft_wrap=True)
+    return [path for path, _ in written]
 
 
-def _derive(out: Path, say) -> list[Path]:
-    links = constraint()
+def _derive(out: Path, say: Say) -> list[tuple[Path, str]]:
     say("[bold]1. A constraint[/bold]")
     say(
-        "Five bodies hang from each other by rigid links. One expression in SymPy says so for one link, laid over all "
-        "five;\nits derivatives, the hidden constraints on velocity and acceleration, and fast code follow from it:\n"
+        "Five bodies hang from each other by rigid links. One SymPy expression says so for one link and is laid over "
+        "all five. Its derivatives follow, the hidden constraints on velocity and acceleration, and fast code:\n"
     )
-    say(links.describe(levels=2), markup=False)
-    path = out / "constraint_torch.py"
-    write_text(path, links.source("torch", levels=2))
-    return [path]
+    links = constraint()
+    say(links.describe(levels=2), markup=False, soft_wrap=True)
+    return [(links.save(out / "constraint_torch.py", "torch"), "what was generated from it, to run without SymPy")]
 
 
-def _simulate(say) -> None:
-    say("\n[bold]2. A reference[/bold]")
-    trajectory = simulate(RUN_IN + 2_000)
+def _simulate(say: Say) -> None:
+    say("[bold]2. A reference[/bold]")
+    with reporting(True) as report:
+        trajectory = simulate(
+            RUN_IN + 2_000, progress=lambda part, what: report and report(round(100 * part), 100, what)
+        )
     drift = np.ptp(trajectory.energy) / potential_range()
     say(
-        "The true motion, from rest at the horizontal, by a solver that puts each step back on the constraint:\n"
-        f"over {trajectory.ts[-1]:.0f} s the links keep their length within {violation(trajectory.r).max():.0e} m, "
-        f"the energy stays within {drift:.0e} of its range."
+        "The true motion from rest at the horizontal, by a solver that puts every step back onto the constraint. Over "
+        f"{trajectory.ts[-1]:.0f} s the links keep their length within {violation(trajectory.r).max():.0e} m and the "
+        f"energy stays within {drift:.0e} of its range.\n"
     )
 
 
-def _train(study: Study, out: Path, say) -> tuple[list[Record], list[Path]]:
-    say("\n[bold]3. Three networks[/bold]")
+def _train(study: Study, out: Path, fresh: bool, say: Say) -> list[tuple[Path, str]]:
+    say("[bold]3. Three networks[/bold]")
     say(
-        f"Each sees where the bodies are and how fast they move, and says where they will be {HORIZON * DT:g} s later. "
-        f"It learns from {N_TRAIN} examples:\n"
-        "  no constraint      a plain continuous-depth network; nothing tells it that links are rigid\n"
-        "  penalty            its vector field gets a term that flows towards the constraint (the paper's eq. 14)\n"
-        "  smooth projection  its state is put onto the constraint after every layer (eq. 12)\n"
+        f"Each learns from {N_TRAIN} examples where the bodies will be in {HORIZON * DT:g} s, given where they are and "
+        "how fast they move:\n"
+        "  no constraint      nothing tells it that links are rigid\n"
+        "  penalty            its vector field also flows towards the constraint (eq. 14)\n"
+        "  smooth projection  every layer ends on the constraint (eq. 12)\n"
     )
-    records = run_study(study, out)
-    (table,), written = write_results(records, out)
-    written += write_snapshots(study, out)
+    records = run_study(study, out, fresh=fresh)
+    (table,), (csv, *curves) = write_results(records, out)
+    data, picture = write_snapshots(study, out)
     say()
-    say(to_rich(table))
+    print_table(table, say)
+    say()
     say(_verdict(records), markup=False)
-    return records, written
+    return [
+        (csv, "the table"),
+        *((curve, "error and violation against epoch, the paper's Figure 5") for curve in curves),
+        (data, "predictions of three test samples"),
+        (picture, "drawn over the truth, the paper's Figure 6"),
+    ]
 
 
 def _verdict(records: list[Record]) -> str:
     """What the numbers say, whichever way they come out."""
     plain, *others = records
     best = min(records, key=lambda record: record.result["test_mae_cm"])
-    worst = 100 * plain.result["violation_max"]
-    lines = [
-        f"Without constraint a predicted link is wrong by up to {worst:.0f} cm of its 100 cm: rubber, not rods."
-        if worst >= 1
-        else f"Without constraint a predicted link is wrong by up to {worst:.1g} cm of its 100 cm."
-    ]
+    worst = plain.result["violation_max"]
+    rubber = ": rubber, not rods" if worst >= 0.05 else ""
+    lines = [f"Without constraint a predicted link is wrong by up to {_centimetres(worst)} of its 100 cm{rubber}."]
     for record in others:
         change = 100 * (record.result["test_mae_cm"] / plain.result["test_mae_cm"] - 1)
         lines.append(
-            f"{record.variant.title}: links wrong by at most {100 * record.result['violation_max']:.1g} cm, "
-            f"error {abs(change):.0f} % {'larger' if change > 0 else 'smaller'}."
+            f"{record.variant.title}: by at most {_centimetres(record.result['violation_max'])}, "
+            f"and the error is {abs(change):.0f} % {'larger' if change > 0 else 'smaller'}."
         )
-    lines.append(f"The smallest error has: {best.variant.title}. One seed; `ndae compare` does more.")
+    lines.append(f"Smallest error: {best.variant.title} (one seed; `ndae compare` runs more).")
     return "\n".join(lines)
 
 
-def _animate(study: Study, records: list[Record], out: Path, say) -> list[Path]:
+def _centimetres(metres: float) -> str:
+    return f"{100 * metres:.0f} cm" if metres >= 0.01 else f"{100 * metres:.1g} cm"
+
+
+def _animate(study: Study, out: Path, say: Say) -> list[tuple[Path, str]]:
     from experiments.animation import animate
     from experiments.figures import drift_figure
     from experiments.predictions import sequence
-    from ndae.progress import reporting
 
     say("\n[bold]4. Pictures[/bold]")
     folders = {variant: out / "runs" / study.name(variant, SEED) for variant in study.variants}
-    steps = RUN_IN + FRAME_STEPS * np.arange(FRAMES)
-    frames = sequence(folders, steps, HORIZON)
-    drift = drift_figure(frames, out / "drift.png", dt=DT, title=f"Predictions {HORIZON * DT:g} s ahead")
+    first = RUN_IN + N_TRAIN + N_VAL + N_TEST + HORIZON
+    frames = sequence(folders, first + FRAME_STEPS * np.arange(FRAMES), HORIZON)
+    errors = ", ".join(f"{name} {frames.errors_cm(name).mean():.0f} cm" for name in frames.predictions)
+    say(
+        f"They show what comes after all samples, from t = {frames.times[0]:.1f} to {frames.times[-1]:.1f} s, where "
+        f"predicting is harder than between the samples. Mean errors there: {errors}.",
+        markup=False,
+    )
+    title = f"Predictions {HORIZON * DT:g} s ahead, later than all samples"
+    drift = drift_figure(frames, out / "drift.png", dt=DT, title=title)
     with reporting(True) as report:
         film = animate(frames, out / "pendulum.gif", dt=DT, report=report)
-    return [drift, film]
+    return [
+        (drift, "error and link lengths against time, all methods in one"),
+        (film, "the animation: predictions over the reference"),
+    ]

@@ -22,7 +22,7 @@ Network = Annotated[
     typer.Option(metavar="NAME", help="mimetic (the paper's graph network), mimetic-small or mlp."),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples a training step.")]
-LearningRate = Annotated[float | None, typer.Option(help="Learning rate; by default the network's own.")]
+LearningRate = Annotated[float, typer.Option(help="Learning rate of Adam.")]
 Patience = Annotated[int | None, typer.Option(min=1, help="Stop after so many epochs with no better validation error.")]
 Device = Annotated[str, typer.Option(help="Where to train: cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="Precision of weights and states.")]

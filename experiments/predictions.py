@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from experiments.figures import Snapshots
-from experiments.pendulum import DT, Samples, pendulum_data, simulate
-from experiments.records import Variant, read_run
+from experiments.pendulum import DT, Samples, simulate
+from experiments.records import Variant
 
 
 def predict(folder: Path, inputs: np.ndarray) -> np.ndarray:
@@ -19,11 +19,11 @@ def predict(folder: Path, inputs: np.ndarray) -> np.ndarray:
 
     from experiments.runs import load_model
 
-    model = load_model(folder).eval()
+    _, model = load_model(folder)
     like = next(model.parameters())
     with torch.no_grad():
-        y = model(torch.as_tensor(inputs, dtype=like.dtype, device=like.device))
-    return y.double().cpu().numpy()
+        y = model(torch.as_tensor(inputs, dtype=like.dtype))
+    return y.double().numpy()
 
 
 def test_snapshots(folders: Mapping[Variant, Path], samples: int) -> Snapshots:
@@ -31,14 +31,15 @@ def test_snapshots(folders: Mapping[Variant, Path], samples: int) -> Snapshots:
 
     All runs must have been made with one seed, number of training samples and horizon: they share their test samples.
     """
-    configs = [read_run(folder).config for folder in folders.values()]
-    splits = {(config["n_train"], config["horizon"], config["seed"]) for config in configs}
+    from experiments.runs import RunConfig, build_data
+
+    configs = [RunConfig.from_json((folder / "config.json").read_text(encoding="utf-8")) for folder in folders.values()]
+    splits = {(c.n_train, c.n_val, c.n_test, c.horizon, c.seed) for c in configs}
     if len(splits) != 1:
-        raise ValueError(f"these runs have different test samples: (n_train, horizon, seed) is one of {sorted(splits)}")
-    ((n_train, horizon, seed),) = splits
-    test = pendulum_data(n_train, horizon, seed).test
+        raise ValueError(f"these runs have different test samples: (n_train, n_val, n_test, horizon, seed) {splits}")
+    test = build_data(configs[0]).test
     chosen = Samples(test.inputs[:samples], test.targets[:samples], test.index[:samples])
-    return _snapshots(folders, chosen, horizon)
+    return _snapshots(folders, chosen, configs[0].horizon)
 
 
 def sequence(folders: Mapping[Variant, Path], steps: np.ndarray, horizon: int) -> Snapshots:

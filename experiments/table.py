@@ -60,7 +60,7 @@ class Table:
             "error: mean Euclidean error per body over the test samples"
             + (f", mean ± standard deviation of {count} seeds" if many else ", one seed"),
             "violation: error of a link's length, mean and largest over all links, samples" + " and seeds" * many,
-            "ratio: of a training step's time to that without constraint",
+            "ratio: of a step's time to that without constraint; runs follow each other, so other load shows in it",
         ]
         if any(row.paper is not None for row in self.rows):
             notes.append("paper: error in its Table 1 (mimetic network of 5.8 M parameters, mean of three runs)")
@@ -101,15 +101,16 @@ def _row(variant: Variant, records: Sequence[Record], plain_step: float | None, 
 
 def _baseline_rows(runs: Mapping[Variant, Sequence[Record]]) -> list[Row]:
     # Test samples depend on the seed only, so any variant's records tell; the one with most seeds tells best.
-    records = max(runs.values(), key=len)
-    rows = []
-    for name in records[0].result.get("baselines", {}):
-        known = [record.result["baselines"][name] for record in records if name in record.result.get("baselines", {})]
-        error, mean, most = (
-            Spread.of(baseline[key] for baseline in known) for key in ("mae_cm", "violation_mean", "violation_max")
-        )
-        rows.append(Row(f"({name})", name, 0.0, 0.0, len(known), error, mean, most))
-    return rows
+    known = [record.result["baselines"] for record in max(runs.values(), key=len) if "baselines" in record.result]
+    rows: dict[str, Row] = {}
+    for name in known[0] if known else ():
+        values = [baselines[name] for baselines in known]
+        error, mean, most = (Spread.of(v[key] for v in values) for key in ("mae_cm", "violation_mean", "violation_max"))
+        unprojected = rows.get(name.removesuffix(", projected"))
+        if unprojected is None or not math.isclose(unprojected.error.mean, error.mean, rel_tol=1e-6):
+            title = name.replace("constant", "const.").replace("projected", "proj.")
+            rows[name] = Row(f"({title})", name, 0.0, 0.0, len(known), error, mean, most)
+    return list(rows.values())
 
 
 def _spread(records: Sequence[Record], key: str) -> Spread:
@@ -139,6 +140,7 @@ def describe_run(record: Record) -> str:
     """One finished run as a few lines of text, beside the trivial predictors and the paper where they are known."""
     result, (table,) = record.result, make_tables([record])
     row = table.rows[-1]
+    projections = result.get("projections")
     lines = [
         f"{table.title}, seed {record.seed}",
         f"  method      {row.title}, {row.parameters:,} parameters",
@@ -146,12 +148,20 @@ def describe_run(record: Record) -> str:
         f"  violation   {result['violation_mean']:.1e} m mean, {result['violation_max']:.1e} m most, of link lengths",
         f"  training    {result['train_seconds']:.0f} s, {result['step_ms']:.1f} ms a step",
     ]
-    others = ", ".join(f"{other.title.strip('()')} {other.error.mean:.1f} cm" for other in table.rows[:-1])
+    if projections:
+        lines.append(
+            f"  projections {projections['count']:,} in the test, of {projections['iterations_mean']:.1f} iterations, "
+            f"{projections['iterations_max']} at most, {projections['unconverged']:,} not converged"
+        )
+    others = "; ".join(f"{other.title.strip('()')} {other.error.mean:.1f} cm" for other in table.rows[:-1])
     return "\n".join(lines + ([f"  for scale   {others}"] if others else []))
 
 
-def to_rich(table: Table):
-    """The table for a terminal, at most 80 columns wide where the titles allow; parameters go to the notes if equal."""
+def print_table(table: Table, say) -> None:
+    """Print the table with `say`, a rich console's `print`: at most 80 columns wide, the notes below it.
+
+    The number of parameters gets a column only where the variants differ in it.
+    """
     from rich import box
     from rich.table import Table as RichTable
 
@@ -159,10 +169,7 @@ def to_rich(table: Table):
     shown = len(_HEADER) - (1 if len(counts) < 2 else 0)
     notes = table.notes + ([f"parameters: {counts.pop():,} each"] if len(counts) == 1 else [])
     best = min((row.error.mean for row in table.rows if row.parameters is not None), default=None)
-    drawn = RichTable(
-        title=table.title, caption="\n".join(notes), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left",
-        padding=(0, 1), collapse_padding=True, pad_edge=False,
-    )  # fmt: skip
+    drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
     for name in _HEADER[:shown]:
         first, _, rest = name.partition(" ")
         drawn.add_column(f"{first}\n{rest}", justify="left" if name == "method" else "right", no_wrap=True)
@@ -170,7 +177,10 @@ def to_rich(table: Table):
         baseline = row.parameters is None
         style = "dim" if baseline else "bold" if row.error.mean == best else None
         drawn.add_row(*_cells(row)[:shown], style=style)
-    return drawn
+    say(table.title, style="bold", markup=False)
+    say(drawn)
+    for note in notes:
+        say(f"  {note}", style="dim", markup=False)
 
 
 def to_markdown(tables: Iterable[Table]) -> str:

@@ -1,5 +1,7 @@
 """The animation has the frames it is given."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,9 +13,8 @@ from tests.experiments.records_for_tests import PAPERS, snapshots
 
 def test_a_frame_a_sample_and_they_differ(tmp_path):
     told = []
-    path = animate(
-        snapshots(4, PAPERS[::2]), tmp_path / "new" / "a.gif", dt=0.01, frame_ms=50, report=lambda *news: told.append(news)
-    )
+    path = tmp_path / "new" / "a.gif"
+    animate(snapshots(4, PAPERS[::2]), path, dt=0.01, frame_ms=50, report=lambda *news: told.append(news))
     with Image.open(path) as film:
         assert film.n_frames == 4
         frames = []
@@ -21,7 +22,7 @@ def test_a_frame_a_sample_and_they_differ(tmp_path):
             film.seek(index)
             assert film.info["duration"] == 50
             frames.append(np.asarray(film.convert("RGB")))
-    assert all((a != b).any() for a, b in zip(frames, frames[1:], strict=False))
+    assert all((a != b).any() for a, b in pairwise(frames))
     assert [done for done, _, _ in told] == [1, 2, 3, 4]
 
 

@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from experiments.table import make_tables, to_csv, to_markdown, to_rich
+from experiments.table import make_tables, print_table, to_csv, to_markdown
 from tests.experiments.records_for_tests import ALONE, PAPERS, record
 
 
@@ -17,13 +17,16 @@ def records():
         run.result["baselines"] = {
             "no motion": {"mae_cm": 78.0 + run.seed, "violation_mean": 0.0, "violation_max": 0.0},
             "constant velocity": {"mae_cm": 95.0, "violation_mean": 0.3, "violation_max": 1.5},
+            "no motion, projected": {"mae_cm": 78.0 + run.seed, "violation_mean": 0.0, "violation_max": 0.0},
+            "constant velocity, projected": {"mae_cm": 60.0, "violation_mean": 0.0, "violation_max": 1e-11},
         }
     return made
 
 
 def test_rows_are_means_over_seeds_beside_the_paper(records):
     (table,) = make_tables(records)
-    assert [row.title for row in table.rows[:3]] == ["(no motion)", "(constant velocity)", "No constraint"]
+    baselines = ["(no motion)", "(const. velocity)", "(const. velocity, proj.)"]
+    assert [row.title for row in table.rows[:4]] == [*baselines, "No constraint"]
     row = next(row for row in table.rows if row.title == "Smooth projection γ,η=10")
     errors = [r.result["test_mae_cm"] for r in records if r.variant == PAPERS[4]]
     assert row.error.mean == pytest.approx(statistics.mean(errors))
@@ -51,7 +54,7 @@ def test_no_ratio_without_the_unconstrained_network():
 def test_csv_is_complete_and_parses(records):
     tables = make_tables([*records, record(PAPERS[0], n_train=1000)])
     rows = list(csv.DictReader(io.StringIO(to_csv(tables))))
-    assert len(rows) == 2 + len(PAPERS + ALONE) + 1
+    assert len(rows) == 3 + len(PAPERS + ALONE) + 1
     none = next(row for row in rows if row["method"] == "none" and row["n_train"] == "100")
     errors = [r.result["test_mae_cm"] for r in records if r.variant == PAPERS[0]]
     assert float(none["test_mae_cm"]) == pytest.approx(statistics.mean(errors), rel=1e-15)
@@ -64,7 +67,7 @@ def test_terminal_table_fits_80_columns_and_shows_the_numbers(records):
 
     out = Console(width=80, file=io.StringIO(), highlight=False)
     (table,) = make_tables(records)
-    out.print(to_rich(table))
+    print_table(table, out.print)
     text = out.file.getvalue()
     assert max(map(len, text.splitlines())) <= 80
     for row in table.rows:
@@ -76,4 +79,4 @@ def test_terminal_table_fits_80_columns_and_shows_the_numbers(records):
 def test_markdown_has_equal_columns(records):
     lines = [line for line in to_markdown(make_tables(records)).splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
-    assert len(lines) == 2 + 2 + len(PAPERS + ALONE)
+    assert len(lines) == 2 + 3 + len(PAPERS + ALONE)

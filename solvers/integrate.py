@@ -1,6 +1,5 @@
 """Integration of y' = f(t, y) through torchdiffeq, by the methods' own names."""
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -26,6 +25,11 @@ ADAPTIVE = {
     "bosh3": ("bosh3", 3),
     "dopri5": ("dopri5", 5),
     "dopri8": ("dopri8", 8),
+}
+#: torchdiffeq's options for fixed-step and for adaptive methods.
+OPTIONS = {
+    False: {"grid_constructor", "interp", "perturb"},
+    True: {"first_step", "min_step", "max_step", "step_t", "jump_t", "safety", "ifactor", "dfactor", "norm", "dtype"},
 }
 
 
@@ -65,8 +69,11 @@ def integrate(
     name, adaptive = _method(method)
     _check(y0, t, method, adaptive, step_size, rtol, atol, throw)
     options = dict(options or {})
+    unknown = options.keys() - OPTIONS[adaptive]
+    if unknown:
+        raise ValueError(f"options {sorted(unknown)} are unknown to {method!r}: it has {sorted(OPTIONS[adaptive])}")
     if adaptive:
-        options.setdefault("max_num_steps", max_steps)
+        options["max_num_steps"] = max_steps
         # Steps end on the times: torchdiffeq's interpolants of bosh3 and dopri8 lose two to three digits (measured).
         inner = t.detach()[1:]
         options["step_t"] = (
@@ -76,18 +83,13 @@ def integrate(
         options["step_size"] = step_size
     arguments = {"rtol": rtol, "atol": atol, "method": name, "options": options}
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*Unexpected arguments.*")
-            if adjoint:
-                solution = odeint_adjoint(
-                    field, y0, t, **arguments, adjoint_params=_adjoint_parameters(field, adjoint_parameters)
-                )
-            else:
-                solution = odeint(field, y0, t, **arguments)
+        if adjoint:
+            adjoint_params = _adjoint_parameters(field, adjoint_parameters)
+            solution = odeint_adjoint(field, y0, t, **arguments, adjoint_params=adjoint_params)
+        else:
+            solution = odeint(field, y0, t, **arguments)
     except AssertionError as error:  # the way in which torchdiffeq reports a failed adaptive step
         raise IntegrationError(_failure(str(error), method, rtol, atol, options)) from error
-    except UserWarning as error:
-        raise ValueError(f"integrate(options=...): {method!r} does not know an option: {error}") from error
     if throw and not adaptive:
         _check_finite(solution, t, method)
     return solution.movedim(0, -2)

@@ -1,4 +1,4 @@
-"""The iterations behind `project`: each sample leaves the batch when it is done, and what it has is final."""
+"""The iterations behind `project`: each sample stops by itself, and what it has then is final."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from solvers.problem import Linearisation, Problem
 
+#: Below this many samples those that are done are kept in the batch; from here on they leave it.
+SMALL_BATCH = 64
 #: Newton steps that leave the curvature of the constraint to the extrapolation of their series.
 SECANT_STEPS = 6
 #: Newton steps before a sample that still has not converged is sent to the manifold by the shortest way.
@@ -33,8 +35,8 @@ class Iteration(ABC):
     """A way to come nearer to c = 0, with whatever it keeps per sample."""
 
     @abstractmethod
-    def step(self, k: int, at: Linearisation, worst: Tensor, multiplier: Tensor) -> tuple[Tensor, Tensor]:
-        """Iterate k + 1 and its multiplier, from the linearisation at iterate k, whose largest |c| is `worst`."""
+    def step(self, k: int, at: Linearisation, multiplier: Tensor) -> tuple[Tensor, Tensor]:
+        """Iterate k + 1 and its multiplier, from the linearisation at iterate k."""
 
     def take(self, samples: Tensor) -> None:  # noqa: B027  most keep nothing
         """Keep some of the samples."""
@@ -48,30 +50,36 @@ def iterate(problem: Problem, iteration: Iteration, tol: float, max_iterations: 
     """
     start = problem.start
     y, multiplier = start, start.new_zeros(start.shape[0], problem.constraint.n_residuals)
-    final: list[Tensor] | None = None
-    samples = first_worst = None
+    samples = torch.arange(start.shape[0], device=start.device)
+    iterations = torch.zeros_like(samples)
+    finished: list[tuple[Tensor, ...]] = []
     for k in range(max_iterations + 1):
         at = problem.linearise(y)
         worst = at.residual.detach().abs().amax(-1)
-        first_worst = worst if first_worst is None else first_worst
+        if k == 0:
+            first_worst = worst
         going = worst > tol  # False also for NaN: nothing can be done for such a sample
         n_going = int(going.sum()) if k < max_iterations else 0
-        if n_going < len(worst) or not n_going:
-            done = [y, at.local_jacobian, multiplier, torch.full_like(worst, k, dtype=torch.int64), worst]
-            if samples is None:
-                final = done
-            else:
-                final = [whole.index_copy(0, samples, part) for whole, part in zip(final, done, strict=True)]
-            if n_going == 0:
-                break
-            left = going.nonzero().squeeze(-1)
-            samples = left if samples is None else samples.index_select(0, left)
-            problem = problem.take(left)
-            at = at.take(left, problem)
-            worst, multiplier = worst.index_select(0, left), multiplier.index_select(0, left)
-            iteration.take(left)
-        y, multiplier = iteration.step(k, at, worst, multiplier)
-    y, local_jacobian, multiplier, iterations, residual = final
+        if n_going == 0:
+            finished.append((samples, y, at.local_jacobian, multiplier, iterations, worst))
+            break
+        if len(worst) >= SMALL_BATCH and n_going <= 0.75 * len(worst):
+            now = (samples, y, at.local_jacobian, multiplier, iterations, worst)
+            leave, stay = (~going).nonzero().squeeze(-1), going.nonzero().squeeze(-1)
+            finished.append(tuple(part.index_select(0, leave) for part in now))
+            problem = problem.take(stay)
+            at = at.take(stay, problem)
+            samples, multiplier, iterations = (part.index_select(0, stay) for part in (samples, multiplier, iterations))
+            iteration.take(stay)
+            going = None
+        new_y, new_multiplier = iteration.step(k, at, multiplier)
+        if going is None or n_going == len(going):
+            y, multiplier, iterations = new_y, new_multiplier, iterations + 1
+        else:  # those that are done stay as they are, and are done again at the next look
+            y = torch.where(going[:, None], new_y, y)
+            multiplier = torch.where(going[:, None], new_multiplier, multiplier)
+            iterations = iterations + going
+    _, y, local_jacobian, multiplier, iterations, residual = _in_order(finished)
     converged = residual <= tol
     all_converged = bool(converged.all())
     if not all_converged:
@@ -79,6 +87,15 @@ def iterate(problem: Problem, iteration: Iteration, tol: float, max_iterations: 
         y = torch.where(worse[:, None], start, y)
         residual = torch.where(worse, first_worst, residual)
     return Outcome(y, local_jacobian, multiplier, iterations, residual, converged, all_converged)
+
+
+def _in_order(finished: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Put together what left the batch at different times; the first entry of each says which samples it holds."""
+    if len(finished) == 1:
+        return finished[0]
+    whole = [torch.cat(parts) for parts in zip(*finished, strict=True)]
+    back = torch.empty_like(whole[0]).index_copy_(0, whole[0], torch.arange(len(whole[0]), device=whole[0].device))
+    return tuple(part.index_select(0, back) for part in whole)
 
 
 class Newton(Iteration):
@@ -98,7 +115,7 @@ class Newton(Iteration):
     def take(self, samples: Tensor) -> None:
         self._kept = {name: value.index_select(0, samples) for name, value in self._kept.items()}
 
-    def step(self, k, at, worst, multiplier):
+    def step(self, k, at, multiplier):
         if k in (SECANT_STEPS, SEARCH_STEPS):
             at = _leave_flat_places(at)
         start, y = at.problem.start, at.y
@@ -130,14 +147,16 @@ class SteepestDescent(Iteration):
     """y ← y - s A Jᵀ c, eq. (13), which goes to some point of c = 0 near the start, not to the nearest one.
 
     The paper's unit step diverges where the largest eigenvalue of J A Jᵀ passes 2 (that of a straight chain is near
-    4). `step_size=None` takes Cauchy's step s = cᵀGc / |G c|² of each sample, the minimiser of |c - s G c|, G = J A
-    Jᵀ, up to terms of second order; it is never shorter than 1 / λ_max(G). A number is taken as it is.
+    4). `step_size=None` takes Cauchy's step s = cᵀGc / |G c|² of each sample, the minimiser of |c - s G c| with
+    G = J A Jᵀ, up to terms of second order; it is never shorter than 1 / λ_max(G). Every other step is cut to 0.8 of
+    it, which keeps the steps from going to and fro in two directions and halves their number (Raydan, Svaiter: Relaxed
+    steepest descent and Cauchy-Barzilai-Borwein method, 2002). A number is taken as it is.
     """
 
     def __init__(self, step_size: float | None = None):
         self._step_size = step_size
 
-    def step(self, k, at, worst, multiplier):
+    def step(self, k, at, multiplier):
         gradient = at.transpose(at.residual)
         descent = at.metric(gradient)
         if self._step_size is None:
@@ -145,6 +164,7 @@ class SteepestDescent(Iteration):
             square = (along * along).sum(-1, keepdim=True)
             positive = square > 0  # both vanish together: all gradients are zero there, and no step helps
             size = (gradient * descent).sum(-1, keepdim=True) / torch.where(positive, square, 1)
+            size = 0.8 * size if k % 2 else size
         else:
             size = self._step_size
         return at.y - size * descent, multiplier + size * at.residual

@@ -57,7 +57,7 @@ def project(
     `solver`: "newton", Gauss-Newton steps (eq. 9 is the first) with the Gram matrix J A Jᵀ solved by its structure,
     joined by the constraint's curvature where six of them are not enough; "conjugate_gradient", the same with Gram
     systems solved by conjugate gradients on products with J and Jᵀ; "steepest_descent", the paper's eq. (13) with
-    Cauchy's step or a fixed `step_size`, which lands on the manifold near to, not at, the nearest point.
+    (relaxed) Cauchy steps or a fixed `step_size`, which lands on the manifold near to, not at, the nearest point.
     `max_iterations` defaults to 50, 50 and 100 (the paper's). With Newton the distance to the nearest point is of the
     order of the last step, √tol, times the distance over the radius of curvature: take a smaller tol where the point
     itself matters.

@@ -190,7 +190,7 @@ def test_names():
         ({"step_size": -0.1, "method": "euler"}, "positive"),
         ({"rtol": 0.0, "atol": 0.0}, "positive"),
         ({"y0": Y0.long()}, "floating|Float"),
-        ({"options": {"stepsize": 1.0}}, "does not know"),
+        ({"options": {"stepsize": 1.0}}, "stepsize.*unknown.*first_step"),
         ({"throw": False}, "fixed-step"),
     ],
 )

@@ -235,7 +235,8 @@ def test_bad_samples_never_touch_the_others(solver, backward):
     assert torch.equal(q.y[3].isnan(), mixed[3].isnan())  # what came in not finite goes out as it came
     (a,) = torch.autograd.grad(p.y[good].sum(), clean)
     (b,) = torch.autograd.grad(q.y[good].sum(), mixed)
-    assert torch.equal(a[good], b[good])
+    # Bit for bit, but for the order in which autograd adds up what comes from many iterations.
+    torch.testing.assert_close(a[good], b[good], rtol=0, atol=0 if backward == "implicit" else 1e-13)
 
 
 def test_gradient_does_not_cross_samples():

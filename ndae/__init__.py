@@ -1,7 +1,7 @@
 """Neural differential-algebraic equations: constraints in SymPy, continuous-depth networks that obey them.
 
-`import ndae` gives the public names of the rooms below as well; each is loaded when it is first used, so that torch, JAX
-and Lightning cost nothing to those who do not use them.
+`import ndae` gives the public names of the rooms below as well; each is loaded when it is first used, so that torch,
+JAX and Lightning cost nothing to those who do not use them.
 """
 
 from importlib import import_module

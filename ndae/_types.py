@@ -1,4 +1,4 @@
-"""Shapes of this package's arrays: `batch` is any number of leading axes, `nodes` bodies, molecules or one whole state."""
+"""Shapes of this package's arrays: `batch` is any number of leading axes, `nodes` bodies or one whole state."""
 
 from jaxtyping import Float
 from torch import Tensor

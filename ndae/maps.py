@@ -29,7 +29,7 @@ class LinearMap(nn.Module):
         """`W`, computed from its parameter: ask once a forward pass."""
         if not self.orthonormal:
             return self.weight
-        # QR with a positive diagonal, by Cholesky: the parameter stays near orthonormal, since scaling it changes nothing.
+        # QR with a positive diagonal, by Cholesky: the parameter stays well conditioned, as scaling changes nothing.
         factor = torch.linalg.cholesky(self.weight.mT @ self.weight)
         return torch.linalg.solve_triangular(factor, self.weight.mT, upper=False).mT
 

@@ -1,7 +1,8 @@
 """How a neural DAE enforces its constraint: small objects with four hooks, freely combined with `+`.
 
 The hooks are called by `NeuralDAE` in this order: `field` (at every evaluation of the vector field), `after_layer`,
-`after_last`, `regularisation` (once a forward pass). Each gets the `Manifold`: the constraint seen from the latent space.
+`after_last`, `regularisation` (once a forward pass). Each gets the `Manifold`: the constraint seen from the latent
+space.
 """
 
 from __future__ import annotations
@@ -127,13 +128,22 @@ class Penalty(Method):
 
 
 class _Projecting(Method):
-    def __init__(self, *, tol: float = 5e-5, max_iterations: int | None = None, solver: str = "newton", backward: str = "implicit"):
+    def __init__(
+        self,
+        *,
+        tol: float = 5e-5,
+        max_iterations: int | None = None,
+        solver: str = "newton",
+        backward: str = "implicit",
+    ):
         if not tol > 0:
             raise ValueError(f"tol is the largest violation left, in the constraint's unit: positive, not {tol}")
         self.tol, self.max_iterations, self.solver, self.backward = tol, max_iterations, solver, backward
 
     def _project(self, z: Latent, manifold: Manifold) -> Latent:
-        return manifold.project(z, tol=self.tol, max_iterations=self.max_iterations, solver=self.solver, backward=self.backward)
+        return manifold.project(
+            z, tol=self.tol, max_iterations=self.max_iterations, solver=self.solver, backward=self.backward
+        )
 
 
 class EndProjection(_Projecting):
@@ -144,7 +154,7 @@ class EndProjection(_Projecting):
 
 
 class SmoothProjection(_Projecting):
-    """The state is projected onto the constraint after every layer (section 2.3, eq. 11c), to a largest violation of `tol`."""
+    """The state is projected onto the constraint after every layer (eq. 11c), to a largest violation of `tol`."""
 
     def after_layer(self, z: Latent, manifold: Manifold) -> Latent:
         return self._project(z, manifold)
@@ -162,7 +172,9 @@ class Combined(Method):
         kinds = [type(method) for method in self.methods]
         twice = {kind.__name__ for kind in kinds if kinds.count(kind) > 1}
         if twice:
-            raise ValueError(f"combined twice: {', '.join(sorted(twice))}; give each method once, with the strength wanted")
+            raise ValueError(
+                f"combined twice: {', '.join(sorted(twice))}; give each method once, with the strength wanted"
+            )
 
     def field(self, velocity: Latent, z: Latent, manifold: Manifold) -> Latent:
         for method in self.methods:

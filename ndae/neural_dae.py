@@ -64,7 +64,9 @@ class NeuralDAE(nn.Module):
             self.fields = nn.ModuleList(field)
             self.n_layers = len(self.fields)
             if n_layers not in (None, self.n_layers):
-                raise ValueError(f"{self.n_layers} fields given, one a layer, but n_layers={n_layers}: leave n_layers out")
+                raise ValueError(
+                    f"{self.n_layers} fields given, one a layer, but n_layers={n_layers}: leave n_layers out"
+                )
         if self.n_layers < 1:
             raise ValueError("a neural DAE needs at least one layer")
         if dim > features:

@@ -17,7 +17,7 @@ from statistics import median, quantiles
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin take the cores from the others
 
-import torch  # noqa: E402
+import torch
 
 METHODS = ("none", "auxiliary", "penalty", "end", "smooth")
 
@@ -31,7 +31,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures here as JSON too")
     options = parser.parse_args()
     result = {"network": options.network, "dtype": options.dtype, "threads": torch.get_num_threads(), "batch": 10}
-    result |= {"machine": platform.processor() or platform.machine(), "late_steps": options.late, "torch": torch.__version__}
+    result |= {
+        "machine": platform.processor() or platform.machine(),
+        "late_steps": options.late,
+        "torch": torch.__version__,
+    }
     steps = {name: _stepper(name, options.network, getattr(torch, options.dtype)) for name in METHODS}
     for name in METHODS:
         _repeat(steps[name], 4)
@@ -40,7 +44,13 @@ def main() -> None:
         _repeat(steps[name], max(0, options.late - 4 - options.rounds))
     result["late"] = _measure(steps, options.rounds)
     for when in ("early", "late"):
-        print(f"{when:6s} " + "  ".join(f"{n} {r['ms']:.0f} ms ({r['ratio']:.3f}, {r['low']:.3f}-{r['high']:.3f})" for n, r in result[when].items()))
+        print(
+            f"{when:6s} "
+            + "  ".join(
+                f"{n} {r['ms']:.0f} ms ({r['ratio']:.3f}, {r['low']:.3f}-{r['high']:.3f})"
+                for n, r in result[when].items()
+            )
+        )
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -1,5 +1,7 @@
 """A plain multilayer perceptron as a vector field."""
 
+import itertools
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ class MLPField(nn.Module):
         if min(nodes, latent, hidden, depth) < 1:
             raise ValueError(f"nodes={nodes}, latent={latent}, hidden={hidden}, depth={depth}: each is at least 1")
         widths = [nodes * latent, *[hidden] * depth]
-        layers = [module for a, b in zip(widths, widths[1:], strict=False) for module in (nn.Linear(a, b), nn.Tanh())]
+        layers = [module for a, b in itertools.pairwise(widths) for module in (nn.Linear(a, b), nn.Tanh())]
         last = nn.Linear(hidden, nodes * latent)
         with torch.no_grad():
             last.weight.mul_(0.1)
@@ -30,5 +32,7 @@ class MLPField(nn.Module):
     def forward(self, tau: Float[Tensor, ""] | float, z: Latent) -> Latent:
         """`σ(z)`, in the shape of `z`; raises a `ValueError` if that is not `(…, nodes, latent)`."""
         if z.shape[-2:] != (self.nodes, self.latent):
-            raise ValueError(f"the field is over {(self.nodes, self.latent)} numbers, the state is {tuple(z.shape[-2:])}")
+            raise ValueError(
+                f"the field is over {(self.nodes, self.latent)} numbers, the state is {tuple(z.shape[-2:])}"
+            )
         return self.network(z.flatten(-2)).unflatten(-1, (self.nodes, self.latent))

@@ -18,7 +18,9 @@ def mimetic_by_hand(field, edges, z):
                 average[row, end], gradient[row, end] = 0.5, sign
     m, g = average @ z, gradient @ z
     edge = torch.cat([m, g, m * g, g**2, m**2], -1)
-    a, b = (torch.tanh(edge @ field.read.weight.T + field.read.bias) @ field.write.weight.T + field.write.bias).chunk(2, -1)
+    a, b = (torch.tanh(edge @ field.read.weight.T + field.read.bias) @ field.write.weight.T + field.write.bias).chunk(
+        2, -1
+    )
     return average.T @ a + gradient.T @ b
 
 
@@ -47,7 +49,12 @@ def test_mimetic_goes_onto_a_longer_chain_with_the_same_weights():
 
 @pytest.mark.parametrize(
     ("edges", "says"),
-    [([], "at least one edge"), ([(0, 0)], "two different nodes"), ([(-1, 0)], "two different nodes"), ([(0, 1, 2)], "joins two")],
+    [
+        ([], "at least one edge"),
+        ([(0, 0)], "two different nodes"),
+        ([(-1, 0)], "two different nodes"),
+        ([(0, 1, 2)], "joins two"),
+    ],
 )
 def test_mimetic_refuses(edges, says):
     with pytest.raises(ValueError, match=says):

@@ -5,7 +5,15 @@ import torch
 from torch import nn
 
 from ndae import (
-    Auxiliary, Combined, EndProjection, MimeticField, NeuralDAE, Penalty, SmoothProjection, Unconstrained, build_network,
+    Auxiliary,
+    Combined,
+    EndProjection,
+    MimeticField,
+    NeuralDAE,
+    Penalty,
+    SmoothProjection,
+    Unconstrained,
+    build_network,
 )  # fmt: skip
 from ndae.fields import ORIGIN
 from symbolic import library
@@ -80,7 +88,12 @@ def test_penalty_is_equation_14_in_the_vector_field(constraint):
 
 def test_penalty_with_the_gram_matrix_decays_at_the_rate_gamma(constraint):
     """With no field and H = (J K Kᵀ Jᵀ)⁻¹ the residual follows dc/dτ = −γ c exactly."""
-    net, x = model(constraint, Penalty(5.0, H="gram"), layers=1, initial_step=0.2, integrator="dopri5", rtol=1e-10, atol=1e-12), states()
+    net, x = (
+        model(
+            constraint, Penalty(5.0, H="gram"), layers=1, initial_step=0.2, integrator="dopri5", rtol=1e-10, atol=1e-12
+        ),
+        states(),
+    )
     for parameter in net.fields.parameters():
         nn.init.zeros_(parameter)
     x[..., :2] *= 1.05
@@ -109,7 +122,9 @@ def test_auxiliary_beside_smooth_projection_adds_up_the_layers(constraint):
     x = states()
     net = model(constraint, SmoothProjection(tol=1e-12) + Auxiliary(3.0))
     first = model(constraint, SmoothProjection(tol=1e-12), layers=1)
-    first.load_state_dict({name: value[:1] if name == "log_step" else value for name, value in net.state_dict().items()}, strict=False)
+    first.load_state_dict(
+        {name: value[:1] if name == "log_step" else value for name, value in net.state_dict().items()}, strict=False
+    )
     one = first.method = Auxiliary(3.0)
     term = first.predict(x).regularisation  # the first layer's violation
     assert one is not None and term > 0
@@ -149,7 +164,7 @@ def test_gradients_are_those_of_finite_differences(constraint, name):
         prediction = torch.func.functional_call(_Predict(net), {f"net.{k}": v for k, v in named.items()}, (x,))
         return prediction.y.square().sum() + prediction.regularisation
 
-    assert torch.autograd.gradcheck(loss, tuple(net.parameters()), eps=1e-6, atol=2e-5, rtol=1e-4)
+    assert torch.autograd.gradcheck(loss, tuple(net.parameters()), eps=1e-6, atol=2e-5, rtol=1e-4, fast_mode=True)
 
 
 class _Predict(nn.Module):
@@ -184,7 +199,9 @@ def test_adjoint_gradients_agree_with_direct_ones(constraint, name, integrator):
         (prediction.y.square().sum() + prediction.regularisation).backward()
         gradients.append({key: p.grad for key, p in net.named_parameters()})
     for key, direct in gradients[0].items():
-        torch.testing.assert_close(gradients[1][key], direct, rtol=1e-5, atol=1e-7, msg=lambda m, key=key: f"{key}: {m}")
+        torch.testing.assert_close(
+            gradients[1][key], direct, rtol=1e-5, atol=1e-7, msg=lambda m, key=key: f"{key}: {m}"
+        )
 
 
 def test_the_untrained_network_predicts_almost_no_change(constraint):
@@ -229,7 +246,10 @@ def test_weights_shared_over_depth(constraint):
 def test_sizes_of_the_ready_made_networks():
     constraint = library.chain(5).torch()
     edges = [(ORIGIN, 0), *((i, i + 1) for i in range(4))]
-    count = lambda name: sum(p.numel() for p in build_network(name, constraint, edges=edges, features=4, dim=2).parameters())  # noqa: E731
+    def count(name):
+        return sum(
+            p.numel() for p in build_network(name, constraint, edges=edges, features=4, dim=2).parameters()
+        )
     assert count("mimetic") == pytest.approx(5.8e6, rel=0.01)  # appendix A.2
     assert count("mimetic-small") < 4e5
     assert count("mlp") > 0

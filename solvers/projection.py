@@ -22,9 +22,9 @@ MAX_ITERATIONS = {"newton": 50, "conjugate_gradient": 50, "steepest_descent": 10
 class Projection:
     """Outcome of a projection; all but y and the multiplier are one number a sample, of the batch's shape.
 
-    `y` (..., n_states), the projected state. `multiplier` λ (..., n_residuals), of the last iteration: y = y* - A
-    J(y)ᵀ λ up to the square of the last step (no gradient passes through it). `iterations` taken. `residual`, the
-    largest |c| left, in the constraint's unit. `converged`, whether that is within the tolerance.
+    `y` (..., n_states), the projected state. `multiplier` λ (..., n_residuals), y = y* - A J(y)ᵀ λ up to the size of
+    the last step; no gradient passes through it. `iterations` taken. `residual`, the largest |c| left, in the
+    constraint's unit. `converged`, whether that is within the tolerance.
     """
 
     y: State
@@ -58,9 +58,9 @@ def project(
     joined by the constraint's curvature where six of them are not enough; "conjugate_gradient", the same with Gram
     systems solved by conjugate gradients on products with J and Jᵀ; "steepest_descent", the paper's eq. (13) with
     (relaxed) Cauchy steps or a fixed `step_size`, which lands on the manifold near to, not at, the nearest point.
-    `max_iterations` defaults to 50, 50 and 100 (the paper's). With Newton the distance to the nearest point is of the
-    order of the last step, √tol, times the distance over the radius of curvature: take a smaller tol where the point
-    itself matters.
+    `max_iterations` defaults to 50, 50 and 100 (the paper's). With Newton y is then nearer to the nearest point than
+    √tol (chains displaced by 0.1 m, median: 1e-7 m at tol = 1e-10, 5e-4 m at 1e-4, relative errors of implicit
+    gradients alike): take a smaller tol where the point itself matters.
 
     `inverse_metric` A: (n_points,), 1/mass of each point, or (n_points, dim, dim). `parameters` and `t` go to the
     constraint. `backward`: "implicit" differentiates the nearest point by the implicit function theorem, once,

@@ -66,6 +66,18 @@ def test_first_newton_step_is_equation_9():
     assert p.iterations.item() == 1 and not p.converged.item()
 
 
+def test_the_way_of_last_resort_is_equation_10(monkeypatch):
+    """y ← y - Jᵀ (J Jᵀ)⁻¹ c(y), from wherever the search for the nearest point got to; here from the start."""
+    monkeypatch.setattr("solvers.iterations.SEARCH_STEPS", 0)
+    f, start = cases.two_surfaces(), torch.tensor([[1.1, 0.9, 0.8]], dtype=torch.float64)
+    y = start[0]
+    for _ in range(3):
+        J, c = f.jacobian(y[None])[0], f.residual(y)
+        y = y - J.T @ torch.linalg.inv(J @ J.T) @ c
+    p = project(f, start, max_iterations=3, tol=1e-14, throw=False)
+    torch.testing.assert_close(p.y[0], y, rtol=1e-12, atol=1e-12)
+
+
 def test_descent_step_is_equation_13():
     f, y = cases.two_surfaces(), torch.tensor([[1.1, 0.9, 0.8]], dtype=torch.float64)
     J, c = f.jacobian(y)[0], f.residual(y)[0]
@@ -150,6 +162,20 @@ def test_random_circles(y, radius):
         torch.testing.assert_close(p.y, radius * start / start.norm(), rtol=1e-7, atol=1e-7)
     else:
         assert p.y.norm().item() == pytest.approx(radius)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 6), st.floats(0.0, 0.2), st.integers(0, 2**31))
+def test_random_molecules(n, noise, seed):
+    f, start = cases.molecules(n), cases.molecule_states(4, n, noise, seed=seed)
+    p = project(f, start)
+    assert p.converged.all() and f.residual(p.y).abs().max() <= 1e-10
+    # Molecules are independent: each is projected as if it were alone.
+    alone = project(cases.molecules(1), start.unflatten(-1, (n, 9)))
+    torch.testing.assert_close(alone.y.flatten(1), p.y, rtol=0, atol=1e-4)
+    # No force of a rigid body acts on the whole: the centre of mass stays where it was.
+    centres = [x.unflatten(-1, (n, 3, 3)).mean(-2) for x in (start, p.y)]
+    torch.testing.assert_close(*centres, rtol=0, atol=1e-8)
 
 
 # -- metric, time, parameters -----------------------------------------------------------------------------------------

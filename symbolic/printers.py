@@ -48,8 +48,13 @@ class ArrayPrinter(PythonCodePrinter):
 
     def _print_Function(self, expr):
         name = expr.func.__name__
-        arguments = ", ".join(self.doprint_entry(a) for a in expr.args)
+        arguments = ", ".join(self._argument(a) for a in expr.args)
         return f"{self.module}.{_SHARED_NAMES.get(name, name)}({arguments})"
+
+    def _argument(self, expr):
+        if expr.is_number and self.module == "torch":  # atan2(y, 2): torch's functions take tensors alone
+            return f"torch.tensor({self._print(expr)}, dtype=torch.float64)"
+        return self.doprint_entry(expr)
 
     def _print_Add(self, expr, order=None):
         text = ""

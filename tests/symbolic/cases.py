@@ -1,6 +1,7 @@
 """Functions of both forms that the tests share, each with states that keep clear of its singularities."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import sympy as sp
@@ -8,10 +9,15 @@ import sympy as sp
 from symbolic import ANCHOR, Constraint, Function, library, norm, point
 
 
-@dataclass(frozen=True)
+@dataclass
 class Case:
     function: Function
     t: float | None = None
+
+    @cached_property
+    def torch(self):
+        """Compiled once, in float64, and not to be changed."""
+        return self.function.torch().double()
 
     def arrays(self, batch=(3,), seed=0):
         """y, v, u of the state's shape and w of the residual's, in float64."""

@@ -19,11 +19,14 @@ def reporting(progress: bool | Report, label: str = "") -> Iterator[Report | Non
     if progress:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
         console = Console(stderr=True, highlight=False)
         if console.is_terminal:
-            columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
-            with Progress(*columns, TextColumn("{task.description}"), console=console, transient=True) as bars:
+            columns = (BarColumn(bar_width=16), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+            # On a narrow terminal the words give way, not the numbers.
+            words = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+            with Progress(*columns, words, console=console, transient=True, expand=True) as bars:
                 task = bars.add_task(label, total=None)
                 yield lambda done, total, what: bars.update(task, completed=done, total=total, description=start + what)
             return

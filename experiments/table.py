@@ -108,7 +108,7 @@ def _baseline_rows(runs: Mapping[Variant, Sequence[Record]]) -> list[Row]:
         error, mean, most = (Spread.of(v[key] for v in values) for key in ("mae_cm", "violation_mean", "violation_max"))
         unprojected = rows.get(name.removesuffix(", projected"))
         if unprojected is None or not math.isclose(unprojected.error.mean, error.mean, rel_tol=1e-6):
-            title = name.replace("constant", "const.").replace("projected", "proj.")
+            title = name.replace("constant", "const.").replace("projected", "proj.").replace("training ", "")
             rows[name] = Row(f"({title})", name, 0.0, 0.0, len(known), error, mean, most)
     return list(rows.values())
 

@@ -17,6 +17,7 @@ def records():
         run.result["baselines"] = {
             "no motion": {"mae_cm": 78.0 + run.seed, "violation_mean": 0.0, "violation_max": 0.0},
             "constant velocity": {"mae_cm": 95.0, "violation_mean": 0.3, "violation_max": 1.5},
+            "nearest training sample": {"mae_cm": 70.0, "violation_mean": 0.0, "violation_max": 0.0},
             "no motion, projected": {"mae_cm": 78.0 + run.seed, "violation_mean": 0.0, "violation_max": 0.0},
             "constant velocity, projected": {"mae_cm": 60.0, "violation_mean": 0.0, "violation_max": 1e-11},
         }
@@ -25,8 +26,8 @@ def records():
 
 def test_rows_are_means_over_seeds_beside_the_paper(records):
     (table,) = make_tables(records)
-    baselines = ["(no motion)", "(const. velocity)", "(const. velocity, proj.)"]
-    assert [row.title for row in table.rows[:4]] == [*baselines, "No constraint"]
+    baselines = ["(no motion)", "(const. velocity)", "(nearest sample)", "(const. velocity, proj.)"]
+    assert [row.title for row in table.rows[:5]] == [*baselines, "No constraint"]
     row = next(row for row in table.rows if row.title == "Smooth projection γ,η=10")
     errors = [r.result["test_mae_cm"] for r in records if r.variant == PAPERS[4]]
     assert row.error.mean == pytest.approx(statistics.mean(errors))
@@ -54,7 +55,7 @@ def test_no_ratio_without_the_unconstrained_network():
 def test_csv_is_complete_and_parses(records):
     tables = make_tables([*records, record(PAPERS[0], n_train=1000)])
     rows = list(csv.DictReader(io.StringIO(to_csv(tables))))
-    assert len(rows) == 3 + len(PAPERS + ALONE) + 1
+    assert len(rows) == 4 + len(PAPERS + ALONE) + 1
     none = next(row for row in rows if row["method"] == "none" and row["n_train"] == "100")
     errors = [r.result["test_mae_cm"] for r in records if r.variant == PAPERS[0]]
     assert float(none["test_mae_cm"]) == pytest.approx(statistics.mean(errors), rel=1e-15)
@@ -79,4 +80,4 @@ def test_terminal_table_fits_80_columns_and_shows_the_numbers(records):
 def test_markdown_has_equal_columns(records):
     lines = [line for line in to_markdown(make_tables(records)).splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
-    assert len(lines) == 2 + 3 + len(PAPERS + ALONE)
+    assert len(lines) == 2 + 4 + len(PAPERS + ALONE)

@@ -81,6 +81,8 @@ def _others(ctx, problem: Problem, y, lam, w, mu, inputs, ask) -> list[Tensor | 
         constraint = problem.constraint
         force = apply_metric(constraint, metric, constraint.vjp(y, lam, problem.t, problem.parameters))
         work = (w * force).sum() + (mu * constraint.residual(y, problem.t, problem.parameters)).sum()
+        if not work.requires_grad:  # what asks for a gradient does not appear in the constraint
+            return [None] * len(ask)
         wanted = [x for x, is_wanted in zip(inputs, ask, strict=True) if is_wanted]
         found = iter(torch.autograd.grad(-work, wanted, allow_unused=True))
     return [next(found) if is_wanted else None for is_wanted in ask]

@@ -32,7 +32,8 @@ class Problem:
             value = torch.as_tensor(value, dtype=y.dtype, device=y.device)
             inner = value.shape[-1:] if constraint.template else ()
             flat[name] = value.expand(*batch, *inner).reshape(-1, *inner) if value.dim() > len(inner) else value
-        return cls(constraint, y.reshape(-1, y.shape[-1]), t, flat, inverse_metric, matrix_free)
+        metric = None if inverse_metric is None else inverse_metric.to(y)
+        return cls(constraint, y.reshape(-1, y.shape[-1]), t, flat, metric, matrix_free)
 
     def take(self, samples: Tensor) -> "Problem":
         """The same for some of the samples."""

@@ -72,7 +72,8 @@ def project(
     `throw=False` returns the flags instead. Such a sample has its last iterate or, if that is no better, y* itself; it
     never touches the others.
     """
-    options = _options(constraint, y, solver, tol, max_iterations, inverse_metric, backward, step_size)
+    options = _options(constraint, y, solver, tol, max_iterations, backward, step_size)
+    _check_metric(constraint, inverse_metric)
     return _project(constraint, y, options, inverse_metric, t, parameters, throw)
 
 
@@ -115,7 +116,7 @@ def project_latent(
                 "columns must be linearly independent"
             )
         metric = gram.expand(constraint.n_points, dim, dim)
-    options = _options(constraint, y, solver, tol, max_iterations, metric, backward, step_size)
+    options = _options(constraint, y, solver, tol, max_iterations, backward, step_size)
     projection = _project(constraint, y, options, metric, t, parameters, throw)
     move = (projection.y - y).unflatten(-1, (-1, dim))
     if gram is not None:
@@ -158,7 +159,7 @@ def _project(constraint, y: Tensor, options: _Options, inverse_metric, t, parame
     return result
 
 
-def _options(constraint, y, solver, tol, max_iterations, inverse_metric, backward, step_size) -> _Options:
+def _options(constraint, y, solver, tol, max_iterations, backward, step_size) -> _Options:
     if solver not in MAX_ITERATIONS:
         raise ValueError(f"solver is {solver!r}: choose from {', '.join(map(repr, MAX_ITERATIONS))}")
     if backward not in ("implicit", "unrolled"):
@@ -181,14 +182,29 @@ def _options(constraint, y, solver, tol, max_iterations, inverse_metric, backwar
         raise ValueError(
             f"step_size={step_size} with solver={solver!r}: it is a positive number, for 'steepest_descent' only"
         )
-    if inverse_metric is not None:
-        n, d = constraint.n_points, constraint.dim
-        if inverse_metric.shape not in ((n,), (n, d, d)):
-            raise ValueError(
-                f"inverse_metric has shape {tuple(inverse_metric.shape)}, expected ({n},), 1/mass of each point, or "
-                f"({n}, {d}, {d}), a symmetric positive definite block for each"
-            )
     return _Options(solver, float(tol), max_iterations, backward, step_size)
+
+
+def _check_metric(constraint, inverse_metric: Tensor | None) -> None:
+    if inverse_metric is None:
+        return
+    n, d, metric = constraint.n_points, constraint.dim, inverse_metric.detach()
+    if metric.shape not in ((n,), (n, d, d)):
+        raise ValueError(
+            f"inverse_metric has shape {tuple(metric.shape)}, expected ({n},), 1/mass of each point, or ({n}, {d}, {d}), a "
+            "symmetric positive definite block for each"
+        )
+    if metric.dim() == 1:
+        kind, good = "positive", (metric > 0) & metric.isfinite()
+    else:
+        kind, skew, size = "symmetric positive definite", (metric - metric.mT).abs(), metric.abs()
+        good = (torch.linalg.cholesky_ex(metric)[1] == 0) & (skew.amax((-2, -1)) <= 1e-5 * size.amax((-2, -1)))
+    if not bool(good.all()):
+        bad = (~good).nonzero().squeeze(-1).tolist()
+        raise ValueError(
+            f"inverse_metric of point(s) {bad[:10]} is not {kind}: give 1/mass, a positive number for each point, or a "
+            "symmetric positive definite block"
+        )
 
 
 def _error(constraint, y: Tensor, options: _Options, outcome: Outcome) -> ProjectionError:

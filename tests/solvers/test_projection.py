@@ -376,6 +376,8 @@ def test_float32():
         ({"step_size": 0.5}, "steepest_descent"),
         ({"step_size": -1.0, "solver": "steepest_descent"}, "positive"),
         ({"inverse_metric": torch.ones(4, dtype=torch.float64)}, r"expected \(5,\)"),
+        ({"inverse_metric": torch.tensor([1.0, 1, -1, 0, 1])}, r"point\(s\) \[2, 3\].*positive"),
+        ({"inverse_metric": torch.eye(2).repeat(5, 1, 1) - 1}, "symmetric positive definite"),
         ({"parameters": {"size": torch.ones(())}}, "size"),
     ],
 )

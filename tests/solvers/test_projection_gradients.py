@@ -186,6 +186,14 @@ def test_gradient_far_from_the_manifold_stays_bounded():
     torch.testing.assert_close(gradient[2], torch.tensor([0.0, 2.0], dtype=torch.float64), rtol=0, atol=1e-8)
 
 
+def test_what_does_not_appear_gets_no_gradient():
+    f, start = problem("chain")
+    t = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    y = project(f, start.requires_grad_(), t=t).y
+    by_start, by_time = torch.autograd.grad(y.sum(), [start, t], allow_unused=True)
+    assert by_start.abs().sum() > 0 and by_time is None
+
+
 def test_no_graph_without_need():
     f, start = problem("chain")
     assert not project(f, start).y.requires_grad

@@ -191,8 +191,8 @@ def _check_metric(constraint, inverse_metric: Tensor | None) -> None:
     n, d, metric = constraint.n_points, constraint.dim, inverse_metric.detach()
     if metric.shape not in ((n,), (n, d, d)):
         raise ValueError(
-            f"inverse_metric has shape {tuple(metric.shape)}, expected ({n},), 1/mass of each point, or ({n}, {d}, {d}), a "
-            "symmetric positive definite block for each"
+            f"inverse_metric has shape {tuple(metric.shape)}, expected ({n},), 1/mass of each point, or "
+            f"({n}, {d}, {d}), a symmetric positive definite block for each"
         )
     if metric.dim() == 1:
         kind, good = "positive", (metric > 0) & metric.isfinite()

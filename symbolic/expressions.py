@@ -55,7 +55,7 @@ def as_expressions(expressions, owner: str) -> tuple[sp.Expr, ...]:
             raise ValueError(f"{owner}: expression {i} is text ({entry!r}): turn it into SymPy by parse_expression(text, symbols)")
         if isinstance(entry, sp.Equality):
             entry = entry.lhs - entry.rhs
-        if isinstance(entry, (Relational, Boolean)):
+        if isinstance(entry, (Relational, Boolean)) and not isinstance(entry, sp.Expr):  # a Symbol is both
             raise ValueError(f"{owner}: expression {i} is {entry}: write an expression that should be zero, or sympy.Eq(left, right)")
         try:
             entry = sp.sympify(entry, strict=True)

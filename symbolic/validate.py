@@ -113,7 +113,7 @@ def read_layout(over, n_points, anchors, k: int, dim: int, name: str) -> tuple[L
     twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
     if twice.any():
         i = int(np.argmax(twice.any(axis=1)))
-        raise ValueError(f"{name}: over[{i}] = {tuple(slots[i])} uses a point twice: write such an instance as a template of its own")
+        raise ValueError(f"{name}: over[{i}] = {tuple(slots[i].tolist())} uses a point twice: write such an instance as a template of its own")
     if (slots.max(axis=1) < 0).any():
         i = int(np.argmin(slots.max(axis=1)))
         raise ValueError(f"{name}: over[{i}] holds anchors alone: remove it")

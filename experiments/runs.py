@@ -276,7 +276,7 @@ def _check_integrator(config: RunConfig) -> None:
     """One evaluation of a trivial field: raises what the integrator has against its name."""
     import torch
 
-    from solvers.integrate import integrate
+    from solvers.integration import integrate
 
     start = torch.zeros(1, 1, dtype=getattr(torch, config.dtype))
     integrate(lambda t, y: -y, start, torch.tensor([0.0, 1.0], dtype=start.dtype), method=config.integrator)

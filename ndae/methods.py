@@ -118,13 +118,11 @@ class Penalty(Method):
 
     def field(self, velocity: Latent, z: Latent, manifold: Manifold) -> Latent:
         y = manifold.close(z).flatten(-2)
-        if self.H == "identity" or manifold.orthonormal:
-            return velocity + manifold.lift(stabilisation(manifold.constraint, y, self.gamma, H=self.H))
-        # The solver's A is K_c K_cᵀ on every node, and gives A Jᵀ H c; what is lifted is Jᵀ H c.
-        gram = manifold.close_weight.mT @ manifold.close_weight
-        nodes = z.shape[-2]
-        pull = stabilisation(manifold.constraint, y, self.gamma, H=self.H, inverse_metric=gram.expand(nodes, -1, -1))
-        return velocity + torch.linalg.solve(gram, pull.unflatten(-1, (nodes, -1)).mT).mT @ manifold.close_weight.mT
+        metric = None
+        if self.H == "gram" and not manifold.orthonormal:
+            metric = (manifold.close_weight.mT @ manifold.close_weight).expand(z.shape[-2], -1, -1)
+        pull = stabilisation(manifold.constraint, y, self.gamma, self.H, metric, lift=True)
+        return velocity + manifold.lift(pull)
 
 
 class _Projecting(Method):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from ndae._types import Features, Latent, Output, Scalar
 from ndae.maps import LinearMap
 from ndae.methods import Manifold, Method, Unconstrained
-from solvers import Projection
-from solvers.integrate import ADAPTIVE, integrate
+from solvers import Projection, integrate
+from solvers.integration import ADAPTIVE
 
 
 @dataclass(frozen=True)

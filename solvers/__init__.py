@@ -11,11 +11,11 @@ _PUBLIC = {
     "Solution": "solvers.solution",
     "classical_rk4_step": "solvers.classical_rk4",
     "consistent_initial_condition": "solvers.reference",
-    "integrate": "solvers.integrate",
+    "integrate": "solvers.integration",
     "project": "solvers.projection",
     "project_latent": "solvers.projection",
     "reference_solution": "solvers.reference",
-    "stabilisation": "solvers.stabilisation",
+    "stabilisation": "solvers.stabilise",
 }
 
 __all__ = list(_PUBLIC)

@@ -102,6 +102,17 @@ def test_penalty_with_the_gram_matrix_decays_at_the_rate_gamma(constraint):
     torch.testing.assert_close(links(net(x)), links(opened) * decay, rtol=1e-7, atol=1e-9)
 
 
+def test_penalty_with_the_gram_matrix_decays_at_the_same_rate_through_a_general_map(constraint):
+    options = {"layers": 1, "initial_step": 0.2, "integrator": "dopri5", "rtol": 1e-10, "atol": 1e-12}
+    net, x = model(constraint, Penalty(5.0, H="gram"), orthonormal=False, **options), states()
+    with torch.no_grad():
+        net.close.weight.add_(0.1 * torch.randn_like(net.close.weight))
+    for parameter in net.fields.parameters():
+        nn.init.zeros_(parameter)
+    opened = x @ net.open.matrix().mT @ net.close.matrix()
+    torch.testing.assert_close(links(net(x)), links(opened) * torch.exp(-5.0 * net.log_step.exp()), rtol=1e-7, atol=1e-9)
+
+
 def test_auxiliary_is_equation_4(constraint):
     net, x = model(constraint, Auxiliary(3.0)), states()
     prediction = net.predict(x)

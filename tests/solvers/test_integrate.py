@@ -8,7 +8,7 @@ import torch
 from jaxtyping import TypeCheckError
 
 from solvers import IntegrationError, classical_rk4_step, integrate
-from solvers.integrate import ADAPTIVE, FIXED_STEP
+from solvers.integration import ADAPTIVE, FIXED_STEP
 
 
 def spiral(t, y):

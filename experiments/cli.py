@@ -147,11 +147,12 @@ def compare(
     variants = tuple(Variant.parse(name, gamma, eta) for name in methods.split(","))
     settings = _settings(batch_size, learning_rate, patience, device, dtype, integrator, adjoint, threads)
     study = Study(problem, network, n_train, horizon, epochs, variants, tuple(range(seeds)), settings)
-    records = run_study(study, out, results=results, fresh=fresh)
-    tables, files = write_results(records, out)
+    outcome = run_study(study, out, results=results, fresh=fresh)
+    tables, files = write_results(outcome.records, out)
     files += write_snapshots(study, out)
     _show_tables(tables)
     _show_files(files)
+    outcome.check()
 
 
 @app.command()
@@ -185,9 +186,11 @@ def sweep(
     variants = sweep_variants(over, values, method, gamma, eta)
     settings = _settings(batch_size, learning_rate, patience, device, dtype, integrator, adjoint, threads)
     study = Study(problem, network, n_train, horizon, epochs, variants, tuple(range(seeds)), settings)
-    tables, files = write_sweep(run_study(study, out, results=results, fresh=fresh), over, out)
+    outcome = run_study(study, out, results=results, fresh=fresh)
+    tables, files = write_sweep(outcome.records, over, out)
     _show_tables(tables)
     _show_files(files)
+    outcome.check()
 
 
 @app.command()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.records import Record, Variant, group, read_run, record_name, run_name, write_record, write_text
 from experiments.table import Table, make_tables, to_csv
-from experiments.terminal import note
+from experiments.terminal import UserError, note, one_line
 
 
 @dataclass(frozen=True)
@@ -48,26 +48,53 @@ class Study:
         )  # fmt: skip
 
 
-def run_study(study: Study, out: Path, *, results: Path | None = None, fresh: bool = False) -> list[Record]:
+@dataclass(frozen=True)
+class Outcome:
+    """Records of the runs that finished, and one line for each that diverged."""
+
+    records: list[Record]
+    diverged: list[str]
+
+    def check(self) -> None:
+        """Raise `UserError` if a run diverged; called last, so that it costs none of the others."""
+        if self.diverged:
+            raise UserError(f"{len(self.diverged)} of the runs diverged and are not in the table: {self.diverged[0]}")
+
+
+def run_study(study: Study, out: Path, *, results: Path | None = None, fresh: bool = False) -> Outcome:
     """Make the runs that are missing under `out/runs`, go on with unfinished ones, and return the records of all.
 
     Each finished run is also exported as one small JSON to `results` (by default `out/results`). Seeds are the outer
-    loop, so that a study that is stopped early has compared all methods on the seeds it did.
+    loop, so that a study that is stopped early has compared all methods on the seeds it did. A run whose loss stops
+    being finite (at a strength too large for the integrator, say) does not stop the others; raises `UserError` if
+    none is left.
     """
     from experiments.runs import run
 
-    records = []
+    records, diverged = [], []
     pairs = [(variant, seed) for seed in study.seeds for variant in study.variants]
     for count, (variant, seed) in enumerate(pairs, 1):
         folder = out / "runs" / study.name(variant, seed)
-        label = f"{count}/{len(pairs)} {variant.name}, seed {seed}"
+        name = f"{variant.title}, seed {seed}"
         reused = (folder / "result.json").exists() and not fresh
-        run(study.config(variant, seed), folder, resume=not fresh, progress=True, label=label)
+        label = f"{count}/{len(pairs)} {variant.name}, seed {seed}"
+        try:
+            run(study.config(variant, seed), folder, resume=not fresh, progress=True, label=label)
+        except RuntimeError as error:
+            from ndae.history import NonFiniteError
+
+            if not isinstance(error, NonFiniteError):
+                raise
+            diverged.append(f"{name}: {one_line(error)}")
+            note(f"{count}/{len(pairs)} {diverged[-1]}")
+            continue
         record = read_run(folder)
         write_record(record, (results or out / "results") / record_name(record))
-        note(f"{count}/{len(pairs)} {variant.title}, seed {seed}: {_summary(record)}{' (finished before)' * reused}")
+        note(f"{count}/{len(pairs)} {name}: {_summary(record)}{' (finished before)' * reused}")
         records.append(record)
-    return records
+    if not records:
+        raise UserError(f"every run diverged; the last was {diverged[-1]}")
+    return Outcome(records, diverged)
 
 
 def train_one(study: Study, out: Path | None, *, fresh: bool = False) -> tuple[Record, Path]:
@@ -167,6 +194,9 @@ def write_snapshots(study: Study, out: Path, samples: int = 3) -> list[Path]:
 
     seed = study.seeds[0]
     folders = {variant: out / "runs" / study.name(variant, seed) for variant in study.variants}
+    folders = {variant: folder for variant, folder in folders.items() if (folder / "result.json").exists()}
+    if not folders:  # all diverged, but other seeds did not
+        return []
     snapshots = test_snapshots(folders, samples)
     data = out / "snapshots.json"
     write_text(data, json.dumps(snapshots.to_json()))

@@ -74,7 +74,9 @@ def _train(study: Study, out: Path, fresh: bool, say: Say) -> list[tuple[Path, s
         "  penalty            its vector field also flows towards the constraint (eq. 14)\n"
         "  smooth projection  every layer ends on the constraint (eq. 12)\n"
     )
-    records = run_study(study, out, fresh=fresh)
+    outcome = run_study(study, out, fresh=fresh)
+    outcome.check()
+    records = outcome.records
     (table,), (csv, *curves) = write_results(records, out)
     data, picture = write_snapshots(study, out)
     say()

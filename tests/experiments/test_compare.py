@@ -10,6 +10,7 @@ import pytest
 from experiments import compare
 from experiments.compare import Study, run_study, sweep_variants, train_one, write_results, write_sweep
 from experiments.records import Variant, read_records
+from experiments.terminal import UserError
 from tests.experiments.records_for_tests import ALONE, PAPERS, record, write_run
 
 
@@ -47,7 +48,7 @@ def study(variants=PAPERS, seeds=(0, 1), **settings):
 
 
 def test_every_method_meets_every_seed_once(made, tmp_path):
-    records = run_study(study(batch_size=5), tmp_path)
+    records = run_study(study(batch_size=5), tmp_path).records
     asked = [config for config, _, _ in made]
     assert len(asked) == len({(c.method, c.seed) for c in asked}) == len(PAPERS) * 2 == len(records)
     assert {c.batch_size for c in asked} == {5}
@@ -68,13 +69,43 @@ def test_a_study_resumes_and_starts_over(made, tmp_path):
 
 
 def test_table_and_figures_of_a_study(made, tmp_path):
-    records = run_study(study(PAPERS + ALONE), tmp_path, results=tmp_path / "kept")
+    records = run_study(study(PAPERS + ALONE), tmp_path, results=tmp_path / "kept").records
     (table,), written = write_results(records, tmp_path)
     assert [path.name for path in written] == ["table.csv", "figure4.png", "figure5.png"]
     assert all(path.stat().st_size for path in written)
     with (tmp_path / "table.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(PAPERS + ALONE) == len(table.rows)
     assert len(list((tmp_path / "kept").iterdir())) == 2 * len(PAPERS + ALONE)
+
+
+def test_a_run_that_diverges_does_not_stop_the_others(made, tmp_path, monkeypatch, capsys):
+    from ndae.history import NonFiniteError
+
+    runs = sys.modules["experiments.runs"]
+    healthy = runs.run
+
+    def run(config, out, **options):
+        if config.method == "penalty":
+            raise NonFiniteError("the loss is nan at epoch 1")
+        healthy(config, out, **options)
+
+    monkeypatch.setattr(runs, "run", run)
+    outcome = run_study(study(PAPERS, (0,)), tmp_path)
+    assert [r.variant for r in outcome.records] == [v for v in PAPERS if v.method != "penalty"]
+    with pytest.raises(UserError, match=r"1 of the runs diverged.*Penalty γ=10, seed 0.*nan"):
+        outcome.check()
+    assert "the loss is nan at epoch 1" in capsys.readouterr().err
+    with pytest.raises(UserError, match="every run diverged"):
+        run_study(study(PAPERS[2:3]), tmp_path)
+
+
+def test_another_error_stops_a_study(made, tmp_path, monkeypatch):
+    def run(config, out, **options):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(sys.modules["experiments.runs"], "run", run)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run_study(study(), tmp_path)
 
 
 @pytest.fixture
@@ -120,7 +151,7 @@ def test_variants_of_sweeps():
 
 def test_a_sweep_draws_its_figure(made, tmp_path):
     variants = sweep_variants("gamma", "1,3,10", None, 10, 10)
-    records = run_study(study(variants), tmp_path)
+    records = run_study(study(variants), tmp_path).records
     (table,), written = write_sweep(records, "gamma", tmp_path)
     assert [path.name for path in written] == ["table.csv", "figure7.png"]
     assert [row.gamma for row in table.rows] == [1, 3, 10]

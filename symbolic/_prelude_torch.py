@@ -18,14 +18,15 @@ def split_rows(w, width):
 
 def _joinable(entries, x, width):
     """Entries of one shape: numbers and parameters are broadcast against the instances."""
-    shape = entries[0].shape if isinstance(entries[0], torch.Tensor) else None
-    if shape is not None and len(shape) >= x.dim() and shape[-1] * width == x.shape[-1]:
-        if all(isinstance(e, torch.Tensor) and e.shape == shape for e in entries):
-            return entries
+    shape = getattr(entries[0], "shape", ())
+    full = len(shape) >= x.dim() and shape[-1] * width == x.shape[-1]
+    if full and all(isinstance(e, torch.Tensor) and e.shape == shape for e in entries):
+        return entries
     like = x[..., : x.shape[-1] // width]
     known = {id(e): e if isinstance(e, torch.Tensor) else torch.full_like(like, e) for e in entries}
     shape = torch.broadcast_shapes(like.shape, *[e.shape for e in known.values()])
-    return [known[id(e)].to(x.dtype).expand(shape) for e in entries]
+    known = {i: (e if e.shape == shape else e.expand(shape)).to(x.dtype) for i, e in known.items()}
+    return [known[id(e)] for e in entries]
 
 
 def rows(entries, x, width):

@@ -51,16 +51,18 @@ class Joins:
 class ArrayFunction:
     """A function c(y, t; p) generated for NumPy or JAX, with its derivatives, over any leading batch dimensions.
 
-    The state y has shape (..., n_states), point by point; residuals have shape (..., n_residuals), instance by instance.
-    Parameters are given to every call by `parameters={name: value}`, of shape (...) for a plain list and (..., n_instances)
-    for a template, or else the defaults hold. `t` is a number or an array of the batch's shape. All methods are pure (JAX:
-    fit for jit, vmap and grad) and raise ValueError on a wrong number of states, an unknown or missing parameter, or a
-    missing time.
+    The state y has shape (..., n_states), point by point; residuals have shape (..., n_residuals), instance by
+    instance. Parameters are given to every call by `parameters={name: value}`, of shape (...) for a plain list and
+    (..., n_instances) for a template, or else the defaults hold. `t` is a number or an array of the batch's shape. All
+    methods are pure (JAX: fit for jit, vmap and grad) and raise ValueError on a wrong number of states, an unknown or
+    missing parameter, or a missing time.
     """
 
     def __init__(self, spec: dict, functions: dict, xp, scatter_add):
-        for key in ("name", "n_states", "n_points", "dim", "n_residuals", "n_instances", "n_local", "local_states", "n_pairs", "structure_kind"):
-            setattr(self, key, spec[key])
+        self.name, self.structure_kind = spec["name"], spec["structure_kind"]
+        self.n_states, self.n_points, self.dim = spec["n_states"], spec["n_points"], spec["dim"]
+        self.n_residuals, self.n_instances, self.n_local = spec["n_residuals"], spec["n_instances"], spec["n_local"]
+        self.local_states, self.n_pairs = spec["local_states"], spec["n_pairs"]
         self.state_names = tuple(spec["states"])
         self.needs_time, self.template = spec["needs_time"], spec["template"]
         self.parameters = dict(spec["parameters"])
@@ -102,7 +104,7 @@ class ArrayFunction:
     def _check(self, array, size: int, what: str):
         array = self._xp.asarray(array)
         if not self._xp.issubdtype(array.dtype, self._xp.floating):
-            raise ValueError(f"{self.name}: {what} has dtype {array.dtype}, expected a real floating dtype: convert it first")
+            raise ValueError(f"{self.name}: {what} has dtype {array.dtype}, expected floating point: convert it")
         if array.ndim == 0 or array.shape[-1] != size:
             names = f" ({', '.join(self.state_names[:8])}{', ...' if len(self.state_names) > 8 else ''})"
             raise ValueError(
@@ -112,7 +114,7 @@ class ArrayFunction:
         return array
 
     def _gather(self, y, what: str = "y", position: bool = True):
-        """Local coordinates of all instances, coordinate-major (..., local_states * n_instances); anchors move with nothing."""
+        """Local coordinates of all instances, coordinate-major (..., local_states * n_instances); anchors stay."""
         y = self._check(y, self.n_states, what)
         tables = self._tables
         if "gather" not in tables:
@@ -183,7 +185,8 @@ class ArrayFunction:
 
     def penalty_jvp(self, y: State, v: State, t=None, parameters: Mapping | None = None) -> State:
         """(Jᵀ J + Σᵢ cᵢ ∇²cᵢ) v, shape (..., n_states): the derivative of `penalty`, which is symmetric."""
-        return self._scatter(self._call("penalty_jvp", y, (self._gather(y), self._gather(v, "v", False)), t, parameters))
+        x, v = self._gather(y), self._gather(v, "v", False)
+        return self._scatter(self._call("penalty_jvp", y, (x, v), t, parameters))
 
     # -- the local Jacobian and what is built of it ------------------------------------------------------------------
 
@@ -227,7 +230,8 @@ class ArrayFunction:
         return self.gram_from(self.local_jacobian(y, t, parameters), inverse_metric)
 
     def gram_from(self, local_jacobian: LocalJacobian, inverse_metric=None) -> Blocks:
-        """Blocks of J A Jᵀ: (..., n_instances, n_local, n_local) on the diagonal, (..., n_pairs, n_local, n_local) beside it.
+        """Blocks of J A Jᵀ: (..., n_instances, n_local, n_local) on the diagonal, (..., n_pairs, n_local, n_local)
+        off it.
 
         Row p of the second belongs to the instances (i, j) = structure.pairs[p], block J_i A J_jᵀ. The metric A is the
         identity (None), a number for each point (n_points,), or a block for each point (n_points, dim, dim).
@@ -242,7 +246,8 @@ class ArrayFunction:
         first, second = slots[0][..., tables["pair_first"], :, :], slots[1][..., tables["pair_second"], :, :]
         off = (first[..., :, None, :] * second[..., None, :, :]).sum(-1)
         if "pair_of_shared" in tables:  # some pair shares more than one point
-            off = xp.moveaxis(self._scatter_add(self.n_pairs, tables["pair_of_shared"], xp.moveaxis(off, -3, -1)), -1, -3)
+            off = self._scatter_add(self.n_pairs, tables["pair_of_shared"], xp.moveaxis(off, -3, -1))
+            off = xp.moveaxis(off, -1, -3)
         return diagonal, off
 
     def _weigh(self, local_jacobian, inverse_metric):
@@ -251,8 +256,9 @@ class ArrayFunction:
         inverse_metric = self._xp.asarray(inverse_metric, local_jacobian.dtype)
         if inverse_metric.shape not in ((self.n_points,), (self.n_points, self.dim, self.dim)):
             raise ValueError(
-                f"{self.name}: inverse_metric has shape {tuple(inverse_metric.shape)}, expected ({self.n_points},), one number "
-                f"for each point, or ({self.n_points}, {self.dim}, {self.dim}), one block for each point"
+                f"{self.name}: inverse_metric has shape {tuple(inverse_metric.shape)}, expected "
+                f"({self.n_points},), one "
+                f"number for each point, or ({self.n_points}, {self.dim}, {self.dim}), one block for each point"
             )
         blocks = local_jacobian.reshape(*local_jacobian.shape[:-1], -1, self.dim)  # (..., n_instances, n_local, k, dim)
         metric = inverse_metric[self._tables["point_of_slot"]]

@@ -18,11 +18,11 @@ Blocks = tuple[Float[Tensor, shapes.DIAGONAL_BLOCKS], Float[Tensor, shapes.OFF_B
 class TorchFunction(torch.nn.Module):
     """A function c(y, t; p) generated for torch, with its derivatives, over any leading batch dimensions.
 
-    The state y has shape (..., n_states), point by point; residuals have shape (..., n_residuals), instance by instance.
-    Parameters are given to every call by `parameters={name: value}`, of shape (...) for a plain list and (..., n_instances)
-    for a template, or else the defaults hold; those named in `learn` are `nn.Parameter`s in `learned`. `t` is a number or
-    a tensor of the batch's shape. All methods raise ValueError on a wrong number of states, an unknown or missing
-    parameter, or a missing time.
+    The state y has shape (..., n_states), point by point; residuals have shape (..., n_residuals), instance by
+    instance. Parameters are given to every call by `parameters={name: value}`, of shape (...) for a plain list and
+    (..., n_instances) for a template, or else the defaults hold; those named in `learn` are `nn.Parameter`s in
+    `learned`. `t` is a number or a tensor of the batch's shape. All methods raise ValueError on a wrong number of
+    states, an unknown or missing parameter, or a missing time.
     """
 
     def __init__(self, spec: dict, functions: dict, learn: Sequence[str] = ()):
@@ -30,22 +30,23 @@ class TorchFunction(torch.nn.Module):
         unknown = [name for name in learn if name not in spec["parameters"]]
         if unknown:
             raise ValueError(f"{spec['name']}: cannot learn {unknown}: the parameters are {list(spec['parameters'])}")
-        for key in ("name", "n_states", "n_points", "dim", "n_residuals", "n_instances", "n_local", "local_states", "n_pairs", "structure_kind"):
-            setattr(self, key, spec[key])
-        self.state_names = tuple(spec["states"])
+        self.name, self.structure_kind, self.state_names = spec["name"], spec["structure_kind"], tuple(spec["states"])
+        self.n_states, self.n_points, self.dim = spec["n_states"], spec["n_points"], spec["dim"]
+        self.n_residuals, self.n_instances, self.n_local = spec["n_residuals"], spec["n_instances"], spec["n_local"]
+        self.local_states, self.n_pairs = spec["local_states"], spec["n_pairs"]
         self.needs_time, self.template = spec["needs_time"], spec["template"]
-        self._spec, self._local = spec, functions
+        self._local = functions
         self.learned = torch.nn.ParameterDict()
         self._constants: dict[str, Tensor] = {}
         for key, value in spec["tables"].items():
             self.register_buffer("table_" + key, torch.as_tensor(value), persistent=False)
         for key, value in spec["constants"].items():
             self._constant(key, value)
-        self._optional = dict.fromkeys(spec["parameters"])
+        self._names, self._learned_names = tuple(spec["parameters"]), frozenset(learn)
         for name, value in spec["parameters"].items():
             if name in learn:
                 if value is None:
-                    raise ValueError(f"{self.name}: parameter {name!r} is to be learned but has no start: give its default value")
+                    raise ValueError(f"{self.name}: learned parameter {name!r} has no start: give its default value")
                 self.learned[name] = torch.as_tensor(value, dtype=torch.get_default_dtype()).clone()
             elif value is not None:
                 self._constant("value_" + name, value)
@@ -71,7 +72,8 @@ class TorchFunction(torch.nn.Module):
         self._values = {name: b for name, b in self._buffers.items() if name in self._constants}
 
     def extra_repr(self) -> str:
-        return f"{self.name}, n_states={self.n_states}, n_residuals={self.n_residuals}, parameters={list(self._spec['parameters'])}"
+        sizes = f"n_states={self.n_states}, n_residuals={self.n_residuals}"
+        return f"{self.name}, {sizes}, parameters={list(self._names)}"
 
     # -- arguments ---------------------------------------------------------------------------------------------------
 
@@ -85,24 +87,26 @@ class TorchFunction(torch.nn.Module):
         """Time, where it appears, and the parameters, in the order of the generated functions' arguments."""
         if parameters:
             for name in parameters:
-                if name not in self._optional:
-                    raise ValueError(f"{self.name}: unknown parameter {name!r}: it has {list(self._optional)}")
+                if name not in self._names:
+                    raise ValueError(f"{self.name}: unknown parameter {name!r}: it has {list(self._names)}")
         extras = []
         if self.needs_time:
             if t is None:
                 raise ValueError(f"{self.name} depends on time: pass t=")
             t = t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=y.dtype, device=y.device)
             extras.append(t.unsqueeze(-1) if t.dim() else t)
-        for name in self._optional:
+        for name in self._names:
             if parameters and name in parameters:
                 value = parameters[name]
+                if isinstance(value, float) and not -torch.inf < value < torch.inf:
+                    raise ValueError(f"{self.name}: parameter {name!r} is {value}: give a finite number")
                 value = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=y.dtype, device=y.device)
                 if self.template and value.dim() and value.shape[-1] not in (1, self.n_instances):
                     raise ValueError(
                         f"{self.name}: parameter {name!r} has shape {tuple(value.shape)}, expected () or (..., "
                         f"{self.n_instances}), one value for each instance"
                     )
-            elif name in self.learned:
+            elif name in self._learned_names:
                 value = self.learned[name]
                 value = value if value.dtype == y.dtype else value.to(y.dtype)
             elif "value_" + name in self._values:
@@ -114,7 +118,9 @@ class TorchFunction(torch.nn.Module):
 
     def _check(self, array: Tensor, size: int, what: str) -> None:
         if not array.is_floating_point():
-            raise ValueError(f"{self.name}: {what} has dtype {array.dtype}, expected a real floating dtype: convert it by .to(...)")
+            raise ValueError(
+                f"{self.name}: {what} has dtype {array.dtype}, expected floating point: convert it by .to(...)"
+            )
         if array.dim() == 0 or array.shape[-1] != size:
             names = f" ({', '.join(self.state_names[:8])}{', ...' if len(self.state_names) > 8 else ''})"
             raise ValueError(
@@ -123,7 +129,7 @@ class TorchFunction(torch.nn.Module):
             )
 
     def _gather(self, y: Tensor, what: str = "y", position: bool = True) -> Tensor:
-        """Local coordinates of all instances, coordinate-major (..., local_states * n_instances); anchors move with nothing."""
+        """Local coordinates of all instances, coordinate-major (..., local_states * n_instances); anchors stay."""
         self._check(y, self.n_states, what)
         tables = self._tables
         if "gather" not in tables:
@@ -145,7 +151,8 @@ class TorchFunction(torch.nn.Module):
         return x.new_zeros((*x.shape[:-1], self.n_states)).index_add(-1, tables["scatter"], x)
 
     def _mask(self, local_jacobian: Tensor) -> Tensor:
-        return local_jacobian.masked_fill(self._tables["fixed_columns"], 0.0) if "fixed" in self._tables else local_jacobian
+        fixed = self._tables.get("fixed_columns")
+        return local_jacobian if fixed is None else local_jacobian.masked_fill(fixed, 0.0)
 
     # -- the function and its derivatives ----------------------------------------------------------------------------
 
@@ -178,11 +185,13 @@ class TorchFunction(torch.nn.Module):
 
     def velocity(self, q: State, v: State, t=None, parameters: Mapping | None = None) -> Residual:
         """dc/dt = J v + ∂c/∂t along q' = v, shape (..., n_residuals)."""
-        return self._local["velocity"](self._gather(q, "q"), self._gather(v, "v", False), *self._extras(q, t, parameters))
+        x, v = self._gather(q, "q"), self._gather(v, "v", False)
+        return self._local["velocity"](x, v, *self._extras(q, t, parameters))
 
     def curvature(self, q: State, v: State, t=None, parameters: Mapping | None = None) -> Residual:
         """d²c/dt² − J a = vᵀ ∇²c v + 2 ∂J/∂t v + ∂²c/∂t², shape (..., n_residuals)."""
-        return self._local["curvature"](self._gather(q, "q"), self._gather(v, "v", False), *self._extras(q, t, parameters))
+        x, v = self._gather(q, "q"), self._gather(v, "v", False)
+        return self._local["curvature"](x, v, *self._extras(q, t, parameters))
 
     def penalty(self, y: State, t=None, parameters: Mapping | None = None) -> State:
         """Jᵀ c = ∇ ½|c|², shape (..., n_states); the paper's eq. (14) with H = I is −γ times it."""
@@ -234,12 +243,15 @@ class TorchFunction(torch.nn.Module):
         flat = local.new_zeros((*local.shape[:-3], self.n_residuals * self.n_states))
         return flat.index_add(-1, entries, local.flatten(-3)).unflatten(-1, (self.n_residuals, self.n_states))
 
-    def gram_blocks(self, y: State, inverse_metric: Tensor | None = None, t=None, parameters: Mapping | None = None) -> Blocks:
+    def gram_blocks(
+        self, y: State, inverse_metric: Tensor | None = None, t=None, parameters: Mapping | None = None
+    ) -> Blocks:
         """Blocks of J A Jᵀ at y, as by `gram_from`."""
         return self.gram_from(self.local_jacobian(y, t, parameters), inverse_metric)
 
     def gram_from(self, local_jacobian: LocalJacobian, inverse_metric: Tensor | None = None) -> Blocks:
-        """Blocks of J A Jᵀ: (..., n_instances, n_local, n_local) on the diagonal, (..., n_pairs, n_local, n_local) beside it.
+        """Blocks of J A Jᵀ: (..., n_instances, n_local, n_local) on the diagonal, (..., n_pairs, n_local, n_local)
+        off it.
 
         Row p of the second belongs to the instances (i, j) = structure.pairs[p], block J_i A J_jᵀ. The metric A is the
         identity (None), a number for each point (n_points,), or a block for each point (n_points, dim, dim).
@@ -262,8 +274,9 @@ class TorchFunction(torch.nn.Module):
             return local_jacobian
         if inverse_metric.shape not in ((self.n_points,), (self.n_points, self.dim, self.dim)):
             raise ValueError(
-                f"{self.name}: inverse_metric has shape {tuple(inverse_metric.shape)}, expected ({self.n_points},), one number "
-                f"for each point, or ({self.n_points}, {self.dim}, {self.dim}), one block for each point"
+                f"{self.name}: inverse_metric has shape {tuple(inverse_metric.shape)}, expected "
+                f"({self.n_points},), one "
+                f"number for each point, or ({self.n_points}, {self.dim}, {self.dim}), one block for each point"
             )
         blocks = local_jacobian.unflatten(-1, (-1, self.dim))  # (..., n_instances, n_local, k, dim)
         metric = inverse_metric.index_select(0, self._tables["point_of_slot"]).unflatten(0, (self.n_instances, -1))

@@ -22,20 +22,22 @@ if TYPE_CHECKING:
     Parameters = Mapping[sp.Symbol, float | Sequence[float] | np.ndarray | None] | Sequence[sp.Symbol] | None
     Anchors = Mapping[str, Sequence[float]] | None
     Time = sp.Symbol | None
-else:  # checked by hand, with errors that name the mend: the run-time type checks of the tests must let wrong ones through
+else:  # checked by hand, with errors that name the mend, which run-time type checks must not forestall
     Expressions = Symbols = Points = Over = Parameters = Anchors = Time = Any
 
 
 class Function:
     """A smooth vector function c(y, t; p) of a state y, with everything that derives from it.
 
-    Made from a plain list of expressions over named `states`, or by `Function.template` from a few local points laid over
-    index tuples. The state is one vector (..., n_states): point by point, the coordinates of a point together; a plain list
-    is one instance over points of dimension 1. The residual is (..., n_residuals): instance by instance. `parameters` maps
-    symbols to default values; None, or a mere list of symbols, means that every call has to give the value.
+    Made from a plain list of expressions over named `states`, or by `Function.template` from a few local points laid
+    over index tuples. The state is one vector (..., n_states): point by point, the coordinates of a point together; a
+    plain list is one instance over points of dimension 1. The residual is (..., n_residuals): instance by instance.
+    `parameters` maps symbols to default values; None, or a mere list of symbols, means that every call has to give
+    the value.
 
-    Raises ValueError, naming the thing and the mend, on a symbol that is undeclared, unused or declared twice (states that
-    are free to move are listed in `unconstrained`), a non-smooth or unsupported function, and a parameter that is not finite.
+    Raises ValueError, naming the thing and the mend, on a symbol that is undeclared, unused or declared twice (states
+    that are free to move are listed in `unconstrained`), a non-smooth or unsupported function, and a parameter that
+    is not finite.
     """
 
     def __init__(
@@ -67,8 +69,9 @@ class Function:
         """Lay expressions over local `points` (as made by `point`) over every tuple of `over`.
 
         A tuple holds, for each local point, the number of a point of the state (`n_points` of them, by default one more
-        than the largest number used) or the name of an anchor: a fixed point, by default ANCHOR at the origin. Parameters
-        are one number, or an array (n_instances,). Raises ValueError as the class does, and on an index out of range.
+        than the largest number used) or the name of an anchor: a fixed point, by default ANCHOR at the origin.
+        Parameters are one number, or an array (n_instances,). Raises ValueError as the class does, and on an index
+        out of range.
         """
         self = cls.__new__(cls)
         self._read(expressions, points, over, n_points, parameters, anchors, time, name)
@@ -88,7 +91,11 @@ class Function:
         self._keep(expressions, points, tuple(s for s, _ in parameters), time, layout, anchors, name, template)
         for i, expression in enumerate(expressions):
             check_smooth(expression, f"{name}: expression {i} ({validate.short(expression)})")
-        declared = {"state": self.coordinates, "parameter": self.parameter_symbols, "time": () if time is None else (time,)}
+        declared = {
+            "state": self.coordinates,
+            "parameter": self.parameter_symbols,
+            "time": () if time is None else (time,),
+        }
         check_symbols(expressions, declared, name)
         validate.check_used(self, unconstrained or ())
         self.parameters = {
@@ -232,7 +239,8 @@ class Function:
         return describe(self, levels)
 
     def source(self, backend: str, levels: int = 0) -> str:
-        """The generated functions for "torch", "jax" or "numpy", to read; with `levels`, those of the hidden levels too.
+        """The generated functions for "torch", "jax" or "numpy", to read; with `levels`, those of the hidden levels
+        too.
 
         Raises ValueError on another backend or number of levels.
         """
@@ -255,7 +263,7 @@ class Function:
     # -- compiled ----------------------------------------------------------------------------------------------------
 
     def torch(self, learn: Sequence[str] = ()):
-        """Generate the function for torch: an nn.Module (`TorchFunction`) that trains the parameters named in `learn`."""
+        """Generate the function for torch: an nn.Module (`TorchFunction`) whose parameters in `learn` are trained."""
         from symbolic.torch_backend import compile_torch
 
         return compile_torch(self, learn)
@@ -276,8 +284,9 @@ class Function:
 class Constraint(Function):
     """A function that should vanish: c(y, t; p) = 0 (paper, eq. 1b), with its hidden levels.
 
-    Beside what a `Function` refuses, raises ValueError on constraints given twice, and on constraints that depend on one
-    another: a Jacobian that is rank-deficient at generic points, or wherever the constraint holds. The message names which.
+    Beside what a `Function` refuses, raises ValueError on constraints given twice, and on constraints that depend on
+    one another: a Jacobian that is rank-deficient at generic points, or wherever the constraint holds. The message
+    names which.
     """
 
     def _read(self, *args, **kwargs):

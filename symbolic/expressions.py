@@ -14,8 +14,10 @@ ANCHOR = "anchor"
 #: Every function that an expression may contain: each is smooth on its domain and exists in torch, JAX and NumPy.
 SMOOTH_FUNCTIONS: dict[str, type] = {
     f.__name__: f
-    for f in (sp.sin, sp.cos, sp.tan, sp.asin, sp.acos, sp.atan, sp.atan2)
-    + (sp.sinh, sp.cosh, sp.tanh, sp.asinh, sp.acosh, sp.atanh, sp.exp, sp.log)
+    for f in (
+        *(sp.sin, sp.cos, sp.tan, sp.asin, sp.acos, sp.atan, sp.atan2),
+        *(sp.sinh, sp.cosh, sp.tanh, sp.asinh, sp.acosh, sp.atanh, sp.exp, sp.log),
+    )
 }
 
 _NON_SMOOTH = (sp.Abs, sp.Max, sp.Min, sp.sign, sp.floor, sp.ceiling, sp.frac, sp.Piecewise, sp.Heaviside)
@@ -45,18 +47,24 @@ def as_expressions(expressions, owner: str) -> tuple[sp.Expr, ...]:
     if isinstance(expressions, (sp.Expr, Relational, sp.MatrixBase)):
         expressions = [expressions]
     if isinstance(expressions, str) or not isinstance(expressions, (Iterable, sp.MatrixBase)):
-        raise ValueError(f"{owner}: expected a list of SymPy expressions, got {expressions!r} (text goes through parse_expression)")
+        raise ValueError(
+            f"{owner}: expected a list of SymPy expressions, got {expressions!r} (text goes through parse_expression)"
+        )
     flat: list[sp.Expr] = []
     for entry in expressions:
         flat.extend(entry if isinstance(entry, sp.MatrixBase) else [entry])
     result = []
     for i, entry in enumerate(flat):
         if isinstance(entry, str):
-            raise ValueError(f"{owner}: expression {i} is text ({entry!r}): turn it into SymPy by parse_expression(text, symbols)")
+            raise ValueError(
+                f"{owner}: expression {i} is text ({entry!r}): turn it into SymPy by parse_expression(text, symbols)"
+            )
         if isinstance(entry, sp.Equality):
             entry = entry.lhs - entry.rhs
         if isinstance(entry, (Relational, Boolean)) and not isinstance(entry, sp.Expr):  # a Symbol is both
-            raise ValueError(f"{owner}: expression {i} is {entry}: write an expression that should be zero, or sympy.Eq(left, right)")
+            raise ValueError(
+                f"{owner}: expression {i} is {entry}: write an expression that should be zero, or sympy.Eq(left, right)"
+            )
         try:
             entry = sp.sympify(entry, strict=True)
         except sp.SympifyError:
@@ -88,7 +96,9 @@ def check_smooth(expression: sp.Expr, where: str) -> None:
                 f"derivatives everywhere; rewrite it, for example |x| - L as x**2 - L**2{hint}"
             )
         if node is sp.I:
-            raise ValueError(f"{where} contains the imaginary unit: residuals are real; split it into real and imaginary part")
+            raise ValueError(
+                f"{where} contains the imaginary unit: residuals are real; split it into real and imaginary part"
+            )
         kind = "undefined function" if isinstance(node, AppliedUndef) else "unsupported"
         raise ValueError(
             f"{where} contains {node} ({kind} {type(node).__name__}): supported are + - * / **, sqrt and "
@@ -102,12 +112,12 @@ def _check_finite(number: sp.Expr, where: str) -> None:
     except (TypeError, OverflowError, ValueError):
         finite = False
     if not finite and not any(isinstance(n, _NON_SMOOTH) for n in sp.preorder_traversal(number)):
-        raise ValueError(f"{where} contains {number}, which is no finite real number in double precision: rewrite or scale it")
+        raise ValueError(
+            f"{where} contains {number}, which is no finite real number in double precision: rewrite or scale it"
+        )
 
 
-def check_symbols(
-    expressions: Sequence[sp.Expr], declared: dict[str, Sequence[sp.Symbol]], owner: str
-) -> None:
+def check_symbols(expressions: Sequence[sp.Expr], declared: dict[str, Sequence[sp.Symbol]], owner: str) -> None:
     """Raise ValueError on a symbol declared twice, or used but not declared.
 
     `declared` maps a role ("state", "parameter", "time") to its symbols.
@@ -117,7 +127,8 @@ def check_symbols(
         for symbol in symbols:
             if symbol.name in by_name:
                 raise ValueError(
-                    f"{owner}: the name {symbol.name!r} is declared twice (as {by_name[symbol.name][0]} and as {role}): rename one"
+                    f"{owner}: the name {symbol.name!r} is declared twice (as {by_name[symbol.name][0]} and "
+                    f"as {role}): rename one"
                 )
             by_name[symbol.name] = (role, symbol)
     used: set[sp.Symbol] = set().union(*(e.free_symbols for e in expressions))
@@ -126,12 +137,15 @@ def check_symbols(
         if role is None:
             where = next(i for i, e in enumerate(expressions) if symbol in e.free_symbols)
             raise ValueError(
-                f"{owner}: symbol {symbol.name!r} in expression {where} ({expressions[where]}) is not declared: add it to the "
+                f"{owner}: symbol {symbol.name!r} in expression {where} ({expressions[where]}) is not "
+                f"declared: add it to the "
                 f"states or points, to parameters={{{symbol.name}: value}}, or as time=; declared are {sorted(by_name)}"
             )
         if known != symbol:
             raise ValueError(
-                f"{owner}: symbol {symbol.name!r} in the expressions is not the {role} {symbol.name!r}: they have the same name "
-                f"but other assumptions ({symbol.assumptions0.get('real')} and {known.assumptions0.get('real')} for real): "
+                f"{owner}: symbol {symbol.name!r} in the expressions is not the {role} {symbol.name!r}: they "
+                f"have the same name "
+                f"but other assumptions ({symbol.assumptions0.get('real')} and "
+                f"{known.assumptions0.get('real')} for real): "
                 "create it once and use that object in both places"
             )

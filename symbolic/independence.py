@@ -145,7 +145,7 @@ def _sparse_rows(c, local) -> np.ndarray | None:
     for _ in range(4):
         vector = factor.solve(vector)
         vector /= np.linalg.norm(vector)
-    # |Jᵀ x| is measured without squaring, so 1e-8 is far above rounding and far below a chain's smallest singular value.
+    # |Jᵀ x| is measured without squaring, so 1e-8 is far above rounding and far below a chain's least singular value.
     if np.linalg.norm(jacobian.T @ vector) > 1e-8:
         return None
     return np.nonzero(np.abs(vector) > 1e-3 * np.abs(vector).max())[0]
@@ -158,10 +158,13 @@ def _message(c, rows: np.ndarray, where: str) -> str:
         expression = expression if len(expression) <= 40 else expression[:37] + "..."
         return f"{row} (over[{instance}], {expression})" if c.is_template else f"{row} ({expression})"
 
-    listed = ", ".join(label(r) for r in rows[:_NAMED]) + (f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else "")
+    listed = ", ".join(label(r) for r in rows[:_NAMED]) + (
+        f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
+    )
     if len(rows) == 1:
         return (
-            f"{c.name}: the gradient of residual {listed} vanishes {where}: remove it, or write it so that it changes sign "
+            f"{c.name}: the gradient of residual {listed} vanishes {where}: remove it, or write it so that it "
+            f"changes sign "
             "(f instead of f**2)"
         )
     return (

@@ -16,8 +16,8 @@ Residual = Float[Any, shapes.RESIDUAL]
 class JaxSystem:
     """The equations of motion of a `MechanicalSystem`; every method takes any leading batch dimensions.
 
-    `parameters` overrides defaults by name, for the constraint, the potential and the force alike; "mass" (one number, or
-    (n_points,), in kg) overrides the masses too. Raises ValueError on an unknown name.
+    `parameters` overrides defaults by name, for the constraint, the potential and the force alike; "mass" (one
+    number, or (n_points,), in kg) overrides the masses too. Raises ValueError on an unknown name.
     """
 
     def __init__(self, system):

@@ -22,7 +22,10 @@ def chain(n: int, dim: int = 2, length: float | Sequence[float] | np.ndarray = 1
 
 
 def fixed_distances(
-    pairs: Sequence[tuple[int | str, int | str]], lengths: float | Sequence[float] | np.ndarray, n_points: int | None = None, dim: int = 3
+    pairs: Sequence[tuple[int | str, int | str]],
+    lengths: float | Sequence[float] | np.ndarray,
+    n_points: int | None = None,
+    dim: int = 3,
 ) -> Constraint:
     """Rigid rods between points: c_k = |r_j − r_i| − lengths[k] for the k-th pair (i, j), in the unit of the state.
 
@@ -49,7 +52,9 @@ def rigid_molecules(
     _at_least(n_molecules, 1, "n_molecules")
     pairs = list(combinations(range(atoms), 2))
     if not 2 <= atoms <= dim + 1:
-        raise ValueError(f"atoms={atoms}: expected 2 to {dim + 1} in {dim} dimensions: more distances would be redundant")
+        raise ValueError(
+            f"atoms={atoms}: expected 2 to {dim + 1} in {dim} dimensions: more distances would be redundant"
+        )
     if len(distances) != len(pairs):
         raise ValueError(f"distances={tuple(distances)}: expected {len(pairs)}, for the atom pairs {pairs}")
     _positive(distances, "distances")
@@ -73,8 +78,9 @@ def divergence_free(nx: int, ny: int, spacing: float | tuple[float, float] = 1.0
     """Zero divergence of a velocity field on a periodic staggered grid of nx × ny cells, spacing in metres.
 
     Point i * ny + j holds (u, v) on the left and lower face of cell (i, j), in m/s;
-    c = (u_{i+1,j} − u_{i,j}) / hx + (v_{i,j+1} − v_{i,j}) / hy (Harlow and Welch 1965). On a periodic grid the divergences
-    of all cells add up to zero, so the last cell's is implied and left out: nx * ny − 1 independent residuals.
+    c = (u_{i+1,j} − u_{i,j}) / hx + (v_{i,j+1} − v_{i,j}) / hy (Harlow and Welch 1965). On a periodic grid the
+    divergences of all cells add up to zero, so the last cell's is implied and left out: nx * ny − 1 independent
+    residuals.
     """
     _at_least(nx, 2, "nx")
     _at_least(ny, 2, "ny")
@@ -86,7 +92,9 @@ def divergence_free(nx: int, ny: int, spacing: float | tuple[float, float] = 1.0
     over = np.column_stack([i * ny + j, (i + 1) % nx * ny + j, i * ny + (j + 1) % ny])
     divergence = (east[0] - p[0]) / dx + (north[1] - p[1]) / dy
     parameters = {dx: float(hx), dy: float(hy)}
-    return Constraint.template([divergence], [p, east, north], over, nx * ny, parameters, name=f"divergence on {nx} x {ny}")
+    return Constraint.template(
+        [divergence], [p, east, north], over, nx * ny, parameters, name=f"divergence on {nx} x {ny}"
+    )
 
 
 def linear_invariant(weights: Sequence | np.ndarray, value: float | Sequence[float] | np.ndarray = 0.0) -> Constraint:
@@ -103,7 +111,10 @@ def linear_invariant(weights: Sequence | np.ndarray, value: float | Sequence[flo
         raise ValueError(f"value={value!r}: expected one number or {len(table)}, one for each row of weights") from None
     states = sp.symbols(f"y0:{table.shape[1]}", real=True)
     symbols = [sp.Symbol("value" if len(table) == 1 else f"value{i}", real=True) for i in range(len(table))]
-    sums = [sum(sp.nsimplify(w) * y if w == int(w) else sp.Float(w) * y for w, y in zip(row, states)) for row in table]
+    sums = [
+        sum(sp.nsimplify(w) * y if w == int(w) else sp.Float(w) * y for w, y in zip(row, states, strict=True))
+        for row in table
+    ]
     return Constraint(
         [total - v for total, v in zip(sums, symbols, strict=True)],
         states,
@@ -114,10 +125,11 @@ def linear_invariant(weights: Sequence | np.ndarray, value: float | Sequence[flo
 
 
 def energy_invariant(system: MechanicalSystem, value: float) -> Constraint:
-    """Conserved energy of a mechanical system: c(q, v) = ½ Σ m |v|² + V(q) − value, in joules, over (q, v) side by side.
+    """Conserved energy of a mechanical system: c(q, v) = ½ Σ m |v|² + V(q) − value, in joules, over (q, v) side by
+    side.
 
-    One residual that couples all states, so its code grows with their number: meant for small systems. Raises ValueError
-    if the potential depends on time.
+    One residual that couples all states, so its code grows with their number: meant for small systems. Raises
+    ValueError if the potential depends on time.
     """
     c, potential = system.constraint, system.potential
     q = [sp.Symbol(f"q{i}", real=True) for i in range(c.n_states)]
@@ -135,7 +147,10 @@ def energy_invariant(system: MechanicalSystem, value: float) -> Constraint:
 
 
 def chain_pendulum(
-    n: int, length: float | Sequence[float] | np.ndarray = 1.0, mass: float | Sequence[float] | np.ndarray = 1.0, gravity: float = 9.82
+    n: int,
+    length: float | Sequence[float] | np.ndarray = 1.0,
+    mass: float | Sequence[float] | np.ndarray = 1.0,
+    gravity: float = 9.82,
 ) -> MechanicalSystem:
     """The paper's N-body pendulum in the plane: point masses (kg) on a massless chain (m) hung at the origin.
 
@@ -147,7 +162,9 @@ def chain_pendulum(
         masses = np.broadcast_to(np.asarray(mass, dtype=np.float64), (n,)).copy()
     except (TypeError, ValueError):
         raise ValueError(f"mass={mass!r}: expected one number or {n}, one for each body") from None
-    weight = Function.template([m * g * p[1]], [p], [(i,) for i in range(n)], parameters={m: masses, g: gravity}, name="weight")
+    weight = Function.template(
+        [m * g * p[1]], [p], [(i,) for i in range(n)], parameters={m: masses, g: gravity}, name="weight"
+    )
     return MechanicalSystem(chain(n, 2, length), masses, weight, name=f"pendulum of {n} links")
 
 

@@ -10,12 +10,12 @@ from symbolic.constraint import Constraint, Function
 class MechanicalSystem:
     """Points with masses under a potential, a force and a holonomic constraint.
 
-    M q̈ = F(q, q̇, t) − J(q)ᵀ λ, c(q, t) = 0, with F = −∇V + force. λ is the multiplier: with c = |b − a| − L in metres it
-    is the tension of a link in newtons. It solves (J M⁻¹ Jᵀ) λ = J M⁻¹ F + curvature(q, q̇, t).
+    M q̈ = F(q, q̇, t) − J(q)ᵀ λ, c(q, t) = 0, with F = −∇V + force. λ is the multiplier: with c = |b − a| − L in
+    metres it is the tension of a link in newtons. It solves (J M⁻¹ Jᵀ) λ = J M⁻¹ F + curvature(q, q̇, t).
 
     `mass` is one number or one for each point (n_points,), in kg. `potential` is a `Function` over the same state whose
-    residuals, summed, are V in joules. `force` is a `Function` with n_states residuals over q, or over (q, q̇) side by side.
-    Raises ValueError on masses that are not positive and on functions of another size.
+    residuals, summed, are V in joules. `force` is a `Function` with n_states residuals over q, or over (q, q̇) side
+    by side. Raises ValueError on masses that are not positive and on functions of another size.
     """
 
     def __init__(
@@ -40,11 +40,13 @@ class MechanicalSystem:
                 f"{constraint.name!r} has {constraint.n_states}: write both over the same state (n_points=)"
             )
         if force is not None and (
-            force.n_states not in (constraint.n_states, 2 * constraint.n_states) or force.n_residuals != constraint.n_states
+            force.n_states not in (constraint.n_states, 2 * constraint.n_states)
+            or force.n_residuals != constraint.n_states
         ):
             raise ValueError(
-                f"{name}: the force {force.name!r} maps {force.n_states} states to {force.n_residuals} numbers: expected "
-                f"{constraint.n_states} numbers from q ({constraint.n_states}) or from q and v ({2 * constraint.n_states})"
+                f"{name}: the force {force.name!r} maps {force.n_states} states to {force.n_residuals} numbers: "
+                f"expected {constraint.n_states} numbers from q ({constraint.n_states}), or from q and v "
+                f"({2 * constraint.n_states})"
             )
         self.parameters = dict(constraint.parameters)
         for function in (potential, force):

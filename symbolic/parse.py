@@ -21,23 +21,29 @@ _BINARY = {ast.Add: sp.Add, ast.Sub: lambda a, b: a - b, ast.Mult: sp.Mul, ast.D
 def parse_expression(text: str, symbols: Mapping[str, sp.Symbol] | Sequence[str | sp.Symbol]) -> sp.Expr:
     """Turn text such as "sqrt(x**2 + y**2) - L" into a SymPy expression over the declared `symbols`.
 
-    Allowed are numbers, declared names, pi, + - * /, ** with a constant exponent of at most 16, parentheses, and calls of
-    sqrt and the smooth functions with plain arguments. `symbols` maps names to symbols, or lists names or symbols. Raises
-    ValueError, quoting the offending part, on everything else.
+    Allowed are numbers, declared names, pi, + - * /, ** with a constant exponent of at most 16, parentheses, and
+    calls of sqrt and the smooth functions with plain arguments. `symbols` maps names to symbols, or lists names or
+    symbols. Raises ValueError, quoting the offending part, on everything else.
     """
     table = _table(symbols)
     if not isinstance(text, str):
         raise ValueError(f"expected an expression as text, got {type(text).__name__}")
     if len(text) > MAX_LENGTH:
-        raise ValueError(f"expression of {len(text)} characters: at most {MAX_LENGTH} are read; build longer ones in SymPy")
+        raise ValueError(
+            f"expression of {len(text)} characters: at most {MAX_LENGTH} are read; build longer ones in SymPy"
+        )
     if not text.isascii():
         odd = next(c for c in text if not c.isascii())
-        raise ValueError(f"expression contains {odd!r} (U+{ord(odd):04X}): only ASCII is read, so that no letter looks like another")
+        raise ValueError(
+            f"expression contains {odd!r} (U+{ord(odd):04X}): only ASCII is read, so that no letter looks like another"
+        )
     depth = 0
     for c in text:  # before Python's own parser meets it
         depth += (c in "([{") - (c in ")]}")
         if depth > MAX_DEPTH:
-            raise ValueError(f"expression is nested deeper than {MAX_DEPTH} parentheses: simplify it, or build it in SymPy")
+            raise ValueError(
+                f"expression is nested deeper than {MAX_DEPTH} parentheses: simplify it, or build it in SymPy"
+            )
     try:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
@@ -75,7 +81,7 @@ class _Reader:
         return _quote(ast.get_source_segment(self.text, node) or type(node).__name__)
 
     def read(self, node, depth: int) -> sp.Expr:
-        # A long sum is a deep tree; its depth is bounded by the text's length, and this bound keeps Python's stack safe.
+        # A long sum is a deep tree; its depth is bounded by the text's length, and this one keeps Python's stack safe.
         if depth > 300:
             raise ValueError(f"expression is nested deeper than 300 operations at {self.part(node)}: build it in SymPy")
         if isinstance(node, ast.Constant):
@@ -97,7 +103,9 @@ class _Reader:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitXor):
             raise ValueError(f"'^' in {self.part(node)} is no power in Python: write **")
         if isinstance(node, ast.Compare):
-            raise ValueError(f"{self.part(node)} is a comparison: write what should be zero, left side minus right side")
+            raise ValueError(
+                f"{self.part(node)} is a comparison: write what should be zero, left side minus right side"
+            )
         raise ValueError(
             f"{type(node).__name__} in {self.part(node)} is not allowed: write numbers, declared names, + - * / **, "
             f"parentheses and the functions {', '.join(sorted(_FUNCTIONS))}"
@@ -135,7 +143,9 @@ class _Reader:
 
     def call(self, node, depth: int) -> sp.Expr:
         if not isinstance(node.func, ast.Name) or node.func.id not in _FUNCTIONS:
-            raise ValueError(f"call {self.part(node)} is not allowed: the functions are {', '.join(sorted(_FUNCTIONS))}")
+            raise ValueError(
+                f"call {self.part(node)} is not allowed: the functions are {', '.join(sorted(_FUNCTIONS))}"
+            )
         name = node.func.id
         expected = 2 if name == "atan2" else 1
         if node.keywords or len(node.args) != expected or any(isinstance(a, ast.Starred) for a in node.args):

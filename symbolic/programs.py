@@ -8,9 +8,25 @@ import sympy as sp
 
 from symbolic.tape import Tape
 
-#: How the entries of an output are joined: the instances' rows, the columns of the state, or a matrix for each instance.
+#: How the entries of an output are joined: rows of the instances, columns of the state, or a matrix for each instance.
 ROWS, COLUMNS, MATRIX = "rows", "columns", "matrix"
-RESERVED = {"torch", "jnp", "jax", "np", "xp", "rsqrt", "split", "split_rows", "rows", "columns", "matrix", "xs", "vs", "us", "ws"}
+RESERVED = {
+    "torch",
+    "jnp",
+    "jax",
+    "np",
+    "xp",
+    "rsqrt",
+    "split",
+    "split_rows",
+    "rows",
+    "columns",
+    "matrix",
+    "xs",
+    "vs",
+    "us",
+    "ws",
+}
 
 _WORTH_FACTORING = 300  # operations; longer programs gain little for the time that the search takes
 
@@ -108,7 +124,9 @@ class Programs:
     def hvp(self) -> Program:
         tape, c = self._start()
         gradient = tape.adjoints(c, self.w, self.x)
-        return self._program("hvp", "(Σ wᵢ ∇²cᵢ) u", tape, "xwu", (COLUMNS, tape.tangents(gradient, self._along(self.u))))
+        return self._program(
+            "hvp", "(Σ wᵢ ∇²cᵢ) u", tape, "xwu", (COLUMNS, tape.tangents(gradient, self._along(self.u)))
+        )
 
     def time_derivative(self) -> Program:
         tape, c = self._start()
@@ -146,7 +164,7 @@ class Programs:
 
 
 def identifiers(symbols: Sequence[sp.Symbol]) -> dict[sp.Symbol, sp.Symbol]:
-    """Symbols under names that are Python identifiers, free of keywords, of the generated code's names and of each other."""
+    """Symbols under names that are identifiers, apart from keywords, the generated code's own names, and each other."""
     taken = set(RESERVED)
     return {symbol: _fresh([symbol.name], taken)[0] for symbol in symbols}
 

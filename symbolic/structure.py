@@ -29,7 +29,7 @@ class Layout:
 
     def anchor_values(self) -> np.ndarray:
         """Coordinates of the anchors in the layout of `gather_table`, zero elsewhere."""
-        values = np.zeros(self.slots.shape + (self.dim,))
+        values = np.zeros((*self.slots.shape, self.dim))
         fixed = self.slots < 0
         if fixed.any():
             values[fixed] = self.anchors[-1 - self.slots[fixed]]
@@ -41,8 +41,8 @@ class Structure:
     """Block structure of the Gram matrix J A Jᵀ, a block (n_local, n_local) for each pair of instances.
 
     `kind` is "block_diagonal" (no two instances share a movable point), "block_tridiagonal" (listing the instances in
-    `order` leaves blocks on the diagonal and beside it) or "sparse". `pairs` (n_pairs, 2) lists the instances i < j that
-    share a movable point, sorted.
+    `order` leaves blocks on the diagonal and beside it) or "sparse". `pairs` (n_pairs, 2) lists the instances i < j
+    that share a movable point, sorted.
     """
 
     kind: str

@@ -1,7 +1,7 @@
 """Expressions as a tape of small definitions, differentiated forwards and backwards by the chain rule.
 
-Differentiating definition by definition keeps what the formulas share (a difference, a length, its reciprocal) shared in
-every product with the Jacobian and the Hessian; whole expressions, differentiated first and searched for common
+Differentiating definition by definition keeps what the formulas share (a difference, a length, its reciprocal) shared
+in every product with the Jacobian and the Hessian; whole expressions, differentiated first and searched for common
 subexpressions afterwards, cost two to three times the operations.
 """
 
@@ -77,7 +77,11 @@ class Tape:
     def _powers(self, symbol: sp.Symbol, depth: int) -> dict[sp.Symbol, int]:
         """A symbol as a product of whole powers of symbols that are no products themselves."""
         definition = self.definitions.get(symbol)
-        if depth == 0 or definition is None or not (definition.is_Mul or (definition.is_Pow and definition.exp.is_Integer)):
+        if (
+            depth == 0
+            or definition is None
+            or not (definition.is_Mul or (definition.is_Pow and definition.exp.is_Integer))
+        ):
             return {symbol: 1}
         result: dict[sp.Symbol, int] = {}
         for factor in sp.Mul.make_args(definition):

@@ -42,7 +42,9 @@ def read_points(points, name: str) -> tuple[tuple[sp.Symbol, ...], ...]:
     if not result:
         raise ValueError(f"{name}: no local points: make them by point(name, dim)")
     if len({len(p) for p in result}) > 1:
-        raise ValueError(f"{name}: local points have dimensions {[len(p) for p in result]}: all points need the same one")
+        raise ValueError(
+            f"{name}: local points have dimensions {[len(p) for p in result]}: all points need the same one"
+        )
     return result
 
 
@@ -87,18 +89,28 @@ def read_layout(over, n_points, anchors, k: int, dim: int, name: str) -> tuple[L
     if not isinstance(over, np.ndarray):
         slots = np.empty((len(over), k), dtype=np.int64)
         for i, entry in enumerate(over):
-            entry = tuple(entry) if isinstance(entry, (Sequence, np.ndarray)) and not isinstance(entry, str) else (entry,)
+            entry = (
+                tuple(entry) if isinstance(entry, (Sequence, np.ndarray)) and not isinstance(entry, str) else (entry,)
+            )
             if len(entry) != k:
-                raise ValueError(f"{name}: over[{i}] = {entry} has {len(entry)} entries, expected {k}, one for each local point")
+                raise ValueError(
+                    f"{name}: over[{i}] = {entry} has {len(entry)} entries, expected {k}, one for each local point"
+                )
             for j, index in enumerate(entry):
                 if isinstance(index, str):
                     if index not in rows:
-                        raise ValueError(f"{name}: over[{i}] = {entry} names the anchor {index!r}; known are {list(rows)}: add it to anchors=")
+                        raise ValueError(
+                            f"{name}: over[{i}] = {entry} names the anchor {index!r}; known are {list(rows)}: "
+                            f"add it to anchors="
+                        )
                     slots[i, j] = rows[index]
                 elif isinstance(index, numbers.Integral) and not isinstance(index, bool) and index >= 0:
                     slots[i, j] = int(index)
                 else:
-                    raise ValueError(f"{name}: over[{i}] = {entry} holds {index!r}: expected a point's number (0 or more) or an anchor's name")
+                    raise ValueError(
+                        f"{name}: over[{i}] = {entry} holds {index!r}: expected a point's number (0 or more) "
+                        f"or an anchor's name"
+                    )
     elif slots.size and slots.min() < 0:
         raise ValueError(f"{name}: over holds {slots.min()}: points are numbered from 0")
     if not len(slots):
@@ -108,12 +120,18 @@ def read_layout(over, n_points, anchors, k: int, dim: int, name: str) -> tuple[L
     n_points = int(slots.max()) + 1 if n_points is None else n_points
     if slots.max() >= n_points:
         i = int(np.argmax(slots.max(axis=1)))
-        raise ValueError(f"{name}: over[{i}] uses point {slots.max()}, out of range: with n_points={n_points} the points are 0 to {n_points - 1}")
+        raise ValueError(
+            f"{name}: over[{i}] uses point {slots.max()}, out of range: with n_points={n_points} the points "
+            f"are 0 to {n_points - 1}"
+        )
     ordered = np.sort(slots, axis=1)
     twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
     if twice.any():
         i = int(np.argmax(twice.any(axis=1)))
-        raise ValueError(f"{name}: over[{i}] = {tuple(slots[i].tolist())} uses a point twice: write such an instance as a template of its own")
+        raise ValueError(
+            f"{name}: over[{i}] = {tuple(slots[i].tolist())} uses a point twice: write such an instance as a "
+            f"template of its own"
+        )
     if (slots.max(axis=1) < 0).any():
         i = int(np.argmin(slots.max(axis=1)))
         raise ValueError(f"{name}: over[{i}] holds anchors alone: remove it")
@@ -121,7 +139,7 @@ def read_layout(over, n_points, anchors, k: int, dim: int, name: str) -> tuple[L
 
 
 def check_used(function, unconstrained) -> None:
-    """Raise ValueError on a state, local point, parameter or time that no expression uses, and on one that holds no state."""
+    """Raise ValueError on what is declared and no expression uses, and on an expression without any state."""
     name, used = function.name, set().union(*(e.free_symbols for e in function.expressions))
     for symbol in unconstrained:
         if symbol not in function.coordinates or symbol in used:
@@ -131,7 +149,8 @@ def check_used(function, unconstrained) -> None:
         if used.isdisjoint(p) and p[0] not in unconstrained:
             if function.is_template:
                 raise ValueError(
-                    f"{name}: local point ({', '.join(s.name for s in p)}) is declared but no expression uses it: remove it"
+                    f"{name}: local point ({', '.join(s.name for s in p)}) is declared but no expression uses "
+                    f"it: remove it"
                 )
             raise ValueError(
                 f"{name}: state {p[0].name!r} is declared but no expression uses it: remove it, or list it in "
@@ -140,7 +159,11 @@ def check_used(function, unconstrained) -> None:
     for symbol in (*function.parameter_symbols, *(() if function.time is None else (function.time,))):
         if symbol not in used:
             role = "time" if symbol == function.time else "parameter"
-            raise ValueError(f"{name}: {role} {symbol.name!r} is declared but no expression uses it: remove it or use it")
+            raise ValueError(
+                f"{name}: {role} {symbol.name!r} is declared but no expression uses it: remove it or use it"
+            )
     for i, expression in enumerate(function.expressions):
         if expression.free_symbols.isdisjoint(function.coordinates):
-            raise ValueError(f"{name}: expression {i} ({short(expression)}) holds no state, so nothing can satisfy it: remove it")
+            raise ValueError(
+                f"{name}: expression {i} ({short(expression)}) holds no state, so nothing can satisfy it: remove it"
+            )

@@ -38,9 +38,21 @@ def _timed():
 
 def _functions():
     x, y = sp.symbols("x y")
-    expressions = [sp.exp(sp.sin(x)) * sp.atan2(y, 3 + x**2), sp.log(2 + sp.cos(y)) / (1 + x**2), sp.tanh(x) * sp.cosh(y / 3)]
-    expressions += [sp.asin(sp.tanh(x) / 2) + sp.acos(sp.sin(y) / 2), sp.atan(x * y) + sp.sinh(x / 2), sp.tan(sp.sin(x) / 2) + y]
-    expressions += [sp.asinh(x) * sp.acosh(2 + y**2), sp.atanh(sp.sin(x) / 2) - sp.sqrt(3) * y, (1 + x**2) ** sp.Rational(1, 3) * y]
+    expressions = [
+        sp.exp(sp.sin(x)) * sp.atan2(y, 3 + x**2),
+        sp.log(2 + sp.cos(y)) / (1 + x**2),
+        sp.tanh(x) * sp.cosh(y / 3),
+    ]
+    expressions += [
+        sp.asin(sp.tanh(x) / 2) + sp.acos(sp.sin(y) / 2),
+        sp.atan(x * y) + sp.sinh(x / 2),
+        sp.tan(sp.sin(x) / 2) + y,
+    ]
+    expressions += [
+        sp.asinh(x) * sp.acosh(2 + y**2),
+        sp.atanh(sp.sin(x) / 2) - sp.sqrt(3) * y,
+        (1 + x**2) ** sp.Rational(1, 3) * y,
+    ]
     return Function(expressions, [x, y], name="every function")
 
 
@@ -49,7 +61,13 @@ def _stencil():
     k, t = sp.symbols("k t")
     over = [(i, i + 1, i + 2) for i in range(4)] + [("left", 0, 1)]
     return Function.template(
-        [(p[0] - 2 * q[0] + r[0]) * k - sp.sin(t) * q[0] ** 3], [p, q, r], over, 7, {k: np.arange(1.0, 6.0)}, {"left": [0.3]}, t,
+        [(p[0] - 2 * q[0] + r[0]) * k - sp.sin(t) * q[0] ** 3],
+        [p, q, r],
+        over,
+        7,
+        {k: np.arange(1.0, 6.0)},
+        {"left": [0.3]},
+        t,
         name="stencil with a free point",
     )
 
@@ -58,7 +76,11 @@ def _two_residuals():
     a, b = point("a", 2), point("b", 2)
     over = [(ANCHOR, 1), (1, 0), (2, 1), (0, 2), (2, "wall")]
     return Function.template(
-        [norm(b - a) - 1, a[0] * b[1] - a[1] * b[0] ** 2], [a, b], over, anchors={"wall": (2.0, -1.0)}, name="ring with walls"
+        [norm(b - a) - 1, a[0] * b[1] - a[1] * b[0] ** 2],
+        [a, b],
+        over,
+        anchors={"wall": (2.0, -1.0)},
+        name="ring with walls",
     )
 
 

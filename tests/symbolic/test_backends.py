@@ -43,7 +43,9 @@ def test_all_backends_agree_on_every_function(name):
     arrays = dict(zip("yvuw", case.arrays((2, 3)), strict=True))
 
     def everything(f, arrays):
-        return {name: as_tuple(getattr(f, name)(*[arrays[a] for a in letters], t=case.t)) for name, letters in CALLS.items()}
+        return {
+            name: as_tuple(getattr(f, name)(*[arrays[a] for a in letters], t=case.t)) for name, letters in CALLS.items()
+        }
 
     results = {b: everything(forms[b], {a: convert[b](x) for a, x in arrays.items()}) for b in ("torch", "numpy")}
     results["jax"] = jax.jit(lambda arrays: everything(forms["jax"], arrays))(arrays)
@@ -62,8 +64,12 @@ def test_products_with_a_local_jacobian_agree(name):
     local = g.local_jacobian(y, case.t)
     np.testing.assert_allclose(g.apply_jacobian(local, v), g.jvp(y, v, case.t), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(g.apply_transpose(local, w), g.vjp(y, w, case.t), rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(f.apply_jacobian(jnp.asarray(local), jnp.asarray(v)), g.jvp(y, v, case.t), rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(f.apply_transpose(jnp.asarray(local), jnp.asarray(w)), g.vjp(y, w, case.t), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        f.apply_jacobian(jnp.asarray(local), jnp.asarray(v)), g.jvp(y, v, case.t), rtol=1e-12, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        f.apply_transpose(jnp.asarray(local), jnp.asarray(w)), g.vjp(y, w, case.t), rtol=1e-12, atol=1e-12
+    )
     metric = np.random.default_rng(0).uniform(1, 2, (g.n_points, g.dim, g.dim))
     for a, b, c in zip(
         f.gram_from(jnp.asarray(local), jnp.asarray(metric)),

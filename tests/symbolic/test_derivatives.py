@@ -1,5 +1,7 @@
 """Every generated function of torch against autograd, finite differences and dense linear algebra."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import sympy as sp
@@ -95,7 +97,9 @@ def test_hidden_levels_are_functions_again(case, f, arrays):
         (velocity, state, f.velocity(q, v, case.t)),
         (acceleration, torch.cat([state, a], -1), f.jvp(q, a, case.t) + f.curvature(q, v, case.t)),
     ]:
-        residual = compile_numpy(level, only=("residual",)).residual(y.numpy(), case.t if level.time is not None else None)
+        residual = compile_numpy(level, only=("residual",)).residual(
+            y.numpy(), case.t if level.time is not None else None
+        )
         np.testing.assert_allclose(residual, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -141,7 +145,10 @@ def test_any_leading_batch_dimensions(case, f, batch):
 
     def compare(result, single, n):
         assert result.shape[: len(batch)] == batch
-        close(result.reshape(-1, *result.shape[len(batch) :]), torch.stack(single) if n else result.new_zeros((0, *result.shape[len(batch) :])))
+        close(
+            result.reshape(-1, *result.shape[len(batch) :]),
+            torch.stack(single) if n else result.new_zeros((0, *result.shape[len(batch) :])),
+        )
 
     n = flat[0].shape[0]
     compare(f.residual(y, case.t), [f.residual(flat[0][i], case.t) for i in range(n)], n)
@@ -157,8 +164,7 @@ def test_template_is_the_list_written_out_by_hand():
     s = sp.symbols(f"s0:{2 * n}", real=True)
     places = [(0, 0), *[(s[2 * i], s[2 * i + 1]) for i in range(n)]]
     by_hand = [
-        sp.sqrt((x1 - x0) ** 2 + (y1 - y0) ** 2) - (i + 1)
-        for i, ((x0, y0), (x1, y1)) in enumerate(zip(places, places[1:], strict=False))
+        sp.sqrt((x1 - x0) ** 2 + (y1 - y0) ** 2) - (i + 1) for i, ((x0, y0), (x1, y1)) in enumerate(pairwise(places))
     ]
     plain = Function(by_hand, s).torch().double()
     f = template.torch().double()

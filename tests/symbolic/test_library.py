@@ -24,16 +24,20 @@ def test_fixed_distances_and_water():
     o, h1, h2 = np.moveaxis(r.reshape(4, 2, 3, 3), 2, 0)
     expected = np.stack([np.linalg.norm(d, axis=-1) for d in (h1 - o, h2 - o, h2 - h1)], -1) - [0.957, 0.957, 1.513]
     np.testing.assert_allclose(water.residual(r.reshape(4, 18)), expected.reshape(4, 6))
-    assert water.residual(r.reshape(4, 18), parameters={"d12": 0.0})[0, 2] == pytest.approx(np.linalg.norm((h2 - h1)[0, 0]))
+    assert water.residual(r.reshape(4, 18), parameters={"d12": 0.0})[0, 2] == pytest.approx(
+        np.linalg.norm((h2 - h1)[0, 0])
+    )
 
 
 def test_unit_norm():
     q = random.normal(size=(4, 3, 4))
-    np.testing.assert_allclose(library.unit_norm(3, 4).numpy().residual(q.reshape(4, 12)), np.linalg.norm(q, axis=-1) - 1)
+    np.testing.assert_allclose(
+        library.unit_norm(3, 4).numpy().residual(q.reshape(4, 12)), np.linalg.norm(q, axis=-1) - 1
+    )
 
 
 def test_divergence_free():
-    """A field that is the curl of a stream function on the corners has none; the left-out cell's is minus the others'."""
+    """A field that is the curl of a stream function on the corners has none; the last cell's is minus the others'."""
     nx, ny, hx, hy = 5, 4, 0.1, 0.3
     f = library.divergence_free(nx, ny, (hx, hy)).numpy()
     stream = random.normal(size=(nx, ny))
@@ -53,7 +57,9 @@ def test_linear_invariant():
     f = library.linear_invariant(weights, [1.0, 2.0]).numpy()
     np.testing.assert_allclose(f.residual(y), y @ weights.T - [1.0, 2.0])
     np.testing.assert_allclose(f.jacobian(y), np.broadcast_to(weights, (5, 2, 3)))
-    np.testing.assert_allclose(library.linear_invariant([1.0, 0.1], 0.5).numpy().residual(y[:, :2]), y[:, :2] @ [[1.0], [0.1]] - 0.5)
+    np.testing.assert_allclose(
+        library.linear_invariant([1.0, 0.1], 0.5).numpy().residual(y[:, :2]), y[:, :2] @ [[1.0], [0.1]] - 0.5
+    )
 
 
 def test_energy_invariant():

@@ -23,7 +23,9 @@ def test_one_pendulum_is_its_equation_in_the_angle():
     along = length * jnp.array([np.cos(angle), np.sin(angle)])
     a = s.acceleration(q, rate * along)
     np.testing.assert_allclose(a, -(g / length) * np.sin(angle) * along - rate**2 * q, rtol=1e-12)
-    np.testing.assert_allclose(s.multiplier(q, rate * along), [mass * (length * rate**2 + g * np.cos(angle))], rtol=1e-12)
+    np.testing.assert_allclose(
+        s.multiplier(q, rate * along), [mass * (length * rate**2 + g * np.cos(angle))], rtol=1e-12
+    )
     np.testing.assert_allclose(
         s.energy(q, rate * along), 0.5 * mass * (length * rate) ** 2 - mass * g * length * np.cos(angle), rtol=1e-12
     )

@@ -18,7 +18,11 @@ ROOT = Path(__file__).parents[2]
 
 def python(code, *arguments, cwd=ROOT):
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)], capture_output=True, text=True, timeout=120, cwd=cwd
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=cwd,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -53,7 +57,10 @@ def test_describe_a_template_with_time_and_parameters():
     text = CASES["stencil"].function.describe()
     for part in ("5 instances on 7 points", "k = 5 values", "time        t", "dc/dp_0 = k", "∂c/∂t", "sparse"):
         assert part in text
-    assert "length = 1" in library.chain(5).describe() and "block-tridiagonal, 5 x 5 blocks of 1 x 1" in library.chain(5).describe()
+    assert (
+        "length = 1" in library.chain(5).describe()
+        and "block-tridiagonal, 5 x 5 blocks of 1 x 1" in library.chain(5).describe()
+    )
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax", "numpy"])
@@ -70,8 +77,9 @@ def test_source_is_python_and_short(name, backend):
 
 def test_source_reads_like_the_formula():
     text = library.chain(3).source("torch")
-    assert textwrap.dedent(
-        '''\
+    assert (
+        textwrap.dedent(
+            '''\
         def penalty(xs, length):
             """Jᵀ c"""
             a_0, a_1, b_0, b_1 = split(xs, 4)
@@ -84,7 +92,9 @@ def test_source_reads_like_the_formula():
             s6 = s0*s4
             return columns([-s6, -s5, s6, s5], xs, 4)
         '''
-    ) in text
+        )
+        in text
+    )
     with_levels = library.chain(3).source("numpy", levels=2)
     assert "def velocity_level_residual(" in with_levels and "def acceleration_level_jvp(" in with_levels
 
@@ -116,7 +126,9 @@ STANDALONE = """
 """
 
 
-@pytest.mark.parametrize("backend, name", [("torch", "stencil"), ("jax", "two residuals"), ("numpy", "timed"), ("numpy", "water")])
+@pytest.mark.parametrize(
+    "backend, name", [("torch", "stencil"), ("jax", "two residuals"), ("numpy", "timed"), ("numpy", "water")]
+)
 def test_saved_file_stands_alone(tmp_path, backend, name):
     case = CASES[name]
     assert case.function.save(tmp_path / "saved.py", backend) == tmp_path / "saved.py"
@@ -124,7 +136,9 @@ def test_saved_file_stands_alone(tmp_path, backend, name):
     np.savez(tmp_path / "given.npz", y=y, v=v, u=u, w=w)
     python(STANDALONE, backend, tmp_path, case.t, cwd=tmp_path)
     out, f, t = np.load(tmp_path / "out.npz"), case.function.numpy(), case.t
-    expected = dict(residual=f.residual(y, t), vjp=f.vjp(y, w, t), hvp=f.hvp(y, w, u, t), curvature=f.curvature(y, v, t))
+    expected = dict(
+        residual=f.residual(y, t), vjp=f.vjp(y, w, t), hvp=f.hvp(y, w, u, t), curvature=f.curvature(y, v, t)
+    )
     expected |= dict(jacobian=f.jacobian(y, t), penalty_jvp=f.penalty_jvp(y, v, t), gram=f.gram_blocks(y, None, t)[0])
     for key, value in expected.items():
         np.testing.assert_allclose(out[key], value, rtol=1e-12, atol=1e-12, err_msg=key)
@@ -132,7 +146,7 @@ def test_saved_file_stands_alone(tmp_path, backend, name):
 
 def test_names_of_states_and_functions_cannot_break_the_file(tmp_path):
     odd = sp.symbols("x y", cls=sp.Symbol)
-    quote = sp.Symbol("it's \"a\" \\ name")
+    quote = sp.Symbol('it\'s "a" \\ name')
     f = Constraint([odd[0] * quote - 1], [odd[0], quote], name='"""\nimport os  # \\')
     for backend in ("torch", "jax", "numpy"):
         ast.parse(f.save(tmp_path / "odd.py", backend).read_text(encoding="utf-8"))

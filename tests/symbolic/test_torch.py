@@ -76,7 +76,9 @@ def test_moving_takes_tables_and_parameters_along():
     a, b = point("a", 2), point("b", 2)
     L, g = sp.symbols("L g")
     expression = (b - a).dot(b - a) - L**2 + g
-    f = Constraint.template([expression], [a, b], [("left", 0), (0, 1)], anchors={"left": (1, 2)}, parameters={L: [1.0, 2.0], g: 0.5})
+    f = Constraint.template(
+        [expression], [a, b], [("left", 0), (0, 1)], anchors={"left": (1, 2)}, parameters={L: [1.0, 2.0], g: 0.5}
+    )
     f = f.torch(learn=["g"]).to("meta")
     assert {t.device.type for t in [*f.buffers(), *f.parameters()]} == {"meta"}
     assert f.residual(torch.empty(3, 4, device="meta")).shape == (3, 2)
@@ -107,7 +109,10 @@ def test_plain_parameters_and_time_broadcast_against_the_batch():
     rate, t = torch.rand(3, dtype=torch.float64), torch.rand(3, dtype=torch.float64)
     together = f.residual(y, t, {"rate": rate})
     close(together, torch.stack([f.residual(y[i], t[i], {"rate": rate[i]}) for i in range(3)]))
-    close(f.vjp(y, together, t, {"rate": rate}), (f.jacobian(y, t, {"rate": rate}).mT @ together.unsqueeze(-1)).squeeze(-1))
+    close(
+        f.vjp(y, together, t, {"rate": rate}),
+        (f.jacobian(y, t, {"rate": rate}).mT @ together.unsqueeze(-1)).squeeze(-1),
+    )
     one = f.residual(y[0], t, {"rate": rate})  # one state, many times
     close(one, torch.stack([f.residual(y[0], t[i], {"rate": rate[i]}) for i in range(3)]))
 
@@ -185,7 +190,9 @@ def test_source_does_not_grow_and_five_thousand_instances_compile_as_fast_as_one
     one, short, _ = min((compiled(1) for _ in range(3)), key=lambda r: r[0])
     many, long, f = compiled(5000)
     assert long == short
-    assert many < one + 2.0  # seconds: tables and the rank check are linear in the instances, no code is generated for them
+    assert (
+        many < one + 2.0
+    )  # seconds: tables and the rank check are linear in the instances, no code is generated for them
     y = torch.randn(2, 10_000)
     assert f.residual(y).shape == (2, 5000) and f.vjp(y, f.residual(y)).shape == y.shape
 
@@ -205,8 +212,8 @@ COMPILED = """
             c, local = f.linearise(y, case.t)
             diagonal, off = f.gram_from(local)
             return (c, local, diagonal, off, f.residual(y, case.t), f.jvp(y, v, case.t), f.vjp(y, w, case.t),
-                    f.hvp(y, w, u, case.t), f.curvature(y, v, case.t), f.penalty(y, case.t), f.penalty_jvp(y, v, case.t),
-                    f.apply_transpose(local, w), f.jacobian(y, case.t))
+                    f.hvp(y, w, u, case.t), f.curvature(y, v, case.t), f.penalty(y, case.t), f.penalty_jvp(y, v,
+                    case.t), f.apply_transpose(local, w), f.jacobian(y, case.t))
 
         torch._dynamo.reset()
         compiled = torch.compile(everything, fullgraph=True, backend=backend)

@@ -15,7 +15,10 @@ PLAIN = {
     "undeclared": (lambda: Constraint([x + z], [x]), "'z' in expression 0 .* not declared: add it"),
     "undeclared parameter": (lambda: Constraint([x - L], [x]), r"'L'.*parameters=\{L: value\}"),
     "unused state": (lambda: Constraint([x - 1], [x, y]), r"state 'y' .*unconstrained=\[y\]"),
-    "unused parameter": (lambda: Constraint([x - 1], [x], {L: 1.0}), "parameter 'L' is declared but no expression uses it"),
+    "unused parameter": (
+        lambda: Constraint([x - 1], [x], {L: 1.0}),
+        "parameter 'L' is declared but no expression uses it",
+    ),
     "unused time": (lambda: Constraint([x - 1], [x], time=t), "time 't' is declared"),
     "declared twice": (lambda: Constraint([x - 1], [x, x]), "'x' is declared twice"),
     "state and parameter": (lambda: Constraint([x - y], [x, y], {y: 1.0}), "declared twice .as state and as parameter"),
@@ -66,25 +69,45 @@ UNSUPPORTED = {
     "beyond doubles": x + sp.exp(1000),
 }
 TEMPLATE = {
-    "index out of range": (lambda: Constraint.template(link, [a, b], [(0, 5)], n_points=3), r"over\[0\] uses point 5.*0 to 2"),
+    "index out of range": (
+        lambda: Constraint.template(link, [a, b], [(0, 5)], n_points=3),
+        r"over\[0\] uses point 5.*0 to 2",
+    ),
     "negative index": (lambda: Constraint.template(link, [a, b], [(-1, 0)]), r"over\[0\] = \(-1, 0\) holds -1"),
     "negative in array": (lambda: Constraint.template(link, [a, b], np.array([[-1, 0]])), "numbered from 0"),
     "fraction": (lambda: Constraint.template(link, [a, b], [(0.5, 1)]), "holds 0.5"),
     "bool": (lambda: Constraint.template(link, [a, b], [(True, 0)]), "holds True"),
     "unknown anchor": (lambda: Constraint.template(link, [a, b], [("wall", 0)]), "names the anchor 'wall'; known are"),
     "wrong length": (lambda: Constraint.template(link, [a, b], [(0, 1, 2)]), "3 entries, expected 2"),
-    "wrong length of array": (lambda: Constraint.template(link, [a, b], np.array([[0, 1, 2]])), "3 entries, expected 2"),
+    "wrong length of array": (
+        lambda: Constraint.template(link, [a, b], np.array([[0, 1, 2]])),
+        "3 entries, expected 2",
+    ),
     "empty": (lambda: Constraint.template(link, [a, b], []), "over is empty"),
-    "anchors alone": (lambda: Constraint.template(link, [a, b], [(0, 1), (ANCHOR, ANCHOR)]), r"over\[1\] holds anchors alone"),
-    "point twice": (lambda: Constraint.template(link, [a, b], [(0, 1), (2, 2)]), r"over\[1\] = \(2, 2\) uses a point twice"),
-    "same tuple": (lambda: Constraint.template(link, [a, b], [(0, 1), (1, 2), (0, 1)]), r"over\[0\] and over\[2\] are the same"),
-    "unused point": (lambda: Constraint.template([norm(b) - 1], [a, b], [(0, 1)]), r"local point \(a_0, a_1\) is declared"),
+    "anchors alone": (
+        lambda: Constraint.template(link, [a, b], [(0, 1), (ANCHOR, ANCHOR)]),
+        r"over\[1\] holds anchors alone",
+    ),
+    "point twice": (
+        lambda: Constraint.template(link, [a, b], [(0, 1), (2, 2)]),
+        r"over\[1\] = \(2, 2\) uses a point twice",
+    ),
+    "same tuple": (
+        lambda: Constraint.template(link, [a, b], [(0, 1), (1, 2), (0, 1)]),
+        r"over\[0\] and over\[2\] are the same",
+    ),
+    "unused point": (
+        lambda: Constraint.template([norm(b) - 1], [a, b], [(0, 1)]),
+        r"local point \(a_0, a_1\) is declared",
+    ),
     "mixed dimensions": (lambda: Constraint.template(link, [a, point("b", 3)], [(0, 1)]), r"dimensions \[2, 3\]"),
     "anchor of another dimension": (
-        lambda: Constraint.template(link, [a, b], [("wall", 0)], anchors={"wall": (1.0,)}), "expected 2 finite coordinates"
+        lambda: Constraint.template(link, [a, b], [("wall", 0)], anchors={"wall": (1.0,)}),
+        "expected 2 finite coordinates",
     ),
     "anchor at nan": (
-        lambda: Constraint.template(link, [a, b], [("w", 0)], anchors={"w": (1.0, np.nan)}), "expected 2 finite coordinates"
+        lambda: Constraint.template(link, [a, b], [("w", 0)], anchors={"w": (1.0, np.nan)}),
+        "expected 2 finite coordinates",
     ),
     "parameter of wrong length": (
         lambda: Constraint.template([norm(b - a) - L], [a, b], [(0, 1)], parameters={L: [1.0, 2.0]}),
@@ -93,20 +116,31 @@ TEMPLATE = {
     "length of one dimension": (lambda: library.chain(3, 1), "is .x.: use x itself"),
     "dimension zero": (lambda: point("a", 0), "at least 1"),
     "point name": (lambda: point("a b", 2), "identifier"),
-}  # fmt: skip
+}
 DEPENDENT = {
     "same": (lambda: Constraint([x - y, y - x], [x, y]), "expressions 0 and 1 are the same"),
     "expanded": (lambda: Constraint([x * (x + y), x**2 + x * y], [x, y]), "are the same"),
-    "multiple": (lambda: Constraint([x + y, 2 * x + 2 * y], [x, y]), r"rank-deficient .*0 \(x \+ y\), 1 \(2\*x \+ 2\*y\)"),
-    "function of others": (
-        lambda: Constraint([x * y - 1, y + z, x * y * (y + z)], [x, y, z]), "residuals 0 .*, 1 .*, 2 .* depend on one another"
+    "multiple": (
+        lambda: Constraint([x + y, 2 * x + 2 * y], [x, y]),
+        r"rank-deficient .*0 \(x \+ y\), 1 \(2\*x \+ 2\*y\)",
     ),
-    "on the manifold alone": (lambda: Constraint([x + y - 1, (x + y) * z - z], [x, y, z]), "where the constraint holds"),
+    "function of others": (
+        lambda: Constraint([x * y - 1, y + z, x * y * (y + z)], [x, y, z]),
+        "residuals 0 .*, 1 .*, 2 .* depend on one another",
+    ),
+    "on the manifold alone": (
+        lambda: Constraint([x + y - 1, (x + y) * z - z], [x, y, z]),
+        "where the constraint holds",
+    ),
     "squared": (lambda: Constraint([(x**2 + y**2 - 1) ** 2], [x, y]), "gradient of residual 0 .* vanishes"),
     "too many": (lambda: Constraint([x - 1, x - 2], [x]), "2 constraints on 1 states"),
-    "both directions": (lambda: Constraint.template(link, [a, b], [(0, 1), (1, 2), (1, 0)]), r"0 \(over\[0\].*2 \(over\[2\]"),
+    "both directions": (
+        lambda: Constraint.template(link, [a, b], [(0, 1), (1, 2), (1, 0)]),
+        r"0 \(over\[0\].*2 \(over\[2\]",
+    ),
     "braced square": (
-        lambda: Constraint.template(link, [a, b], [(i, j) for i in range(4) for j in range(i)]), "rank-deficient at generic"
+        lambda: Constraint.template(link, [a, b], [(i, j) for i in range(4) for j in range(i)]),
+        "rank-deficient at generic",
     ),
     "whole periodic grid": (lambda: periodic_divergence(4, 5), "20 .*|rank-deficient"),
     "big": (lambda: periodic_divergence(20, 20), r"rank-deficient at generic points: residuals 0 .* and 392 more"),
@@ -114,7 +148,7 @@ DEPENDENT = {
         lambda: Constraint.template(link, [a, b], [*[(i, i + 1) for i in range(2000)], (8, 7)]),
         r"residuals 7 \(over\[7\].*\), 2000 \(over\[2000\]",
     ),
-}  # fmt: skip
+}
 
 
 def periodic_divergence(nx, ny):
@@ -125,7 +159,9 @@ def periodic_divergence(nx, ny):
     return Constraint.template([east[0] - p[0] + north[1] - p[1]], [p, east, north], over)
 
 
-@pytest.mark.parametrize("make, message", (PLAIN | TEMPLATE | DEPENDENT).values(), ids=(PLAIN | TEMPLATE | DEPENDENT).keys())
+@pytest.mark.parametrize(
+    "make, message", (PLAIN | TEMPLATE | DEPENDENT).values(), ids=(PLAIN | TEMPLATE | DEPENDENT).keys()
+)
 def test_refused_with_name_and_mend(make, message):
     with pytest.raises(ValueError, match=message):
         make()
@@ -139,7 +175,7 @@ def test_non_smooth(name):
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
 def test_unsupported(name):
-    with pytest.raises(ValueError, match="supported are|only finite|imaginary|no finite real"):
+    with pytest.raises(ValueError, match=r"supported are|only finite|imaginary|no finite real"):
         Function([UNSUPPORTED[name] + x + y], [x, y])
 
 
@@ -157,7 +193,7 @@ GOOD = {
     ),
     "names that Python reserves": lambda: Constraint(
         [sp.Symbol("lambda") * sp.Symbol("rows") - sp.Symbol("s0") ** 2 - sp.Symbol("x y") - sp.Symbol("xs")],
-        sp.symbols("lambda rows s0 xs") + (sp.Symbol("x y"),),
+        (*sp.symbols("lambda rows s0 xs"), sp.Symbol("x y")),
     ),
 }
 
@@ -180,7 +216,9 @@ class TestCalls:
 
     def test_wrong_state_shape(self, backend):
         f, state = self.make(backend, library.chain(3), (4, 5))
-        with pytest.raises(ValueError, match=r"chain of 3 links: y has shape \(4, 5\), expected \(..., 6\) \(0.0, 0.1, 1.0"):
+        with pytest.raises(
+            ValueError, match=r"chain of 3 links: y has shape \(4, 5\), expected \(..., 6\) \(0.0, 0.1, 1.0"
+        ):
             f.residual(state)
 
     def test_missing_and_unknown_parameter(self, backend):

@@ -16,9 +16,9 @@ from experiments.figures import (
     bare,
     draw_chain,
     figure,
-    link_lengths,
     two_lines,
 )
+from experiments.pendulum import violation
 
 WRONG_COLOUR = "#e8178a"  # no method's colour
 # Width of the glow around a link, in points a metre of wrong length, and at most.
@@ -70,7 +70,6 @@ class _Scene:
         top, strip = sheet.subfigures(2, 1, height_ratios=(4.0, 1.7))
         panels = np.atleast_1d(top.subplots(1, len(frames.predictions)))
         window = self._window()
-        lengths = link_lengths(np.asarray(frames.truth))
         self.moving = []
         for axes, (name, predicted) in zip(panels, frames.predictions.items(), strict=True):
             predicted = np.asarray(predicted)
@@ -82,7 +81,7 @@ class _Scene:
             bare(axes, window)
             axes.set_title(two_lines(name, frames.methods[name]))
             axes.set_xlabel("\n", family="monospace", fontsize=8.5)
-            self.moving.append((name, predicted, link_lengths(predicted) - lengths, glow, truth, line, axes))
+            self.moving.append((name, predicted, violation(predicted), glow, truth, line, axes))
         handles = [
             Line2D([], [], color=TRUTH_COLOUR, linewidth=4, marker="o", markersize=7, label="reference"),
             Line2D([], [], color="black", linewidth=1.8, marker="o", markersize=4.5, label="prediction"),
@@ -103,9 +102,9 @@ class _Scene:
             line.set_data(*points.T)
             truth.set_data(*np.concatenate([np.zeros((1, 2)), frames.truth[index]]).T)
             glow.set_segments(np.stack([points[:-1], points[1:]], 1))
-            glow.set_linewidths(np.minimum(_GLOW * np.abs(wrong[index]), _GLOW_MOST))
-            error, violation = frames.errors_cm(name)[index], frames.violations(name)[index]
-            axes.set_xlabel(f"error      {error:7.1f} cm    \nworst link {_length(violation)} off")
+            glow.set_linewidths(np.minimum(_GLOW * wrong[index], _GLOW_MOST))
+            error, worst = frames.errors_cm(name)[index], frames.violations(name)[index]
+            axes.set_xlabel(f"error      {error:7.1f} cm    \nworst link {_length(worst)} off")
         self.cursor.set_xdata([self.then[index]] * 2)
 
     def _draw_strip(self, axes) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from experiments.pendulum import link_lengths, violation
 from experiments.records import METHOD_TITLES, Record, Variant
 
 # Okabe and Ito's palette, told apart by colour-blind readers; one colour a method in every figure.
@@ -112,16 +113,7 @@ class Snapshots:
 
     def violations(self, title: str) -> np.ndarray:
         """Largest error of a link's length, in m, for each sample."""
-        return np.abs(link_lengths(np.asarray(self.predictions[title])) - self._lengths).max(-1)
-
-    @property
-    def _lengths(self) -> np.ndarray:
-        return link_lengths(np.asarray(self.truth))
-
-
-def link_lengths(r: np.ndarray) -> np.ndarray:
-    """Lengths of the links of a chain hanging from the origin, `(..., nodes, 2)` to `(..., nodes)`."""
-    return np.linalg.norm(np.diff(r, axis=-2, prepend=np.zeros_like(r[..., :1, :])), axis=-1)
+        return violation(self.predictions[title]).max(-1)
 
 
 def snapshots_figure(snapshots: Snapshots, path: Path, *, title: str = "") -> Path:
@@ -170,7 +162,7 @@ def drift_figure(frames: Snapshots, path: Path, *, dt: float, title: str = "") -
         for name, predicted in frames.predictions.items():
             colour = METHOD_COLOURS[frames.methods[name]]
             error.plot(then, frames.errors_cm(name), color=colour, label=name)
-            links = link_lengths(np.asarray(predicted))
+            links = link_lengths(predicted)
             low, high = links.min(-1), links.max(-1)
             lengths.fill_between(then, low, high, color=colour, alpha=0.3, linewidth=0)
             lengths.plot(then, np.column_stack([low, high]), color=colour, linewidth=0.9)

@@ -168,11 +168,15 @@ def mean_error_cm(prediction: Any, target: Any) -> float:
     return float(100.0 * np.linalg.norm(prediction - target, axis=-1).mean())
 
 
+def link_lengths(r: Any) -> np.ndarray:
+    """Length of every link, |r_i - r_{i-1}| (m), (..., n_bodies), from positions (..., n_bodies, 2)."""
+    r = np.asarray(r, dtype=np.float64)
+    return np.linalg.norm(np.diff(r, axis=-2, prepend=np.zeros((*r.shape[:-2], 1, r.shape[-1]))), axis=-1)
+
+
 def violation(r: Any) -> np.ndarray:
     """Length error of every link, | |r_i - r_{i-1}| - 1 m |, (..., n_bodies), from positions (..., n_bodies, 2)."""
-    r = np.asarray(r, dtype=np.float64)
-    links = np.diff(r, axis=-2, prepend=np.zeros((*r.shape[:-2], 1, r.shape[-1])))
-    return np.abs(np.linalg.norm(links, axis=-1) - LENGTH)
+    return np.abs(link_lengths(r) - LENGTH)
 
 
 def trivial_predictions(

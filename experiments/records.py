@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ _REQUIRED = (
     "problem", "method", "network", "parameters", "n_train", "horizon", "seed",
     "test_mae_cm", "violation_mean", "violation_max", "train_seconds", "step_ms",
 )  # fmt: skip
+# What a record's file holds, each an object.
+_PARTS = {"config", "log", "result"}
 
 
 @dataclass(frozen=True)
@@ -159,27 +162,40 @@ def write_record(record: Record, path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader never sees half of it."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    """Write a text file whole or not at all: a reader, or a kill at any moment, never meets half of it.
+
+    As `ndae.checkpoints.write_atomically`, which only those can use who have loaded torch.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_record(path: Path) -> Record:
     """Read what `write_record` wrote; raises `ValueError` naming the file and what it lacks."""
     content = _read_json(path)
-    lacking = [key for key in ("config", "result", "log") if not isinstance(content.get(key), dict)]
+    lacking = [key for key in sorted(_PARTS) if not isinstance(content.get(key), dict)]
     if lacking:
         raise ValueError(f"{path}: no record of a run, it has no {' and no '.join(map(repr, lacking))}")
     return Record(content["config"], _checked_result(content["result"], path), content["log"])
 
 
 def read_records(directory: Path) -> list[Record]:
-    """Read every finished run under `directory`: exported records (`*.json`) and run folders (`*/result.json`)."""
+    """Read every finished run in `directory`: exported records (`*.json`), or else run folders (`**/result.json`).
+
+    JSON files of another kind, such as the data of a figure, are passed over. Raises `ValueError` naming a damaged
+    file, or where there is no run, and `FileNotFoundError` where there is no such folder.
+    """
     directory = Path(directory)
     if not directory.is_dir():
         raise FileNotFoundError(f"no folder {directory} with finished runs")
-    records = [read_record(path) for path in sorted(directory.glob("*.json")) if _is_record(path)]
+    records = [read_record(path) for path in sorted(directory.glob("*.json")) if _PARTS & _read_json(path).keys()]
     if not records:
         folders = sorted(path.parent for path in directory.rglob("result.json"))
         records = [read_run(folder) for folder in folders]
@@ -231,11 +247,6 @@ def group(records: Iterable[Record]) -> dict[tuple, dict[Variant, list[Record]]]
             raise ValueError(f"{record.variant.title}, seed {record.seed}: two runs of one setting {record.setting}")
         runs.append(record)
     return groups
-
-
-def _is_record(path: Path) -> bool:
-    # A results folder also holds figures' data, which has its own format marker.
-    return "snapshots" not in path.name
 
 
 def _read_json(path: Path) -> dict:

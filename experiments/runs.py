@@ -6,12 +6,13 @@ Importing this costs nothing: torch, Lightning and the data load when a run begi
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from experiments.records import write_text
 
 if TYPE_CHECKING:
     import torch
@@ -202,10 +203,10 @@ def run(
     device, model = find_device(config.device), build_model(config)
     folder.mkdir(parents=True, exist_ok=True)
     result_file.unlink(missing_ok=True)
-    _write_text(folder / "config.json", config.to_json())
+    write_text(folder / "config.json", config.to_json())
     with reporting(progress, label or config.method) as report:
         result = _run(config, model, device, folder, resume, report)
-    _write_text(result_file, json.dumps(result, indent=2) + "\n")
+    write_text(result_file, json.dumps(result, indent=2) + "\n")
     return result
 
 
@@ -314,16 +315,3 @@ def _read_result(config: RunConfig, path: Path) -> dict[str, Any]:
     if not isinstance(result, dict) or any(result.get(name, ours) != value for name, value in ours.items()):
         raise ValueError(mend)
     return result
-
-
-def _write_text(path: Path, text: str) -> None:
-    # As ndae.checkpoints.write_atomically, which this can't use before torch has loaded.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -34,8 +34,9 @@ def is_users(error: BaseException) -> bool:
 def one_line(error: BaseException) -> str:
     """Say `error` in one line, a file's error with the file's name first."""
     if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename is not None else ""
-        text = where + error.strerror
+        # Where a file is put into another's place, the second is the one the user knows of.
+        name = error.filename if error.filename2 is None else error.filename2
+        text = error.strerror if name is None else f"{name}: {error.strerror}"
     else:
         text = str(error)
     return " ".join(text.split()) or type(error).__name__

@@ -1,9 +1,6 @@
 """The command line as a user types it: answers in time, errors in one line, nothing loaded that is not used."""
 
-import csv
-import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,23 +9,10 @@ import pytest
 
 from experiments import cli
 from experiments.records import write_record
+from tests.experiments.command_line import in_process, ndae
 from tests.experiments.records_for_tests import ALONE, PAPERS, record
 
 HEAVY = ("torch", "lightning", "jax", "diffrax", "matplotlib", "sympy", "numpy", "scipy")
-
-
-def ndae(*arguments, cwd=None, env=None):
-    """Run the command in a process of its own."""
-    command = [sys.executable, "-m", "experiments.cli", *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": os.getcwd()} | (env or {})
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
-
-
-def in_process(capsys, *arguments):
-    """Run the command in this process; return its exit code and what it printed."""
-    code = cli.run([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def loaded(*arguments):
@@ -262,161 +246,3 @@ def test_a_saved_constraint_runs_without_sympy(capsys, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", check], cwd=path.parent, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "4.0", done.stderr
-
-
-# -- real runs -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    """A folder for runs, and a cache of its own so that the user's is neither read nor written."""
-    folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NDAE_CACHE", str(folder / "cache"))
-        yield folder
-
-
-SMALL = ("pendulum", "--network", "mlp", "--n-train", 20, "--epochs", 2)
-
-
-@pytest.fixture(scope="module")
-def trained(workplace):
-    """A small run, made once."""
-    assert cli.run(["train", *map(str, SMALL), "--method", "smooth", "--out", str(workplace / "smooth")]) == 0
-    return workplace / "smooth"
-
-
-def test_train_leaves_what_it_promises(trained):
-    result = json.loads((trained / "result.json").read_text())
-    asked = {"problem": "pendulum", "method": "smooth", "network": "mlp", "n_train": 20, "horizon": 20, "seed": 0}
-    assert asked.items() <= result.items()
-    promised = ("parameters", "test_mae_cm", "violation_mean", "violation_max", "train_seconds", "step_ms")
-    assert all(result[key] > 0 for key in promised)
-    assert result["violation_max"] < 1.1e-4
-    with (trained / "log.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 2
-    assert json.loads((trained / "config.json").read_text())["gamma"] == 10.0
-    assert (trained / "checkpoints" / "best.ckpt").is_file()
-
-
-def test_a_finished_run_is_shown_again_at_once(capsys, trained):
-    before = (trained / "result.json").read_bytes()
-    code, out, err = in_process(capsys, "train", *SMALL, "--method", "smooth", "--out", trained)
-    assert (code, err) == (0, "")
-    assert "Smooth projection γ,η=10" in out and str(trained / "result.json") in out
-    assert f"{json.loads(before)['test_mae_cm']:.2f} cm" in out
-    assert (trained / "result.json").read_bytes() == before
-
-
-def test_the_same_command_and_seed_give_the_same_numbers(capsys, trained, workplace):
-    in_process(capsys, "train", *SMALL, "--method", "smooth", "--out", workplace / "again")
-    first, second = (json.loads((folder / "result.json").read_text()) for folder in (trained, workplace / "again"))
-    for key in ("test_mae_cm", "violation_mean", "violation_max"):
-        assert first[key] == second[key]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--seed", 1), ["smooth", "seed 0", "seed", "1"]),
-        (("--device", "cuda:77"), ["cuda:77"]),
-        (("--integrator", "rk4"), ["rk4", "classical_rk4"]),
-        (("--learning-rate", "-1"), ["learning_rate", "-1"]),
-    ],
-)
-def test_a_run_that_can_not_be_is_one_line(capsys, trained, workplace, arguments, words):
-    out = trained if "--seed" in arguments else workplace / "impossible"
-    code, _, err = in_process(capsys, "train", *SMALL, "--method", "smooth", "--out", out, *arguments)
-    assert code == 1
-    assert len(err.splitlines()) == 1 and err.startswith("ndae: ") and "unexpected" not in err
-    assert all(word in err for word in words), err
-
-
-def test_out_is_a_file(capsys, workplace):
-    path = workplace / "file"
-    path.write_text("mine")
-    for command in ("train", "compare"):
-        code, _, err = in_process(capsys, command, *SMALL, "--out", path)
-        assert code == 1 and str(path) in err and len(err.splitlines()) == 1
-    assert path.read_text() == "mine"
-
-
-def test_a_damaged_checkpoint_is_one_line(capsys, workplace):
-    folder = workplace / "damaged"
-    in_process(capsys, "train", *SMALL, "--out", folder)
-    (folder / "result.json").unlink()
-    (folder / "checkpoints" / "last.ckpt").write_bytes(b"no checkpoint")
-    code, _, err = in_process(capsys, "train", *SMALL, "--out", folder)
-    assert code == 1 and "last.ckpt" in err and len(err.splitlines()) == 1
-    code, _, err = in_process(capsys, "train", *SMALL, "--out", folder, "--fresh")
-    assert code == 0, err
-
-
-def test_an_interrupted_run_goes_on(capsys, workplace):
-    folder = workplace / "interrupted"
-    long = ("pendulum", "--network", "mlp", "--n-train", 20, "--epochs", 100_000, "--out", folder)
-    command = [sys.executable, "-m", "experiments.cli", "train", *map(str, long)]
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        while not (folder / "log.csv").exists():
-            time.sleep(0.1)
-            assert process.poll() is None, process.stderr.read()
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted" in err and "Traceback" not in err
-    assert not (folder / "result.json").exists()
-
-
-COMPARISON = (*SMALL[:-1], 1, "--methods", "none,smooth-alone", "--seeds", 2)
-
-
-@pytest.fixture(scope="module")
-def compared(workplace):
-    """A small comparison, made once; what it prints is in the second place."""
-    done = ndae("compare", *COMPARISON, "--out", workplace / "compare")
-    assert done.returncode == 0, done.stderr
-    return workplace / "compare", done
-
-
-def test_compare_writes_table_figures_and_results(compared):
-    folder, done = compared
-    for name in ("table.csv", "figure4.png", "figure6.png", "snapshots.json"):
-        assert f"wrote {folder / name}" in done.stdout
-        assert (folder / name).stat().st_size > 500
-    assert len(list((folder / "results").glob("*.json"))) == 4
-    assert "Smooth projection alone" in done.stdout and "±" in done.stdout
-    assert "\x1b" not in done.stdout + done.stderr  # nothing animated without a terminal
-    assert len(done.stderr.splitlines()) == 4  # a line a run
-
-
-def test_compare_uses_finished_runs_again(capsys, compared):
-    folder, _ = compared
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
-    code, _, err = in_process(capsys, "compare", *COMPARISON, "--out", folder)
-    assert code == 0, err
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert err.count("finished before") == 4
-
-
-def test_the_table_of_a_comparison_can_be_made_from_its_results(capsys, compared, tmp_path):
-    folder, _ = compared
-    for source in (folder / "results", folder / "runs"):
-        code, _, err = in_process(capsys, "table", source, "--csv", tmp_path / "t.csv")
-        assert code == 0, err
-        assert (tmp_path / "t.csv").read_text() == (folder / "table.csv").read_text()
-
-
-def test_demo_tells_the_story(capsys, workplace, monkeypatch):
-    from experiments import demo
-
-    monkeypatch.setattr(demo, "EPOCHS", 1)
-    monkeypatch.setattr(demo, "FRAMES", 3)
-    out = workplace / "demo"
-    code, text, err = in_process(capsys, "demo", "--out", out)
-    assert code == 0, err
-    for name in ("table.csv", "figure5.png", "figure6.png", "drift.png", "pendulum.gif", "constraint_torch.py"):
-        assert str(out / name) in text
-        assert (out / name).stat().st_size > 0
-    for words in ("dc/db_0", "block-tridiagonal", "No constraint", "Penalty γ=10", "Smooth projection γ,η=10"):
-        assert words in text

@@ -7,7 +7,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from experiments import figures
-from experiments.figures import Snapshots, curves_figure, link_lengths, snapshots_figure
+from experiments.figures import Snapshots, curves_figure, snapshots_figure
+from experiments.pendulum import link_lengths
 from tests.experiments.records_for_tests import ALONE, PAPERS, chain, record, snapshots
 
 PNG = b"\x89PNG"

@@ -82,7 +82,7 @@ def test_names_tell_runs_apart():
     [
         ("{", "damaged"),
         ("[1]", "damaged"),
-        ("{}", "'config'"),
+        (json.dumps({"config": {}, "result": {}}), "'log'"),
         (json.dumps({"config": {}, "result": {"method": "none"}, "log": {}}), "test_mae_cm"),
     ],
 )
@@ -92,6 +92,12 @@ def test_damage_is_named_with_the_file(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_records(tmp_path)
     assert "x.json" in str(caught.value)
+
+
+def test_other_json_files_are_passed_over(tmp_path):
+    write_record(record(PAPERS[0]), tmp_path / "a.json")
+    (tmp_path / "benchmark.json").write_text('{"step": 1}')
+    assert len(read_records(tmp_path)) == 1
 
 
 def test_a_damaged_log_is_named(tmp_path):

@@ -142,7 +142,6 @@ def write_results(records: Iterable[Record], out: Path) -> tuple[list[Table], li
     """Write `table.csv` and, from the logs, Figures 4 and 5; return the tables and the files written."""
     records = list(records)
     tables = make_tables(records)
-    out.mkdir(parents=True, exist_ok=True)
     write_text(out / "table.csv", to_csv(tables))
     return tables, [out / "table.csv", *write_curves_of(records, out)]
 
@@ -177,7 +176,6 @@ def write_sweep(records: Iterable[Record], over: str, out: Path) -> tuple[list[T
     from experiments.figures import curves_figure, series_colours
 
     tables, path = make_tables(records), out / "table.csv"
-    out.mkdir(parents=True, exist_ok=True)
     write_text(path, to_csv(tables))
     ((setting, runs),) = group(records).items()
     colours = dict(zip(runs, series_colours(len(runs)), strict=True))

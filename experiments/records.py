@@ -155,10 +155,8 @@ def read_run(directory: Path) -> Record:
 
 def write_record(record: Record, path: Path) -> None:
     """Write `record` as one small JSON, replacing an older file in one step."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"config": dict(record.config), "result": dict(record.result), "log": _rounded(record.log)}
-    write_text(path, json.dumps(content, indent=1, allow_nan=True).replace(",\n   ", ", ") + "\n")
+    write_text(Path(path), json.dumps(content, indent=1, allow_nan=True).replace(",\n   ", ", ") + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -166,6 +164,7 @@ def write_text(path: Path, text: str) -> None:
 
     As `ndae.checkpoints.write_atomically`, which only those can use who have loaded torch.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with open(partial, "w", encoding="utf-8") as file:

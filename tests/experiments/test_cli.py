@@ -162,12 +162,12 @@ def results(tmp_path):
 
 def test_table_from_results_alone(capsys, results, tmp_path):
     code, out, err = in_process(
-        capsys, "table", results, "--csv", tmp_path / "t.csv", "--figures", tmp_path / "figures"
+        capsys, "table", results, "--csv", tmp_path / "new" / "t.csv", "--figures", tmp_path / "figures"
     )
     assert (code, err) == (0, "")
     for variant in PAPERS + ALONE:
         assert variant.title in out
-    assert (tmp_path / "t.csv").read_text().count("\n") == 1 + len(PAPERS + ALONE)
+    assert (tmp_path / "new" / "t.csv").read_text().count("\n") == 1 + len(PAPERS + ALONE)
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["figure4.png", "figure5.png"]
 
 

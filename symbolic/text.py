@@ -58,7 +58,11 @@ def source(function, backend: str, levels: int) -> str:
     """The generated functions of one instance, with those of the hidden levels, to read."""
     _check_backend(backend)
     _check_levels(levels)
-    parts = [_imports(backend) + "\n\n" + _prelude(backend, "rsqrt"), _functions(function, backend, "")]
+    note = (
+        "# split, split_rows, rows, columns and matrix take arrays apart and join them; a saved file spells them out.\n"
+    )
+    start = f"{_imports(backend)}\n\n{note}\n\n{_prelude(backend, 'rsqrt')}"
+    parts = [start, _functions(function, backend, "")]
     if levels >= 1:
         parts.append(_functions(function.velocity_level(), backend, "velocity_level_", _OF_LEVELS))
     if levels >= 2:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ndae._types import Latent, Output, Residual, Scalar, State
-from solvers import Projection, project_latent, stabilisation
+from ndae._types import Latent, Output, Residual, Scalar
+from solvers import Projection, project_latent, stabilisation_latent
+from solvers.closing import close
 
 
 @dataclass
@@ -33,11 +34,7 @@ class Manifold:
 
     def close(self, z: Latent) -> Output:
         """`y = K_c z`, node by node."""
-        return z @ self.close_weight
-
-    def lift(self, y: State) -> Latent:
-        """`K_cᵀ y` of a flattened state."""
-        return y.unflatten(-1, (-1, self.close_weight.shape[-1])) @ self.close_weight.mT
+        return close(z, self.close_weight)
 
     def residual(self, z: Latent) -> Residual:
         """`c(K_c z)`."""
@@ -117,12 +114,9 @@ class Penalty(Method):
         self.H = H
 
     def field(self, velocity: Latent, z: Latent, manifold: Manifold) -> Latent:
-        y = manifold.close(z).flatten(-2)
-        metric = None
-        if self.H == "gram" and not manifold.orthonormal:
-            metric = (manifold.close_weight.mT @ manifold.close_weight).expand(z.shape[-2], -1, -1)
-        pull = stabilisation(manifold.constraint, y, self.gamma, self.H, metric, lift=True)
-        return velocity + manifold.lift(pull)
+        return velocity + stabilisation_latent(
+            manifold.constraint, z, manifold.close_weight, self.gamma, self.H, orthonormal=manifold.orthonormal
+        )
 
 
 class _Projecting(Method):

@@ -16,6 +16,7 @@ _PUBLIC = {
     "project_latent": "solvers.projection",
     "reference_solution": "solvers.reference",
     "stabilisation": "solvers.stabilise",
+    "stabilisation_latent": "solvers.stabilise",
 }
 
 __all__ = list(_PUBLIC)

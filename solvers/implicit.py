@@ -19,9 +19,9 @@ def nearest_point(problem: Problem, outcome: Outcome, tol: float) -> Tensor:
         (I + H A) w + Jᵀ μ = g,   J A w = 0,
 
     solved on the tangent space by conjugate gradients with the Gram matrix factorised once, to a relative error of
-    `tol`. The gradient with respect to y* is w; the one with respect to t, A and the parameters that of -wᵀ A J(y, t;
-    p)ᵀ λ - μᵀ c(y, t; p) (section 2.2 of the paper proposes this; the formula is the implicit function theorem on the
-    KKT conditions).
+    √tol / 10: the point itself is within about √tol of the nearest one. The gradient with respect to y* is w; the one
+    with respect to t, A and the parameters that of -wᵀ A J(y, t; p)ᵀ λ - μᵀ c(y, t; p) (section 2.2 of the paper
+    proposes this; the formula is the implicit function theorem on the KKT conditions).
     """
     names = list(problem.parameters)
     learned = {name: p for name, p in problem.constraint.learned.items() if name not in problem.parameters}
@@ -56,7 +56,7 @@ class _NearestPoint(torch.autograd.Function):
         w = at.tangent(gradient)
         metric_w = at.metric(w)
         reference = (w * metric_w).sum(-1, keepdim=True)
-        w = w + at.curvature_correction(lam, metric_w, reference, ctx.tol)
+        w = w + at.curvature_correction(lam, metric_w, reference, 0.1 * ctx.tol**0.5)
         ask = ctx.needs_input_grad[5:]
         others = [None] * len(ask)
         if any(ask):

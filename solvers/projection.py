@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from solvers._types import Count, Flag, PerSample, Residual, State
+from solvers.closing import close, lift
 from solvers.errors import ProjectionError
 from solvers.implicit import nearest_point
 from solvers.iterations import Iteration, Newton, Outcome, SteepestDescent, iterate
@@ -106,7 +107,7 @@ def project_latent(
             f"z has shape {tuple(z.shape)} and close_weight {tuple(close_weight.shape)}, so y has {z.shape[-2]} points "
             f"of {dim} numbers; {constraint.name} has {constraint.n_points} points of {constraint.dim}"
         )
-    y = (z @ close_weight).flatten(-2)
+    y = close(z, close_weight).flatten(-2)
     gram = metric = None
     if not orthonormal:
         gram = close_weight.mT @ close_weight
@@ -121,7 +122,7 @@ def project_latent(
     move = (projection.y - y).unflatten(-1, (-1, dim))
     if gram is not None:
         move = torch.linalg.solve(gram, move.mT).mT
-    return z + move @ close_weight.mT, projection
+    return z + lift(move, close_weight), projection
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from solvers import ProjectionError, integrate, project, project_latent, stabilisation
+from solvers import ProjectionError, closing, integrate, project, project_latent, stabilisation, stabilisation_latent
 from tests.solvers import cases
 
 
@@ -116,9 +116,43 @@ def test_against_dense_matrices(H, kind):
     weight = torch.eye(3, dtype=torch.float64) if H == "identity" else torch.linalg.inv(J @ A @ J.mT)
     expected = -3.0 * (A @ J.mT @ weight @ c)[..., 0]
     torch.testing.assert_close(stabilisation(f, y, 3.0, H, metric), expected, rtol=1e-12, atol=1e-12)
-    lifted = stabilisation(f, y, 3.0, H, metric, lift=True)
-    torch.testing.assert_close((A @ lifted[..., None])[..., 0], expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(stabilisation(f, y[0], 3.0, H, metric), expected[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("H", ["identity", "gram"])
+@pytest.mark.parametrize("learns", [False, True])
+def test_through_a_closing_map_against_dense_matrices(H, learns):
+    """-γ Kᵀ Jᵀ H c(K z) with the whole K written out, by the fused function and through autograd's own graph."""
+    f = cases.chain(3)
+    close = torch.randn(4, 2, dtype=torch.float64, generator=seeded(3))
+    z = cases.chain_states(5, 3, 0.2).unflatten(-1, (3, 2)) @ torch.linalg.pinv(close)
+    K = torch.block_diag(*[close.T] * 3)
+    y = (z @ close).flatten(-2)
+    J, c = f.jacobian(y), f.residual(y)[..., None]
+    weight = torch.eye(3, dtype=torch.float64) if H == "identity" else torch.linalg.inv(J @ K @ K.T @ J.mT)
+    expected = -3.0 * (K.T @ J.mT @ weight @ c).squeeze(-1).unflatten(-1, (3, 4))
+    gamma = torch.tensor(3.0, dtype=torch.float64, requires_grad=learns)
+    torch.testing.assert_close(stabilisation_latent(f, z, close, gamma, H).detach(), expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("H", ["identity", "gram"])
+def test_gradients_twice_through_a_closing_map(H):
+    f = cases.chain(3)
+    close = torch.randn(4, 2, dtype=torch.float64, generator=seeded(3)).requires_grad_()
+    z = torch.randn(2, 3, 4, dtype=torch.float64, generator=seeded(4)).requires_grad_()
+
+    def run(z, close):
+        return stabilisation_latent(f, z, close, 2.0, H)
+
+    assert torch.autograd.gradcheck(run, (z, close))
+    assert torch.autograd.gradgradcheck(run, (z, close), fast_mode=True)
+
+
+def test_large_batches_close_and_lift_as_small_ones():
+    weight, z = torch.randn(40, 2, dtype=torch.float64), torch.randn(600, 5, 40, dtype=torch.float64)
+    y = closing.close(z, weight)
+    torch.testing.assert_close(y[:10], closing.close(z[:10], weight), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(closing.lift(y, weight)[:10], closing.lift(y[:10], weight), rtol=1e-12, atol=1e-12)
 
 
 def test_circle_by_hand():

@@ -224,4 +224,3 @@ def _with_spread(spread: Spread) -> str:
     digits = 2 if spread.mean < 10 else 1
     text = f"{spread.mean:.{digits}f}"
     return text if math.isnan(spread.std) else f"{text} ± {spread.std:.{digits}f}"
-

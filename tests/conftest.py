@@ -7,7 +7,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 from jaxtyping import install_import_hook
 
-# Of `symbolic`, the modules that hold arrays: the others work on SymPy alone, check their input by hand (so wrong values
-# have to reach them), and make so many small calls that the checks would slow derivation down tenfold.
+# Of `symbolic`, the modules that hold arrays: the others work on SymPy alone, check their input by hand (so wrong
+# values have to reach them), and make so many small calls that the checks would slow derivation down tenfold.
 ARRAYS = ["symbolic._runtime_torch", "symbolic._runtime_array", "symbolic.jax_mechanics"]
 install_import_hook([*ARRAYS, "solvers", "ndae"], "beartype.beartype")

@@ -29,9 +29,7 @@ class Standin(nn.Module):
 
     def __init__(self, eta: float = 0.1, dropout: float = 0.1):
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(NODES * 4, 16), nn.SiLU(), nn.Dropout(dropout), nn.Linear(16, NODES * 2)
-        )
+        self.net = nn.Sequential(nn.Linear(NODES * 4, 16), nn.SiLU(), nn.Dropout(dropout), nn.Linear(16, NODES * 2))
         self.constraint, self.eta = UnitCircle(), eta
 
     def forward(self, x: Tensor) -> Tensor:

@@ -110,7 +110,9 @@ def test_penalty_with_the_gram_matrix_decays_at_the_same_rate_through_a_general_
     for parameter in net.fields.parameters():
         nn.init.zeros_(parameter)
     opened = x @ net.open.matrix().mT @ net.close.matrix()
-    torch.testing.assert_close(links(net(x)), links(opened) * torch.exp(-5.0 * net.log_step.exp()), rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(
+        links(net(x)), links(opened) * torch.exp(-5.0 * net.log_step.exp()), rtol=1e-7, atol=1e-9
+    )
 
 
 def test_auxiliary_is_equation_4(constraint):
@@ -257,10 +259,10 @@ def test_weights_shared_over_depth(constraint):
 def test_sizes_of_the_ready_made_networks():
     constraint = library.chain(5).torch()
     edges = [(ORIGIN, 0), *((i, i + 1) for i in range(4))]
+
     def count(name):
-        return sum(
-            p.numel() for p in build_network(name, constraint, edges=edges, features=4, dim=2).parameters()
-        )
+        return sum(p.numel() for p in build_network(name, constraint, edges=edges, features=4, dim=2).parameters())
+
     assert count("mimetic") == pytest.approx(5.8e6, rel=0.01)  # appendix A.2
     assert count("mimetic-small") < 4e5
     assert count("mlp") > 0

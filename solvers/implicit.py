@@ -19,9 +19,9 @@ def nearest_point(problem: Problem, outcome: Outcome, tol: float) -> Tensor:
         (I + H A) w + Jᵀ μ = g,   J A w = 0,
 
     solved on the tangent space by conjugate gradients with the Gram matrix factorised once, to a relative error of
-    √tol / 10: the point itself is within about √tol of the nearest one. The gradient with respect to y* is w; the one
-    with respect to t, A and the parameters that of -wᵀ A J(y, t; p)ᵀ λ - μᵀ c(y, t; p) (section 2.2 of the paper
-    proposes this; the formula is the implicit function theorem on the KKT conditions).
+    √tol, since the point itself is known to about √tol. The gradient with respect to y* is w; the one with respect to
+    t, A and the parameters that of -wᵀ A J(y, t; p)ᵀ λ - μᵀ c(y, t; p) (section 2.2 of the paper proposes this; the
+    formula is the implicit function theorem on the KKT conditions).
     """
     names = list(problem.parameters)
     learned = {name: p for name, p in problem.constraint.learned.items() if name not in problem.parameters}
@@ -41,25 +41,26 @@ class _NearestPoint(torch.autograd.Function):
         ctx.number = None if isinstance(t, Tensor) else t
         y = outcome.y.clone() if outcome.y is start else outcome.y
         time = t if isinstance(t, Tensor) else None
-        ctx.save_for_backward(y, outcome.local_jacobian, start, time, inverse_metric, *parameters)
+        multiplier = outcome.multiplier
+        ctx.save_for_backward(y, outcome.local_jacobian, multiplier, start, time, inverse_metric, *parameters)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        y, local_jacobian, start, t, metric, *parameters = ctx.saved_tensors
+        y, local_jacobian, lam, start, t, metric, *parameters = ctx.saved_tensors
         t = ctx.number if ctx.number is not None else t
         named = {name: p.to(y.dtype) for name, p in zip(ctx.names, parameters, strict=True)}
         problem = replace(ctx.problem, start=start, t=t, inverse_metric=metric, parameters=named)
         at = Linearisation(problem, y, None, local_jacobian)
-        lam = at.gram.solve(at.jacobian(start - y))
         w = at.tangent(gradient)
         metric_w = at.metric(w)
         reference = (w * metric_w).sum(-1, keepdim=True)
-        w = w + at.curvature_correction(lam, metric_w, reference, 0.1 * ctx.tol**0.5)
+        w = w + at.curvature_correction(lam, metric_w, reference, ctx.tol**0.5)
         ask = ctx.needs_input_grad[5:]
         others = [None] * len(ask)
         if any(ask):
+            lam = at.gram.solve(at.jacobian(start - y))
             mu = at.gram.solve(at.jacobian(at.metric(gradient - at.hessian(lam, at.metric(w)))))
             others = _others(ctx, problem, y, lam, w, mu, [t, metric, *parameters], ask)
         if ctx.converged is not None:

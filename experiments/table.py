@@ -121,6 +121,8 @@ _HEADER = (
     "method", "error (cm)", "paper", "violation mean (m)", "violation max (m)", "step (ms)", "ratio", "parameters",
 )  # fmt: skip
 
+_TIMES = ("step (ms)", "ratio")
+
 
 def _cells(row: Row) -> tuple[str, ...]:
     return (
@@ -184,13 +186,16 @@ def print_table(table: Table, say) -> None:
 
 
 def to_markdown(tables: Iterable[Table]) -> str:
-    """The tables as Markdown, for a README."""
+    """The tables as Markdown, for a README: without times, which are measured apart (`experiments.benchmarks`)."""
+    shown = [index for index, name in enumerate(_HEADER) if name not in _TIMES]
     lines = []
     for table in tables:
-        lines += [f"**{table.title}**", "", "| " + " | ".join(_HEADER) + " |"]
-        lines.append("| --- |" + " ---: |" * (len(_HEADER) - 1))
-        lines += ["| " + " | ".join(_cells(row)) + " |" for row in table.rows]
-        lines += ["", *(f"- {note}" for note in table.notes), ""]
+        lines += [f"**{table.title}**", "", "| " + " | ".join(_HEADER[index] for index in shown) + " |"]
+        lines.append("| --- |" + " ---: |" * (len(shown) - 1))
+        for row in table.rows:
+            cells = _cells(row)
+            lines.append("| " + " | ".join(cells[index] for index in shown) + " |")
+        lines += ["", *(f"- {note}" for note in table.notes if not note.startswith("ratio")), ""]
     return "\n".join(lines)
 
 

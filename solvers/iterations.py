@@ -119,7 +119,8 @@ class Newton(Iteration):
         if k in (SECANT_STEPS, SEARCH_STEPS):
             at = _leave_flat_places(at)
         start, y = at.problem.start, at.y
-        if k >= SEARCH_STEPS:
+        # From where it is: the same point if the Jacobian is constant, with what rounding left put right.
+        if k >= SEARCH_STEPS or (k and at.problem.constraint.affine):
             shortest = at.gram.solve(at.residual)
             return y - at.metric(at.transpose(shortest)), multiplier + shortest
         multiplier = at.gram.solve(at.residual + at.jacobian(start - y) if k else at.residual)

@@ -34,7 +34,7 @@ class TorchFunction(torch.nn.Module):
         self.n_states, self.n_points, self.dim = spec["n_states"], spec["n_points"], spec["dim"]
         self.n_residuals, self.n_instances, self.n_local = spec["n_residuals"], spec["n_instances"], spec["n_local"]
         self.local_states, self.n_pairs = spec["local_states"], spec["n_pairs"]
-        self.needs_time, self.template = spec["needs_time"], spec["template"]
+        self.needs_time, self.template, self.affine = spec["needs_time"], spec["template"], spec["affine"]
         self._local = functions
         self.learned = torch.nn.ParameterDict()
         self._constants: dict[str, Tensor] = {}

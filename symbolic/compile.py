@@ -58,6 +58,7 @@ def specification(function) -> dict:
         "local_states": local_states,
         "n_pairs": len(structure.pairs),
         "structure_kind": structure.kind,
+        "affine": all(v == 0 for _, entries in function.programs.hvp().outputs for v in entries),
         "needs_time": function.time is not None,
         "template": function.is_template,
         "parameters": dict(function.parameters),

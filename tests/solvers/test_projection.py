@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solvers import ProjectionError, project
-from symbolic import Function
+from symbolic import Function, library
 from tests.solvers import cases
 
 SOLVERS = ["newton", "conjugate_gradient", "steepest_descent"]
@@ -416,3 +416,14 @@ def test_iterations_grow_with_the_distance():
     assert counts[0] == 0 or counts[0] < counts[1]
     assert all(a < b for a, b in itertools.pairwise(counts[1:]))
     assert counts[-1] < 8
+
+
+def test_affine_constraints_are_met_at_once_in_float32_too():
+    """What rounding leaves of the first step the second one takes; the point is the orthogonal projection."""
+    field = library.divergence_free(8, 8, 0.1).torch()
+    y = torch.randn(4, field.n_states, generator=torch.Generator().manual_seed(0))
+    p = project(field, y)
+    assert p.converged.all() and p.iterations.max() <= 3
+    J = field.jacobian(y[0].double())
+    expected = y.double() - (y.double() @ J.T) @ torch.linalg.pinv(J).T
+    torch.testing.assert_close(p.y.double(), expected, rtol=0, atol=1e-5)

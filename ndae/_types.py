@@ -6,6 +6,4 @@ from torch import Tensor
 Latent = Float[Tensor, "*batch nodes latent"]
 Features = Float[Tensor, "*batch nodes features"]
 Output = Float[Tensor, "*batch nodes dim"]
-State = Float[Tensor, "*batch states"]
-Residual = Float[Tensor, "*batch residuals"]
 Scalar = Float[Tensor, ""]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ndae._types import Latent, Output, Residual, Scalar
+from ndae._types import Latent, Output, Scalar
 from solvers import Projection, project_latent, stabilisation_latent
 from solvers.closing import close
 
@@ -36,12 +36,8 @@ class Manifold:
         """`y = K_c z`, node by node."""
         return close(z, self.close_weight)
 
-    def residual(self, z: Latent) -> Residual:
-        """`c(K_c z)`."""
-        return self.constraint.residual(self.close(z).flatten(-2))
-
     def project(self, z: Latent, **options) -> Latent:
-        """The nearest latent state with `c(K_c z) = 0` (eq. 12); the violation found before it is recorded."""
+        """The nearest latent state with `c(K_c z) = 0` (eq. 12); the outcome is recorded."""
         z, projection = project_latent(
             self.constraint, z, self.close_weight, orthonormal=self.orthonormal, throw=False, **options
         )

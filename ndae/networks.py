@@ -26,9 +26,11 @@ def build_network(
     shared: bool = False,
     **options: Any,
 ) -> NeuralDAE:
-    """A neural DAE over the nodes of a graph: `"mimetic"` (8 layers, 5.8 million parameters for 4 features, as the
-    paper's), `"mimetic-small"` (0.36 million) or `"mlp"` (0.33 million a layer, one node at a time is not told from
-    another by its place in a graph but by its index).
+    """A neural DAE over the nodes of a graph, by name.
+
+    `"mimetic"`: the paper's graph network, 8 layers, 5.8 million parameters for 4 features. `"mimetic-small"`: the same
+    with 0.36 million. `"mlp"`: all nodes of a sample at once, told apart by their index and not by their place in the
+    graph; 0.86 million for five nodes.
 
     `edges`: see `MimeticField`; `features`, `dim` and `options`: see `NeuralDAE`; `shared`: one set of weights over
     depth instead of one a layer. Raises a `ValueError` for an unknown name.

@@ -3,10 +3,11 @@
 import csv
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from ndae.files import write_atomically
 
 # What the paper calls each method; the order is the order of its Table 1.
 METHOD_TITLES = {
@@ -160,20 +161,9 @@ def write_record(record: Record, path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all: a reader, or a kill at any moment, never meets half of it.
-
-    As `ndae.checkpoints.write_atomically`, which only those can use who have loaded torch.
-    """
+    """Write `text` to `path`, making its folder, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def read_record(path: Path) -> Record:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ndae.checkpoints import CheckpointError, load_checkpoint, remove_partial, save_checkpoint, write_atomically
+from ndae.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from ndae.evaluation import Evaluation
+from ndae.files import remove_partial, write_atomically
 
 # A first step compiles, allocates and fills caches; it says nothing about the others.
 WARM_UP_STEPS = 3

@@ -23,7 +23,8 @@ class Manifold:
     """`{z : c(K_c z) = 0}`: a constraint, the closing matrix of this forward pass, and what the methods recorded.
 
     `constraint` is a compiled torch constraint over the closed state (all nodes, flattened), `close_weight` is
-    `K_cᵀ` with shape `(latent, dim)`, applied to every node.
+    `K_cᵀ` with shape `(latent, dim)`, applied to every node; `unprojected` are the latent states that layers, or the
+    last one, ended in before any projection.
     """
 
     constraint: torch.nn.Module
@@ -91,7 +92,8 @@ class Auxiliary(Method):
         self.eta = _strength("eta", eta)
 
     def regularisation(self, manifold: Manifold) -> Scalar:
-        squares = [manifold.constraint.residual(y).square().sum(-1).mean() for y in manifold.unprojected]
+        states = [manifold.close(z).flatten(-2) for z in manifold.unprojected]
+        squares = [manifold.constraint.residual(y).square().sum(-1).mean() for y in states]
         return self.eta / 2 * torch.stack(squares).sum()
 
 

@@ -100,10 +100,10 @@ class NeuralDAE(nn.Module):
         for layer in range(self.n_layers):
             z = self._layer(layer, z, steps[layer], manifold)
             if self.method.projects_layers:
-                manifold.unprojected.append(manifold.close(z).flatten(-2))
+                manifold.unprojected.append(z)
             z = self.method.after_layer(z, manifold)
         if not self.method.projects_layers:
-            manifold.unprojected.append(manifold.close(z).flatten(-2))
+            manifold.unprojected.append(z)
         z = self.method.after_last(z, manifold)
         term: Scalar | None = self.method.regularisation(manifold)
         return Prediction(

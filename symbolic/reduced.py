@@ -1,0 +1,43 @@
+"""A DAE after index reduction: an ODE for the state y, the equations for what leads it, and the hidden constraints."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy as sp
+
+
+@dataclass(frozen=True)
+class Block:
+    """One irreducible part of the leading system: equations and the leading unknowns that they are solved for."""
+
+    equations: tuple[int, ...]
+    unknowns: tuple[int, ...]
+    linear: bool
+
+
+@dataclass(frozen=True)
+class ReducedSystem:
+    """y' = rates(y, w), T(y, w, t) = 0, with the hidden constraints C(y, t) = 0 that the equations imply.
+
+    With c_i the number of times that equation f_i is differentiated and d_j the highest derivative of variable x_j in the
+    result (Pantelides 1988): y holds x_j^(k) for k < d_j, w the leading x_j^(d_j) (a highest derivative, or where d_j = 0
+    an algebraic variable), T the n equations f_i^(c_i), and C all f_i^(k), k < c_i.
+    """
+
+    system: Any  # the DAESystem that it came from
+    index: int
+    y: tuple[sp.Symbol, ...]  # (N,)
+    w: tuple[sp.Symbol, ...]  # (n,)
+    rates: tuple[sp.Symbol, ...]  # (N,): dy_i/dt, each a symbol of y or w
+    equations: tuple[sp.Expr, ...]  # (n,): T, over y, w, time, parameters
+    differentiations: tuple[int, ...]  # (n,): c_i
+    constraints: tuple[sp.Expr, ...]  # (M,): C, over y, time, parameters, ordered by level
+    constraint_of: tuple[tuple[int, int], ...]  # (M,): (i, k): this constraint is f_i^(k)
+    algebraic_equations: tuple[int, ...]  # the i for which f_i itself contains no derivative (level 0 of the residuals)
+    blocks: tuple[Block, ...]  # in the order in which they are solved
+    states: tuple[sp.Symbol, ...]  # (n_states,): for each state of the system, the symbol of y or w that it is
+    state_rates: tuple[sp.Symbol | None, ...]  # (n_states,): its derivative in y or w, or None
+    invariants: Mapping[str, sp.Expr] = field(default_factory=dict)  # over y, w, time, parameters
+    time: sp.Symbol | None = None
+    parameters: Mapping[sp.Symbol, float | None] = field(default_factory=dict)

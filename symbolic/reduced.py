@@ -16,13 +16,13 @@ class Block:
     linear: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compiled functions are cached by identity
 class ReducedSystem:
     """y' = rates(y, w), T(y, w, t) = 0, with the hidden constraints C(y, t) = 0 that the equations imply.
 
-    With c_i the number of times that equation f_i is differentiated and d_j the highest derivative of variable x_j in the
-    result (Pantelides 1988): y holds x_j^(k) for k < d_j, w the leading x_j^(d_j) (a highest derivative, or where d_j = 0
-    an algebraic variable), T the n equations f_i^(c_i), and C all f_i^(k), k < c_i.
+    With c_i the number of times that equation f_i is differentiated and d_j the highest derivative of variable x_j in
+    the result (Pantelides 1988): y holds x_j^(k) for k < d_j, w the leading x_j^(d_j) (a highest derivative, or where
+    d_j = 0 an algebraic variable), T the n equations f_i^(c_i), and C all f_i^(k), k < c_i.
     """
 
     system: Any  # the DAESystem that it came from

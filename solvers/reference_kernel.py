@@ -133,13 +133,13 @@ class ReferenceKernel:
             reached, result = int(reached), str(result)
             stats = {name: int(value) for name, value in stats.items()}
         q, v = np.split(rows["y"], 2, axis=-1)
-        return Solution(
-            ts=ts[: q.shape[-2]],
-            q=q,
-            v=v,
-            multiplier=rows["multiplier"],
-            residual={level: rows[level] for level in LEVELS},
+        return Solution.of_motion(
+            ts[: q.shape[-2]],
+            q,
+            v,
+            rows["multiplier"],
             energy=rows["energy"],
+            residual={level: rows[level] for level in LEVELS},
             stats=stats,
             result=result,
             n_reached=reached,

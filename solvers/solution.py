@@ -1,7 +1,8 @@
 """The outcome of a solve, learned or reference, so that any two can be compared."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,32 +13,91 @@ LEVELS = ("position", "velocity", "acceleration")
 
 @dataclass(frozen=True)
 class Solution:
-    """Times, states, multipliers, residuals and statistics of one solve, or of a batch of solves on the same times.
+    """Times, states, residuals, invariants and statistics of one solve, or of a batch of solves on the same times.
 
     Batch axes come first, then time. A solve that failed keeps `n_reached` output points; later ones (present only
     where another solve of its batch got further) hold its last state, and `result` says why it stopped.
 
-    - `ts` (n_times,): output times (s), strictly increasing.
-    - `q`, `v` (*batch, n_times, n_states): coordinates and velocities; `v` is None where the model has none.
-    - `multiplier` (*batch, n_times, n_residuals): Lagrange multipliers at the acceleration level, or None.
-    - `residual`: by level, "position" c(q, t), "velocity" J v + ∂c/∂t, "acceleration" J a + curvature, each
-      (*batch, n_times, n_residuals), in the units of the constraint (over s, over s²).
-    - `energy` (*batch, n_times): total energy (J), or None.
+    - `ts` (n_times,): output times, strictly increasing.
+    - `x` (*batch, n_times, n): all variables, differential and algebraic, in the order of `names`;
+      `solution["lam1"]` is one of them, (*batch, n_times).
+    - `names`: the name of each variable; empty where they have none.
+    - `residual`: by level, each (*batch, n_times, n_level), in the units of its equations. Of a mechanical system
+      "position" c(q, t), "velocity" J v + ∂c/∂t, "acceleration" J a + curvature; of a DAE "level k" its algebraic
+      equations differentiated k times, and "equations" the ones that its leading variables are solved from.
+    - `invariants`: by name, each (*batch, n_times): what should stay as it was at the start, such as "energy" (J).
     - `stats`: counts a solve, each an int or an array of the batch's shape: `n_steps`, `n_accepted`, `n_rejected`,
       `n_f_evals`.
     - `result`: "successful" or the reason of the failure; an array of strings of the batch's shape for a batch.
     - `n_reached`: number of output points reached, an int or an array of the batch's shape.
+    - `groups`: columns of `x` that belong together, by name: "q", "v" and "multiplier" of a mechanical system (read as
+      the properties `q`, `v` and `multiplier`), "differential" and "algebraic" of a DAE.
     """
 
     ts: Float[np.ndarray, "n_times"]
-    q: Float[np.ndarray, "*batch n_times n_states"]
-    v: Float[np.ndarray, "*batch n_times n_states"] | None = None
-    multiplier: Float[np.ndarray, "*batch n_times n_residuals"] | None = None
-    residual: Mapping[str, Float[np.ndarray, "*batch n_times n_residuals"]] = field(default_factory=dict)
-    energy: Float[np.ndarray, "*batch n_times"] | None = None
+    x: Float[np.ndarray, "*batch n_times n"]
+    names: Sequence[str] = ()
+    residual: Mapping[str, Float[np.ndarray, "*batch n_times _"]] = field(default_factory=dict)
+    invariants: Mapping[str, Float[np.ndarray, "*batch n_times"]] = field(default_factory=dict)
     stats: Mapping[str, int | Int[np.ndarray, "*batch"]] = field(default_factory=dict)
     result: str | np.ndarray = SUCCESS
     n_reached: int | Int[np.ndarray, "*batch"] | None = None
+    groups: Mapping[str, Sequence[int] | np.ndarray | slice] = field(default_factory=dict)
+
+    @classmethod
+    def of_motion(
+        cls,
+        ts: Float[np.ndarray, "n_times"],
+        q: Float[np.ndarray, "*batch n_times n_states"],
+        v: Float[np.ndarray, "*batch n_times n_states"] | None = None,
+        multiplier: Float[np.ndarray, "*batch n_times n_residuals"] | None = None,
+        *,
+        energy: Float[np.ndarray, "*batch n_times"] | None = None,
+        **fields: Any,
+    ) -> "Solution":
+        """The solution of a mechanical system from its parts: coordinates, velocities and multipliers, if it has them.
+
+        Variables are named q0, q1, ..., v0, ..., lam0, ...; `energy` joins `invariants`, and `fields` are the others
+        of the class.
+        """
+        parts = {"q": ("q", q), "v": ("v", v), "multiplier": ("lam", multiplier)}
+        names, groups, columns = [], {}, []
+        for group, (letter, part) in parts.items():
+            if part is not None:
+                groups[group] = slice(len(names), len(names) + part.shape[-1])
+                names += [f"{letter}{i}" for i in range(part.shape[-1])]
+                columns.append(part)
+        invariants = dict(fields.pop("invariants", {}))
+        if energy is not None:
+            invariants["energy"] = energy
+        x = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=-1)
+        return cls(ts=ts, x=x, names=tuple(names), groups=groups, invariants=invariants, **fields)
+
+    def __getitem__(self, name: str) -> Float[np.ndarray, "*batch n_times"]:
+        """One variable over time. Raises KeyError with the names there are."""
+        if name not in self.names:
+            raise KeyError(f"no variable {name!r}; there are {', '.join(self.names) or 'no names'}")
+        return self.x[..., list(self.names).index(name)]
+
+    @property
+    def q(self) -> Float[np.ndarray, "*batch n_times n_states"] | None:
+        """Coordinates of a mechanical system, None of another."""
+        return self._group("q")
+
+    @property
+    def v(self) -> Float[np.ndarray, "*batch n_times n_states"] | None:
+        """Velocities of a mechanical system, None where there are none."""
+        return self._group("v")
+
+    @property
+    def multiplier(self) -> Float[np.ndarray, "*batch n_times n_residuals"] | None:
+        """Lagrange multipliers of a mechanical system at the acceleration level, None where there are none."""
+        return self._group("multiplier")
+
+    @property
+    def energy(self) -> Float[np.ndarray, "*batch n_times"] | None:
+        """The invariant of that name, or None."""
+        return self.invariants.get("energy")
 
     @property
     def succeeded(self) -> bool | np.ndarray:
@@ -46,31 +106,43 @@ class Solution:
         return good if good.ndim else bool(good)
 
     def max_drift(self) -> dict[str, float | np.ndarray]:
-        """Largest absolute residual over time, by level, and largest change of energy since the start under "energy".
+        """Largest absolute residual over time, by level, and of every invariant its largest change since the start.
 
         Each value is a float, or an array of the batch's shape.
         """
-        drift = {level: _float_or_array(np.abs(value).max(axis=(-2, -1))) for level, value in self.residual.items()}
-        if self.energy is not None:
-            drift["energy"] = _float_or_array(np.abs(self.energy - self.energy[..., :1]).max(axis=-1))
+        drift = {
+            level: _float_or_array(np.abs(value).max(axis=(-2, -1), initial=0.0))
+            for level, value in self.residual.items()
+        }
+        for name, value in self.invariants.items():
+            drift[name] = _float_or_array(np.abs(value - value[..., :1]).max(axis=-1))
         return drift
 
     def error(self, other: "Solution") -> Float[np.ndarray, "*batch n_times"]:
-        """Largest coordinate difference |q - q_other| at every output time, (*batch, n_times).
+        """Largest difference |q - q_other| at every output time, (*batch, n_times); of all variables where one has no q.
 
-        Raises ValueError unless both solutions have the same output times and the same number of coordinates.
+        Raises ValueError unless both solutions have the same output times and as many coordinates, in the same order.
         """
         if self.ts.shape != other.ts.shape or not np.array_equal(self.ts, other.ts):
             raise ValueError(
                 f"the solutions have different output times ({_span(self.ts)} and {_span(other.ts)}); "
                 "solve both with the same `ts` to compare them"
             )
-        if self.q.shape[-1] != other.q.shape[-1]:
+        mechanical = "q" in self.groups and "q" in other.groups
+        (mine, names), (theirs, others) = (s._compared(mechanical) for s in (self, other))
+        what = "coordinates" if mechanical else "variables"
+        if mine.shape[-1] != theirs.shape[-1]:
             raise ValueError(
-                f"the solutions have {self.q.shape[-1]} and {other.q.shape[-1]} coordinates; "
-                "write one in the coordinates of the other to compare them"
+                f"the solutions have {mine.shape[-1]} and {theirs.shape[-1]} {what}; "
+                f"write one in the {what} of the other to compare them"
             )
-        return np.abs(self.q - other.q).max(axis=-1)
+        if not mechanical and names and others and names != others:
+            i = next(i for i, pair in enumerate(zip(names, others, strict=True)) if pair[0] != pair[1])
+            raise ValueError(
+                f"the solutions have different variables: number {i} is {names[i]!r} in one and {others[i]!r} in the "
+                "other; write both over the same states, in the same order, to compare them"
+            )
+        return np.abs(mine - theirs).max(axis=-1)
 
     def agrees_until(self, other: "Solution", tol: float = 1e-6) -> float | np.ndarray:
         """Last output time up to which `error` stays at or below `tol`; -inf where the starts already differ.
@@ -81,6 +153,12 @@ class Solution:
         agrees = np.logical_and.accumulate(self.error(other) <= tol, axis=-1)
         count = agrees.sum(axis=-1)
         return _float_or_array(np.where(count > 0, self.ts[np.maximum(count, 1) - 1], -np.inf))
+
+    def _group(self, name: str) -> np.ndarray | None:
+        return self.x[..., self.groups[name]] if name in self.groups else None
+
+    def _compared(self, mechanical: bool) -> tuple[np.ndarray, tuple[str, ...]]:
+        return (self.q, ()) if mechanical else (self.x, tuple(self.names))
 
 
 class ReferenceSolveError(RuntimeError):

@@ -6,7 +6,7 @@ from solvers.solution import Solution
 
 def solution(q, **more):
     q = np.asarray(q, dtype=float)
-    return Solution(ts=np.arange(float(q.shape[-2])), q=q, **more)
+    return Solution.of_motion(np.arange(float(q.shape[-2])), q, **more)
 
 
 def test_drift_is_the_largest_residual_of_each_level_and_each_solve():

@@ -22,10 +22,12 @@ _LAST_CORRECTION = 1e-10
 class ConstrainedMotion:
     """Equations of motion M a = F(q, v, t) - Jᵀ λ with c(q, t) = 0, solved for a, and what belongs to them.
 
-    `system` is a symbolic.MechanicalSystem. Call the methods with 64-bit JAX switched on.
+    `system` is a symbolic.MechanicalSystem; with `projects` a step ends on both manifolds. Call the methods with 64-bit
+    JAX switched on.
     """
 
-    def __init__(self, system: Any) -> None:
+    def __init__(self, system: Any, projects: bool = True) -> None:
+        self.projects = projects
         self._mechanics = system.jax()
         self._constraint = self._mechanics.constraint
 
@@ -33,6 +35,11 @@ class ConstrainedMotion:
         """(v, a), with a the acceleration under which the constraint's second derivative is zero."""
         q, v = jnp.split(y, 2)
         return jnp.concatenate([v, self._mechanics.acceleration(q, v, t, parameters)])
+
+    def after_step(self, t: Any, y: PhaseState, parameters: Parameters, floor: Any) -> tuple[PhaseState, Flag]:
+        """The state that the next step starts from, and whether it was found. Masses say what is near, not `floor`."""
+        del floor
+        return self.project(t, y, parameters) if self.projects else (y, jnp.asarray(True))
 
     def project(
         self, t: Any, y: PhaseState, parameters: Parameters, max_iterations: Any = 10

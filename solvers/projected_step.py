@@ -87,7 +87,9 @@ class ProjectedSolver(diffrax.AbstractWrappedSolver):
         del made_jump
         y1, error, _, solver_state, result = self.solver.step(terms, t0, t1, y0, args, solver_state, True)
         y1, converged = self.project(t1, y1, args)
-        error = jnp.where(converged, error, jnp.inf)
+        # A NaN would pass through the controller into the step size.
+        good = converged & jnp.all(jnp.isfinite(y1)) & jnp.all(jnp.isfinite(error))
+        error = jnp.where(good, error, jnp.inf)
         return y1, error, {"y1": y1}, solver_state, result
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from solvers.reference_kernel import SOLVERS, Progress, compiled_kernel
-from solvers.solution import SUCCESS, ReferenceSolveError, Solution
+from solvers.reference_kernel import SOLVERS, Outcome, Progress, compiled_kernel
+from solvers.solution import LEVELS, SUCCESS, ReferenceSolveError, Solution
 
 # Level, its equation, and what its units are divided by.
 _START_LEVELS = (("position", "c(q, t)", ""), ("velocity", "J v + ∂c/∂t", "/s"))
@@ -66,8 +66,9 @@ def reference_solution(
     with _float64_on_cpu():
         kernel = compiled_kernel(system, solver, bool(project), q0.ndim > 1)
         parameters = _parameters(parameters)
-        _check_start(kernel.describe(ts[0], q0, v0, parameters), system, start_tol)
-        solution = kernel.solve(q0, v0, ts, rtol, atol, max_steps, parameters, progress)
+        y0 = np.concatenate([q0, v0], axis=-1)
+        _check_start(kernel.call("describe", ts[0], y0, parameters), system, start_tol)
+        solution = _solution(kernel.solve(y0, ts, rtol, atol, max_steps, parameters, progress))
     if throw and not np.all(solution.succeeded):
         raise ReferenceSolveError(_failure(solution), solution)
     return solution
@@ -90,7 +91,9 @@ def consistent_initial_condition(
     q0, v0 = _start(system, q0, v0)
     with _float64_on_cpu():
         kernel = compiled_kernel(system, "dopri8", True, q0.ndim > 1)
-        q, v, converged = kernel.consistent(float(t0), q0, v0, _parameters(parameters), max_iterations)
+        y0 = np.concatenate([q0, v0], axis=-1)
+        y, converged = kernel.call("project", float(t0), y0, _parameters(parameters), max_iterations)
+        q, v = np.split(y, 2, axis=-1)
     if not np.all(converged):
         where = "" if q0.ndim == 1 else f" for {np.size(converged) - np.sum(converged)} of {np.size(converged)} starts"
         raise ReferenceSolveError(
@@ -98,6 +101,22 @@ def consistent_initial_condition(
             "near q0, or its Jacobian loses rank there; give a q0 closer to the manifold"
         )
     return q, v
+
+
+def _solution(outcome: Outcome) -> Solution:
+    rows = outcome.rows
+    q, v = np.split(rows["y"], 2, axis=-1)
+    return Solution.of_motion(
+        outcome.ts,
+        q,
+        v,
+        rows["multiplier"],
+        energy=rows["energy"],
+        residual={level: rows[level] for level in LEVELS},
+        stats=outcome.stats,
+        result=outcome.result,
+        n_reached=outcome.n_reached,
+    )
 
 
 @contextmanager

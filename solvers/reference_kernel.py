@@ -5,6 +5,7 @@ change no result; the last one is filled up, so that one compilation serves any 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -12,24 +13,22 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix
 from diffrax import RESULTS
 
-from solvers._jax_types import Flag, PhaseState
 from solvers.constrained_motion import ConstrainedMotion
+from solvers.esdirk import Esdirk, Work
 from solvers.projected_step import EndOnSaveTimes, ProjectedSolver, StepState
-from solvers.solution import LEVELS, SUCCESS, Solution
+from solvers.solution import SUCCESS
 
 Progress = Callable[[float, str], None]
 Parameters = Mapping[str, np.ndarray] | None
 
 # "lax" loops over stages: the default keeps what a reverse pass would need, which no reference has.
-SOLVERS: dict[str, Callable[[], diffrax.AbstractSolver]] = {
-    "dopri8": lambda: diffrax.Dopri8(scan_kind="lax"),
-    "dopri5": lambda: diffrax.Dopri5(scan_kind="lax"),
-    "tsit5": lambda: diffrax.Tsit5(scan_kind="lax"),
-    # For stiff forces. The default chord iteration takes 4 to 10 times more steps on pendulums.
-    "kvaerno5": lambda: diffrax.Kvaerno5(root_finder=optimistix.Newton(rtol=1e-12, atol=1e-12), scan_kind="lax"),
+SOLVERS: dict[str, Callable[[Any, Any], diffrax.AbstractSolver]] = {
+    "dopri8": lambda rtol, atol: diffrax.Dopri8(scan_kind="lax"),
+    "dopri5": lambda rtol, atol: diffrax.Dopri5(scan_kind="lax"),
+    "tsit5": lambda rtol, atol: diffrax.Tsit5(scan_kind="lax"),
+    "kvaerno5": Esdirk,  # for stiff forces
 }
 
 _CHUNK_OUTPUTS = 1024
@@ -38,75 +37,100 @@ _CHUNK_NUMBERS = 2**20
 
 @lru_cache(maxsize=16)  # compiling takes seconds, so the same system is compiled once
 def compiled_kernel(system: Any, solver: str, project: bool, batched: bool) -> "ReferenceKernel":
-    return ReferenceKernel(system, solver, project, batched)
+    return ReferenceKernel(ConstrainedMotion(system, project), solver, batched)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a kernel returns: as Solution names it, and of every solve where it ended, `t` and `y`."""
+
+    ts: np.ndarray
+    rows: dict[str, Any]
+    stats: dict[str, Any]
+    result: Any
+    n_reached: Any
+    t: np.ndarray
+    y: np.ndarray
 
 
 class ReferenceKernel:
-    """Solves for one start, or with `batched` for (batch, n_states) of them; call it with 64-bit JAX switched on."""
+    """Solves for one start, or with `batched` for (batch, n) of them; call it with 64-bit JAX switched on.
 
-    def __init__(self, system: Any, solver: str, project: bool, batched: bool) -> None:
-        self._motion = ConstrainedMotion(system)
-        self._solver = SOLVERS[solver]()
-        self._projects = project
+    `motion` has the methods of ConstrainedMotion: derivative(t, y, parameters), after_step(t, y, parameters, floor) and
+    describe(t, y, parameters). `batched_parameters` are the names of those with one value for each of the batch.
+    """
+
+    def __init__(self, motion: Any, solver: str, batched: bool, batched_parameters: tuple[str, ...] = ()) -> None:
+        self._motion = motion
+        self._make_solver = SOLVERS[solver]
         self._batched = batched
+        self._batched_parameters = frozenset(batched_parameters)
+        self._compiled: dict[tuple, Callable] = {}
 
-        def compiled(function: Callable, axes: tuple[int | None, ...]) -> Callable:
-            return jax.jit(jax.vmap(function, in_axes=axes) if batched else function)
+    def call(self, method: str, t: float, y: np.ndarray, parameters: Parameters, *more: Any) -> Any:
+        """What `method` of the motion says of every state y at time t: a tree of arrays (*batch, ...)."""
+        function = getattr(self._motion, method)
 
-        self._chunk = compiled(self._solve_chunk, (0, 0, 0, None, None, None, None, None, None, None))
-        self._describe = compiled(self._motion.describe, (None, 0, None))
-        self._consistent = compiled(self._motion.project, (None, 0, None, None))
+        def call(t, y, more, parameters):
+            return function(t, y, parameters, *more)
 
-    def describe(self, t: float, q: np.ndarray, v: np.ndarray, parameters: Parameters) -> dict[str, np.ndarray]:
-        """What Solution says of one time, for every start, (*batch, ...)."""
-        return self._unflatten(self._describe(t, self._flatten(q, v), parameters), q.shape[:-1])
-
-    def consistent(
-        self, t: float, q: np.ndarray, v: np.ndarray, parameters: Parameters, max_iterations: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Projected q and v, and whether that converged, of the batch's shape."""
-        out = self._consistent(t, self._flatten(q, v), parameters, max_iterations)
-        y, converged = self._unflatten(out, q.shape[:-1])
-        return *np.split(y, 2, axis=-1), converged
+        out = self._call(method, call, (None, 0, None), t, self._flatten(y), more, parameters=parameters)
+        return self._unflatten(out, y.shape[:-1])
 
     def solve(
         self,
-        q0: np.ndarray,
-        v0: np.ndarray,
+        y0: np.ndarray,
         ts: np.ndarray,
         rtol: float,
-        atol: float,
+        atol: float | np.ndarray,
         max_steps: int,
         parameters: Parameters,
         progress: Progress | None,
-    ) -> Solution:
+    ) -> Outcome:
         """The solution at `ts`, as far as it got."""
-        y = self._flatten(q0, v0)
+        y = self._flatten(y0)
         shape = y.shape[:-1]  # () or (batch,)
         length = int(np.clip(_CHUNK_NUMBERS // y.size, 8, _CHUNK_OUTPUTS))
+        length = min(length, max(8, 1 << (ts.size - 2).bit_length()))  # few outputs need no long chunk
         resume = jax.tree.map(lambda x: jnp.broadcast_to(x, shape + x.shape), StepState.fresh())
         active = np.ones(shape, dtype=bool)
         reached = np.ones(shape, dtype=int)
         accepted = np.zeros(shape, dtype=int)
         result = np.full(shape, SUCCESS, dtype=object)
-        chunks = []
+        end = np.full(shape, ts[0])
+        chunks, counts = [], {}
         for first in range(0, ts.size - 1, length):
             last = min(first + length, ts.size - 1)
             times = np.pad(ts[first : last + 1], (0, first + length - last), mode="edge")
-            out = self._chunk(y, resume, active, times, ts[-1], first == 0, rtol, atol, max_steps, parameters)
+            out = self._call(
+                "chunk",
+                self._solve_chunk,
+                (0, 0, 0, None, None, None, None, None, None),
+                y,
+                resume,
+                active,
+                times,
+                ts[-1],
+                first == 0,
+                rtol,
+                atol,
+                max_steps,
+                parameters=parameters,
+            )
             y, resume = out["y"], out["resume"]
             count = np.where(active, np.minimum(out["count"], last - first), 0)
             reached += count
             accepted += out["accepted"]
+            counts = {name: counts.get(name, 0) + np.asarray(value) for name, value in out["counts"].items()}
+            end = np.where(active, out["t"], end)
             stopped = active & ~np.asarray(out["successful"])
             for where in map(tuple, np.argwhere(stopped)):
                 exhausted, collapsed, t = (np.asarray(out[name])[where] for name in ("exhausted", "collapsed", "t"))
                 result[where] = _reason(exhausted, collapsed, t, max_steps)
             active = active & ~stopped
             keep = slice(0 if first == 0 else 1, last - first + 1)  # a chunk's first row is the last one's last
-            chunks.append(
-                {name: np.asarray(value)[*(slice(None),) * len(shape), keep] for name, value in out["rows"].items()}
-            )
+            index = (*(slice(None),) * len(shape), keep)
+            chunks.append(jax.tree.map(lambda value, index=index: np.asarray(value)[index], out["rows"]))
             if progress is not None:
                 share = (ts[last] - ts[0]) / (ts[-1] - ts[0])
                 progress(float(share), f"reference solution: {ts[last]:.6g} of {ts[-1]:.6g} s")
@@ -115,38 +139,29 @@ class ReferenceKernel:
         rows = _joined(chunks, reached)
         n_steps = np.asarray(resume.n_steps)
         stats = {"n_steps": n_steps, "n_accepted": accepted, "n_rejected": n_steps - accepted}
-        if isinstance(self._solver, diffrax.AbstractERK):
-            stats["n_f_evals"] = n_steps * self._solver.tableau.num_stages
-        return self._solution(q0.shape[:-1], ts, rows, reached, result, stats)
+        stats |= counts
+        if not counts:  # as many in every step
+            stats["n_f_evals"] = n_steps * self._make_solver(rtol, atol).tableau.num_stages
+        return self._outcome(y0.shape[:-1], ts, rows, reached, result, stats, end, np.asarray(y))
 
-    def _solution(
-        self,
-        batch: tuple[int, ...],
-        ts: np.ndarray,
-        rows: dict[str, np.ndarray],
-        reached: np.ndarray,
-        result: np.ndarray,
-        stats: dict[str, np.ndarray],
-    ) -> Solution:
-        rows, reached, result, stats = self._unflatten((rows, reached, result.astype(str), stats), batch)
+    def _outcome(self, batch, ts, rows, reached, result, stats, t, y) -> Outcome:
+        rows, reached, result, stats, t, y = self._unflatten((rows, reached, result.astype(str), stats, t, y), batch)
+        n_times = int(np.max(reached))
         if not batch:
             reached, result = int(reached), str(result)
             stats = {name: int(value) for name, value in stats.items()}
-        q, v = np.split(rows["y"], 2, axis=-1)
-        return Solution.of_motion(
-            ts[: q.shape[-2]],
-            q,
-            v,
-            rows["multiplier"],
-            energy=rows["energy"],
-            residual={level: rows[level] for level in LEVELS},
-            stats=stats,
-            result=result,
-            n_reached=reached,
-        )
+        return Outcome(ts[:n_times], rows, stats, result, reached, t, y)
 
-    def _flatten(self, q: np.ndarray, v: np.ndarray) -> np.ndarray:
-        y = np.concatenate([q, v], axis=-1)
+    def _call(self, name: str, function: Callable, axes: tuple[int | None, ...], *arguments: Any, parameters):
+        """`function(*arguments, parameters)`, compiled, and mapped over the batch where there is one."""
+        names = tuple(sorted(parameters or ()))
+        if (name, names) not in self._compiled:
+            own = {key: 0 if key in self._batched_parameters else None for key in names} or None
+            mapped = jax.vmap(function, in_axes=(*axes, own)) if self._batched else function
+            self._compiled[name, names] = jax.jit(mapped)
+        return self._compiled[name, names](*arguments, parameters or None)
+
+    def _flatten(self, y: np.ndarray) -> np.ndarray:
         return y.reshape(-1, y.shape[-1]) if self._batched else y
 
     def _unflatten(self, tree: Any, batch: tuple[int, ...]) -> Any:
@@ -155,21 +170,27 @@ class ReferenceKernel:
 
     def _solve_chunk(self, y0, resume, active, times, t_end, is_first, rtol, atol, max_steps, parameters):
         motion = self._motion
-        project = motion.project if self._projects else _keep
+        floor = atol / rtol  # the size below which a component is measured absolutely
+
+        def after_step(t, y, parameters):
+            return motion.after_step(t, y, parameters, floor)
+
         # What the check of the start let through goes before the first step.
-        y0 = jnp.where(is_first, project(times[0], y0, parameters)[0], y0)
+        y0 = jnp.where(is_first, after_step(times[0], y0, parameters)[0], y0)
         times = jnp.where(active, times, times[0])  # a solve that has stopped goes no further
         controller = diffrax.PIDController(rtol=rtol, atol=atol)
         out = diffrax.diffeqsolve(
             diffrax.ODETerm(motion.derivative),
-            ProjectedSolver(self._solver, project),
+            ProjectedSolver(self._make_solver(rtol, atol), after_step),
             t0=times[0],
             t1=times[-1],
             dt0=None,
             y0=y0,
             args=parameters,
             saveat=diffrax.SaveAt(
-                subs=[diffrax.SubSaveAt(ts=times[1:]), diffrax.SubSaveAt(t1=True)], controller_state=True
+                subs=[diffrax.SubSaveAt(ts=times[1:]), diffrax.SubSaveAt(t1=True)],
+                controller_state=True,
+                solver_state=True,
             ),
             stepsize_controller=EndOnSaveTimes(controller, times[1:], t_end, max_steps, resume),
             adjoint=diffrax.ForwardMode(),
@@ -183,6 +204,7 @@ class ReferenceKernel:
             "rows": rows | {"y": states},
             "count": jnp.sum(jnp.isfinite(saved_ts)),
             "accepted": out.stats["num_accepted_steps"],
+            "counts": vars(out.solver_state) if isinstance(out.solver_state, Work) else {},
             "t": end_t[0],
             "y": end_y[0],
             "successful": out.result == RESULTS.successful,
@@ -192,19 +214,16 @@ class ReferenceKernel:
         }
 
 
-def _keep(t: Any, y: PhaseState, parameters: Parameters) -> tuple[PhaseState, Flag]:
-    return y, jnp.asarray(True)
-
-
-def _joined(chunks: list[dict[str, np.ndarray]], reached: np.ndarray) -> dict[str, np.ndarray]:
+def _joined(chunks: list[dict[str, Any]], reached: np.ndarray) -> dict[str, Any]:
     """Rows of all chunks, up to the output that the last solve reached; a solve that stopped before holds its last."""
     axis = reached.ndim
     index = np.minimum(np.arange(reached.max()), reached[..., None] - 1)
-    rows = {}
-    for name in chunks[0]:
-        value = np.concatenate([chunk[name] for chunk in chunks], axis=axis)
-        rows[name] = np.take_along_axis(value, index.reshape(index.shape + (1,) * (value.ndim - index.ndim)), axis)
-    return rows
+
+    def join(*parts: np.ndarray) -> np.ndarray:
+        value = np.concatenate(parts, axis=axis)
+        return np.take_along_axis(value, index.reshape(index.shape + (1,) * (value.ndim - index.ndim)), axis)
+
+    return jax.tree.map(join, *chunks)
 
 
 def _reason(exhausted: np.bool_, collapsed: np.bool_, t: np.floating, max_steps: int) -> str:

@@ -119,7 +119,7 @@ class Solution:
         return drift
 
     def error(self, other: "Solution") -> Float[np.ndarray, "*batch n_times"]:
-        """Largest difference |q - q_other| at every output time, (*batch, n_times); of all variables where one has no q.
+        """Largest difference |q - q_other| at every output time, or of all variables where one has no q.
 
         Raises ValueError unless both solutions have the same output times and as many coordinates, in the same order.
         """

@@ -92,7 +92,8 @@ class _Reader:
         fixed = dict(self.symbols)  # time and parameters: what an initial value may use
         for state in states:
             self.declare(state.name, state, "states")
-            self.declare(dot(state).name, dot(state), f"the derivative of {state.name}")
+            for order in (1, 2):
+                self.declare(dot(state, order).name, dot(state, order), f"a derivative of {state.name}")
         definitions = self.definitions()
         equations = self.equations()
         if len(equations) != len(states):

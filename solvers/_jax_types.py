@@ -4,6 +4,7 @@ from jaxtyping import Array, Bool, Float64, Int64
 
 PhaseState = Float64[Array, "two_n_states"]  # (q, v), one after the other
 Coordinates = Float64[Array, " n_states"]
+Leading = Float64[Array, " n_leading"]  # w of a reduced DAE
 Residual = Float64[Array, " n_residuals"]
 JacobianMatrix = Float64[Array, "n_residuals n_states"]
 Time = Float64[Array, ""]

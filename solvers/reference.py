@@ -8,14 +8,13 @@ every step. Steps end on the output times: between them no interpolant stays on 
 uses JAX in float32 or on a GPU elsewhere keeps doing so. Results are NumPy arrays.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
-from solvers.reference_kernel import SOLVERS, Outcome, Progress, compiled_kernel
+from solvers.arguments import check_settings, float64_on_cpu, numbers, output_times, parameter_arrays
+from solvers.reference_kernel import Outcome, Progress, compiled_kernel
 from solvers.solution import LEVELS, SUCCESS, ReferenceSolveError, Solution
 
 # Level, its equation, and what its units are divided by.
@@ -59,13 +58,13 @@ def reference_solution(
     Raises ValueError for a bad argument or an inconsistent start, and ReferenceSolveError when a solve stops early;
     with `throw=False` the reason is in `solution.result`, and the outputs end where the last solve stopped.
     """
-    ts = _times(ts)
+    ts = output_times(ts)
     q0, v0 = _start(system, q0, v0)
-    _check_settings(rtol, atol, solver, max_steps, start_tol)
+    check_settings(solver, max_steps, rtol=rtol, atol=atol, start_tol=start_tol)
     max_steps = max(1_000_000, 20 * ts.size) if max_steps is None else int(max_steps)
-    with _float64_on_cpu():
+    with float64_on_cpu():
         kernel = compiled_kernel(system, solver, bool(project), q0.ndim > 1)
-        parameters = _parameters(parameters)
+        parameters = parameter_arrays(parameters)
         y0 = np.concatenate([q0, v0], axis=-1)
         _check_start(kernel.call("describe", ts[0], y0, parameters), system, start_tol)
         solution = _solution(kernel.solve(y0, ts, rtol, atol, max_steps, parameters, progress))
@@ -89,10 +88,10 @@ def consistent_initial_condition(
     come back. Raises ValueError for a bad argument and ReferenceSolveError where no consistent start is found.
     """
     q0, v0 = _start(system, q0, v0)
-    with _float64_on_cpu():
+    with float64_on_cpu():
         kernel = compiled_kernel(system, "dopri8", True, q0.ndim > 1)
         y0 = np.concatenate([q0, v0], axis=-1)
-        y, converged = kernel.call("project", float(t0), y0, _parameters(parameters), max_iterations)
+        y, converged = kernel.call("project", float(t0), y0, parameter_arrays(parameters), max_iterations)
         q, v = np.split(y, 2, axis=-1)
     if not np.all(converged):
         where = "" if q0.ndim == 1 else f" for {np.size(converged) - np.sum(converged)} of {np.size(converged)} starts"
@@ -119,30 +118,9 @@ def _solution(outcome: Outcome) -> Solution:
     )
 
 
-@contextmanager
-def _float64_on_cpu() -> Iterator[None]:
-    # Thousands of small steps, one after the other: a GPU only adds its latency.
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-        yield
-
-
-def _times(ts: Any) -> np.ndarray:
-    ts = _numbers("ts", ts)
-    if ts.ndim != 1 or ts.size < 2:
-        raise ValueError(f"ts has shape {ts.shape}; give a vector of at least two output times, the start first")
-    late = np.flatnonzero(np.diff(ts) <= 0)
-    if late.size:
-        i = int(late[0])
-        raise ValueError(
-            f"ts must increase strictly, but ts[{i}] = {ts[i]:g} and ts[{i + 1}] = {ts[i + 1]:g}; "
-            "sort the output times and drop repeated ones (np.unique does both)"
-        )
-    return ts
-
-
 def _start(system: Any, q0: Any, v0: Any) -> tuple[np.ndarray, np.ndarray]:
     n_states = system.constraint.n_states
-    q0, v0 = _numbers("q0", q0), _numbers("v0", v0)
+    q0, v0 = numbers("q0", q0), numbers("v0", v0)
     for name, value in (("q0", q0), ("v0", v0)):
         if value.ndim < 1 or value.shape[-1] != n_states:
             raise ValueError(
@@ -154,31 +132,6 @@ def _start(system: Any, q0: Any, v0: Any) -> tuple[np.ndarray, np.ndarray]:
     if not q0.size:
         raise ValueError(f"q0 has shape {q0.shape}: an empty batch; give at least one start")
     return q0, v0
-
-
-def _numbers(name: str, value: Any) -> np.ndarray:
-    try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that needs a gradient
-        raise ValueError(f"{name} must be an array of numbers, got {type(value).__name__}: {error}") from error
-    if not np.all(np.isfinite(array)):
-        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise ValueError(f"{name} must be finite, but {name}[{', '.join(map(str, where))}] = {array[where]}")
-    return array
-
-
-def _parameters(parameters: Mapping[str, Any] | None) -> dict[str, np.ndarray] | None:
-    return None if not parameters else {name: _numbers(f"parameter {name!r}", p) for name, p in parameters.items()}
-
-
-def _check_settings(rtol: float, atol: float, solver: str, max_steps: int | None, start_tol: float) -> None:
-    for name, value in (("rtol", rtol), ("atol", atol), ("start_tol", start_tol)):
-        if not (np.ndim(value) == 0 and np.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be a positive number, got {value!r}")
-    if solver not in SOLVERS:
-        raise ValueError(f"solver {solver!r} is not known; choose one of {', '.join(SOLVERS)}")
-    if max_steps is not None and max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, got {max_steps}")
 
 
 def _check_start(described: Mapping[str, np.ndarray], system: Any, start_tol: float) -> None:

@@ -61,7 +61,7 @@ class ReferenceKernel:
     """
 
     def __init__(self, motion: Any, solver: str, batched: bool, batched_parameters: tuple[str, ...] = ()) -> None:
-        self._motion = motion
+        self.motion = motion
         self._make_solver = SOLVERS[solver]
         self._batched = batched
         self._batched_parameters = frozenset(batched_parameters)
@@ -69,7 +69,7 @@ class ReferenceKernel:
 
     def call(self, method: str, t: float, y: np.ndarray, parameters: Parameters, *more: Any) -> Any:
         """What `method` of the motion says of every state y at time t: a tree of arrays (*batch, ...)."""
-        function = getattr(self._motion, method)
+        function = getattr(self.motion, method)
 
         def call(t, y, more, parameters):
             return function(t, y, parameters, *more)
@@ -169,7 +169,7 @@ class ReferenceKernel:
         return jax.tree.map(lambda x: np.asarray(x).reshape(batch + np.shape(x)[n_flat:]), tree)
 
     def _solve_chunk(self, y0, resume, active, times, t_end, is_first, rtol, atol, max_steps, parameters):
-        motion = self._motion
+        motion = self.motion
         floor = atol / rtol  # the size below which a component is measured absolutely
 
         def after_step(t, y, parameters):

@@ -1,0 +1,63 @@
+"""What the reference solvers are given, checked: numbers, output times, settings; and the precision they run in."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+SOLVER_NAMES = ("dopri8", "dopri5", "tsit5", "kvaerno5")
+
+
+@contextmanager
+def float64_on_cpu() -> Iterator[None]:
+    """JAX in 64 bits on the CPU inside the context, as it was outside. Local to the thread."""
+    import jax  # here, since other solvers check their arguments without it
+
+    # Thousands of small steps, one after the other: a GPU only adds its latency.
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        yield
+
+
+def numbers(name: str, value: Any, finite: bool = True) -> np.ndarray:
+    """`value` as a float64 array. Raises ValueError, by `name`, for what is no number and, if `finite`, not finite."""
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that needs a gradient
+        raise ValueError(f"{name} must be an array of numbers, got {type(value).__name__}: {error}") from error
+    if finite and not np.all(np.isfinite(array)):
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        place = f"[{', '.join(map(str, where))}]" if where else ""
+        raise ValueError(f"{name} must be finite, but {name}{place} = {array[where]}")
+    return array
+
+
+def output_times(ts: Any) -> np.ndarray:
+    """Output times (n_times,), at least two and strictly increasing; raises ValueError for others."""
+    ts = numbers("ts", ts)
+    if ts.ndim != 1 or ts.size < 2:
+        raise ValueError(f"ts has shape {ts.shape}; give a vector of at least two output times, the start first")
+    late = np.flatnonzero(np.diff(ts) <= 0)
+    if late.size:
+        i = int(late[0])
+        raise ValueError(
+            f"ts must increase strictly, but ts[{i}] = {ts[i]:g} and ts[{i + 1}] = {ts[i + 1]:g}; "
+            "sort the output times and drop repeated ones (np.unique does both)"
+        )
+    return ts
+
+
+def parameter_arrays(parameters: Mapping[str, Any] | None) -> dict[str, np.ndarray] | None:
+    """Parameters by name as arrays of finite numbers, or None where there are none."""
+    return None if not parameters else {name: numbers(f"parameter {name!r}", p) for name, p in parameters.items()}
+
+
+def check_settings(solver: str, max_steps: int | None, **positive: Any) -> None:
+    """Raises ValueError unless the solver is known, `max_steps` at least 1, and the others positive numbers."""
+    for name, value in positive.items():
+        if not (np.ndim(value) == 0 and np.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be a positive number, got {value!r}")
+    if solver not in SOLVER_NAMES:
+        raise ValueError(f"solver {solver!r} is not known; choose one of {', '.join(SOLVER_NAMES)}")
+    if max_steps is not None and max_steps < 1:
+        raise ValueError(f"max_steps must be at least 1, got {max_steps}")

@@ -1,0 +1,109 @@
+"""A reduced DAE as pure JAX functions of one state: what ConstrainedMotion is for a mechanical system.
+
+The state of the integrator is y, and behind it a first guess of every leading unknown that is found by Newton's
+iteration: its value at the end of the last step, so that the iteration stays on the branch that the start is on.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.linalg import cho_factor, cho_solve
+from jaxtyping import Array
+
+from solvers._jax_types import Flag, Leading, PhaseState
+from solvers.formulations import Formulation
+
+Parameters = Mapping[str, Any] | None
+
+# A Newton correction this small, relative to the state, squares to less than rounding: the last one.
+_LAST_CORRECTION = 1e-9
+_MAX_ITERATIONS = 10
+# What a component may be moved by in a projection, at least, as a share of the largest one.
+_LEAST_SCALE = 1e-8
+
+
+class ReducedMotion:
+    """y' = rates(y, w) + delta, T(y, w, t) + shift = 0, C(y, t) = 0 of a symbolic.ReducedSystem under a formulation.
+
+    Call the methods with 64-bit JAX switched on.
+    """
+
+    def __init__(self, reduced: Any, formulation: Formulation) -> None:
+        self.reduced, self.formulation = reduced, formulation
+        self.functions = reduced.jax()
+        self.n_y, self.n_w = len(reduced.y), len(reduced.w)
+        nonlinear = [j for block in reduced.blocks if not block.linear for j in block.unknowns]
+        self.guessed = np.array(sorted(nonlinear), dtype=int)
+
+    def leading(self, t: Any, state: PhaseState, parameters: Parameters, shift: Any = None) -> tuple[Leading, Flag]:
+        """w at a state, and whether it was found."""
+        y, guesses = state[: self.n_y], state[self.n_y :]
+        guess = jnp.zeros(self.n_w).at[self.guessed].set(guesses) if self.guessed.size else None
+        return self.functions.solve_leading(y, t, parameters, shift=shift, guess=guess)
+
+    def derivative(self, t: Any, state: PhaseState, parameters: Parameters) -> PhaseState:
+        """y' and zero for the guesses; NaN where the leading unknowns are not found, which rejects the step."""
+        y = state[: self.n_y]
+        shift, delta = self.formulation.terms(self.reduced, self.functions, y, t, parameters)
+        w, converged = self.leading(t, state, parameters, shift)
+        rates = self.functions.rates(y, w)
+        rates = jnp.where(converged, rates if delta is None else rates + delta, jnp.nan)
+        return jnp.concatenate([rates, jnp.zeros(self.guessed.size)])
+
+    def after_step(self, t: Any, state: PhaseState, parameters: Parameters, floor: Any) -> tuple[PhaseState, Flag]:
+        """The state that the next step starts from, on the constraints if the formulation projects."""
+        good = jnp.asarray(True)
+        if self.formulation.projects:
+            state, good = self.project(t, state, parameters, floor)
+        if self.guessed.size:
+            w, converged = self.leading(t, state, parameters)
+            state, good = state.at[self.n_y :].set(w[self.guessed]), good & converged
+        return state, good
+
+    def project(
+        self, t: Any, state: PhaseState, parameters: Parameters, floor: Any, max_iterations: int = _MAX_ITERATIONS
+    ) -> tuple[PhaseState, Flag]:
+        """The state whose y is the point of C(·, t) = 0 nearest to it, and whether Gauss-Newton steps converged.
+
+        Near in the norm |δy_i| / (floor_i + |y_i|) of the error test: in another, what rounding leaves of a
+        constraint between components of size 1 would be shared by one of 1e-13.
+        """
+        if not self.reduced.constraints:
+            return state, jnp.asarray(True)
+        start = state[: self.n_y]
+        size = jnp.abs(start)
+        floor = jnp.broadcast_to(jnp.asarray(floor), state.shape)[: self.n_y]
+        scale = jax.lax.stop_gradient(size + floor + _LEAST_SCALE * jnp.max(size))
+
+        def correct(carry):
+            y, _, iteration = carry
+            residual, jacobian = self._linearised(t, y, parameters, scale)
+            new = start - self._nearest(jacobian, residual + jacobian @ ((start - y) / scale), scale)
+            return new, jnp.max(jnp.abs(new - y) / scale), iteration + 1
+
+        def unfinished(carry):
+            _, correction, iteration = carry
+            return (iteration < max_iterations) & ~(correction <= _LAST_CORRECTION)
+
+        first = (start, jnp.asarray(jnp.inf), jnp.asarray(0))
+        y, correction, _ = jax.lax.while_loop(unfinished, correct, first)
+        return state.at[: self.n_y].set(y), correction <= _LAST_CORRECTION
+
+    def describe(self, t: Any, state: PhaseState, parameters: Parameters) -> dict[str, Array]:
+        """y and w of one state, w NaN where it is not found."""
+        w, converged = self.leading(t, state, parameters)
+        return {"y": state[: self.n_y], "w": jnp.where(converged, w, jnp.nan)}
+
+    def _linearised(self, t: Any, y: Array, parameters: Parameters, scale: Array) -> tuple[Array, Array]:
+        """C and its Jacobian by y in units of `scale`."""
+        residual = self.functions.constraints(y, t, parameters)
+        return residual, self.functions.constraints_jacobian(y, t, parameters) * scale
+
+    def _nearest(self, jacobian: Array, rhs: Array, scale: Array) -> Array:
+        """The smallest δy, in units of the scale, with jacobian (δy / scale) = rhs."""
+        rows = 1 / jnp.sqrt(jnp.sum(jacobian**2, axis=1))  # equations in units of their own
+        jacobian, rhs = jacobian * rows[:, None], rhs * rows
+        return scale * (jacobian.T @ cho_solve(cho_factor(jacobian @ jacobian.T), rhs))

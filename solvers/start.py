@@ -1,0 +1,355 @@
+"""Consistent initial values of a DAE: read from what a user gives, checked at every level, and found from a guess."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from solvers.arguments import numbers, parameter_arrays
+from solvers.solution import ReferenceSolveError
+
+# An algebraic variable may differ from what its equations give by this many times the tolerance of the start: it
+# repeats, multiplied by the condition of those equations, what is left of the constraints.
+_ALGEBRAIC_SLACK = 1e3
+_CONVERGED = 1e-13  # a last correction, relative to the guess
+_KEPT = "; keep fewer components, or give other values for them"
+
+
+@dataclass(frozen=True)
+class ConsistentStart:
+    """Initial values that satisfy the equations of a DAE and all that follows from them.
+
+    - `names`, `states` (n_states,): the states in the system's order.
+    - `y` (N,), `w` (n,): the same as the reduced system holds them, its states and its leading unknowns.
+    - `rates` (n_states,): the states' derivatives, NaN where the equations do not determine them.
+    - `residual`: by level, what is left of the equations.
+    - `moved`: by name, by how much each differential state differs from the guess.
+    """
+
+    names: tuple[str, ...]
+    states: Float[np.ndarray, "n_states"]
+    y: Float[np.ndarray, "n_y"]
+    w: Float[np.ndarray, "n_w"]
+    rates: Float[np.ndarray, "n_states"]
+    residual: Mapping[str, np.ndarray] = field(default_factory=dict)
+    moved: Mapping[str, float] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> float:
+        """The value of one state."""
+        return float(self.states[self.names.index(name)])
+
+    def as_dict(self) -> dict[str, float]:
+        """The states by name."""
+        return dict(zip(self.names, map(float, self.states), strict=True))
+
+
+def consistent_initial_condition(
+    system: Any,
+    guess: Any = None,
+    v0: Any = None,
+    *,
+    keep: Sequence[Any] = (),
+    t0: float = 0.0,
+    parameters: Mapping[str, Any] | None = None,
+    max_iterations: int = 100,
+    **mechanical: Any,
+) -> Any:
+    """Consistent initial values near a guess, some of them kept.
+
+    Of a symbolic.DAESystem: `guess` gives every differential state by name (a mapping), or all states in their order
+    (an array, NaN for algebraic variables that have none). States named in `keep` stay as they are, differential or
+    algebraic; of the others the differential ones change as little as possible, each relative to its guess (absolutely
+    where that is 0), and the algebraic ones follow. Returns a ConsistentStart.
+
+    Of a symbolic.MechanicalSystem: `(system, q0, v0)`, nearest in the metric of the masses, with the batches and
+    results of solvers.reference.consistent_initial_condition.
+
+    Raises ValueError for unknown names and for more kept than can be, with the equations that then do not hold, and
+    ReferenceSolveError where Newton's iteration finds no consistent values.
+    """
+    if hasattr(system, "constraint"):
+        from solvers.reference import consistent_initial_condition as of_motion
+
+        q0 = mechanical.pop("q0", guess)
+        return of_motion(system, q0, v0, t0=t0, parameters=parameters, max_iterations=max_iterations, **mechanical)
+    if v0 is not None or mechanical:
+        raise ValueError("a DAE system takes one guess of all its states, (system, guess, keep=[...])")
+    return _Search(system, guess, keep, float(t0), parameters).run(max_iterations)
+
+
+def resolve_start(
+    system: Any, start: Any, t0: float, parameters: Mapping[str, Any] | None, start_tol: float
+) -> tuple[Float[np.ndarray, "*batch n_y"], Float[np.ndarray, "*batch n_w"]]:
+    """y and w of a consistent start, given as a ConsistentStart, a mapping by name or an array of all states.
+
+    Raises ValueError for missing or unknown names, and for a start that violates an equation or a hidden constraint:
+    a residual counts as zero if a change of `start_tol` in one state (relative above 1) could make it so.
+    """
+    reduced = system.reduce()
+    y, w = read_states(system, start)
+    batch = y.shape[:-1]
+    shapes = [np.shape(value) for value in (parameters or {}).values()]
+    batch = np.broadcast_shapes(batch, *shapes)
+    y, w = np.broadcast_to(y, batch + y.shape[-1:]).copy(), np.broadcast_to(w, batch + w.shape[-1:]).copy()
+    for index in np.ndindex(batch):
+        own = at_index(parameters, index)
+        check_constraints(reduced, y[index], t0, own, start_tol, index)
+        w[index] = _leading(reduced, y[index], w[index], t0, own, start_tol, index)
+    return y, w
+
+
+def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
+    """y (*batch, N) and w (*batch, n) as given, w NaN where it is not."""
+    reduced = system.reduce()
+    if isinstance(start, ConsistentStart):
+        if start.y.shape != (len(reduced.y),) or start.w.shape != (len(reduced.w),):
+            raise ValueError(f"the ConsistentStart is one of another system than {system.name!r}; make one of this")
+        return start.y, start.w
+    names = [s.name for s in system.states]
+    if isinstance(start, Mapping):
+        given = {str(key): numbers(f"start[{str(key)!r}]", value, finite=False) for key, value in start.items()}
+    else:
+        array = numbers("start", start, finite=False)
+        if array.ndim < 1 or array.shape[-1] != len(names):
+            raise ValueError(
+                f"start has shape {array.shape}; expected (*batch, {len(names)}), one number for each state of "
+                f"{system.name!r}: {_list(names)}; or a mapping from their names"
+            )
+        given = {name: array[..., i] for i, name in enumerate(names)}
+    places = _places(system)
+    unknown = [name for name in given if name not in places]
+    if unknown:
+        raise ValueError(f"start names {_list(unknown)}; the states of {system.name!r} are {_list(names)}")
+    batch = np.broadcast_shapes(*(value.shape for value in given.values())) if given else ()
+    y, w = np.full((*batch, len(reduced.y)), np.nan), np.full((*batch, len(reduced.w)), np.nan)
+    for name, value in given.items():
+        array, column = places[name]
+        (y if array == "y" else w)[..., column] = value
+    missing = [_name_of(system, "y", i) for i in np.flatnonzero(np.isnan(y).reshape(-1, y.shape[-1]).any(axis=0))]
+    if missing:
+        raise ValueError(
+            f"start gives no value for {_list(missing)}; give one for every differential state of {system.name!r} "
+            "(algebraic ones may be left out)"
+        )
+    if not (np.all(np.isfinite(y)) and not np.any(np.isinf(w))):
+        bad = [name for name, value in given.items() if np.any(np.isinf(value))]
+        raise ValueError(f"start must be finite, but {_list(bad)} is not")
+    return y, w
+
+
+def at_index(parameters: Mapping[str, Any] | None, index: tuple[int, ...]) -> dict[str, float]:
+    """The parameters of one of a batch: the value itself where there is one for all."""
+    return {
+        name: float(np.asarray(value)[index]) if np.ndim(value) else float(value)
+        for name, value in (parameters or {}).items()
+    }
+
+
+def check_constraints(reduced: Any, y: np.ndarray, t0: float, parameters: Any, tol: float, index: tuple = ()) -> None:
+    """Raises ValueError, naming level and equation, unless C(y, t0) = 0 within `tol`."""
+    if not reduced.constraints:
+        return
+    functions = reduced.numpy()
+    residual = np.abs(functions.constraints(y, t0, parameters))
+    jacobian = np.abs(functions.constraints_jacobian(y, t0, parameters))
+    allowed = tol * np.max(jacobian * np.maximum(1.0, np.abs(y)), axis=-1)
+    excess = np.nan_to_num(residual / np.maximum(allowed, np.finfo(float).tiny), nan=np.inf)
+    if np.max(excess) <= 1:
+        return
+    level = min(reduced.constraint_of[row][1] for row in np.flatnonzero(excess > 1))  # others may follow from it
+    row = max((r for r, (_, k) in enumerate(reduced.constraint_of) if k == level), key=lambda r: excess[r])
+    raise ValueError(
+        f"the start{_of(index)} of {reduced.system.name!r} is inconsistent at level {level}: "
+        f"{_constraint(reduced, row)} is {residual[row]:.3g} at t = {t0:g}, more than start_tol = {tol:g} of the "
+        "states allows; write `start = consistent_initial_condition(system, start)` first, with keep=[...] for what "
+        "must stay"
+    )
+
+
+def _leading(reduced, y, given, t0, parameters, tol, index) -> np.ndarray:
+    """w at a consistent y, from the given values as a guess, which must agree with it."""
+    w, converged = _solve_leading(reduced, y, given, t0, parameters)
+    if not converged:
+        raise ValueError(
+            f"the start{_of(index)} of {reduced.system.name!r}: the equations at t = {t0:g} give no values of "
+            f"{_list([s.name for s in reduced.w])}: they are singular there, or Newton's iteration needs a guess of "
+            "the algebraic variables nearer to a solution"
+        )
+    system = reduced.system
+    for name, (array, j) in _places(system).items():
+        if array != "w" or np.isnan(given[j]) or name not in {s.name for s in system.states}:
+            continue
+        if not abs(given[j] - w[j]) <= _ALGEBRAIC_SLACK * tol * max(1.0, abs(w[j])):
+            raise ValueError(
+                f"the start{_of(index)} of {system.name!r} is inconsistent at the level of the algebraic variables: "
+                f"{name} = {given[j]:.9g}, but the equations at t = {t0:g} give {w[j]:.9g}; leave it out, or write "
+                "`start = consistent_initial_condition(system, start)` first"
+            )
+    return w
+
+
+def _solve_leading(reduced, y, guess, t0, parameters) -> tuple[np.ndarray, bool]:
+    guess = None if np.all(np.isnan(guess)) else np.nan_to_num(guess, nan=0.0)
+    with np.errstate(all="ignore"):
+        w, converged = reduced.numpy().solve_leading(y, t0, parameters, guess=guess)
+    return w, bool(np.all(converged)) and bool(np.all(np.isfinite(w)))
+
+
+class _Search:
+    """Gauss-Newton for the consistent values nearest to a guess."""
+
+    def __init__(self, system: Any, guess: Any, keep: Sequence[Any], t0: float, parameters: Any) -> None:
+        self.system, self.reduced, self.t0 = system, system.reduce(), t0
+        self.functions = self.reduced.numpy()
+        self.parameters = at_index(parameter_arrays(parameters), ())
+        self.y0, self.w0 = read_states(system, guess)
+        if self.y0.ndim != 1:
+            raise ValueError(f"the guess has batch shape {self.y0.shape[:-1]}; give one guess at a time")
+        keep = [keep] if isinstance(keep, str) else list(keep)
+        places = _places(system)
+        unknown = [str(name) for name in keep if str(name) not in places]
+        if unknown:
+            raise ValueError(f"keep names {_list(unknown)}; the states are {_list(s.name for s in system.states)}")
+        self.free = np.ones(self.y0.size, dtype=bool)
+        self.kept_w: list[int] = []
+        self.kept_names = [str(name) for name in keep]
+        for name in self.kept_names:
+            array, column = places[name]
+            if array == "y":
+                self.free[column] = False
+            elif np.isnan(self.w0[column]):
+                raise ValueError(f"keep names {name!r}, but the guess gives no value of it")
+            else:
+                self.kept_w.append(column)
+        # Relative changes; absolute ones of what is zero.
+        self.scale = np.where(self.y0 != 0, np.abs(self.y0), 1.0)
+
+    def run(self, max_iterations: int) -> ConsistentStart:
+        y, w = self.y0.copy(), self.w0
+        if not np.all(self.free) or self.kept_w or self.reduced.constraints:
+            y, w = self._iterate(y, w, max_iterations)
+        w, converged = _solve_leading(self.reduced, y, w, self.t0, self.parameters)
+        if not converged:
+            raise ReferenceSolveError(
+                f"the algebraic variables of {self.system.name!r} have no values at t = {self.t0:g} that Newton's "
+                "iteration finds: give a guess of them nearer to a solution"
+            )
+        return self._result(y, w)
+
+    def _iterate(self, y, w, max_iterations) -> tuple[np.ndarray, np.ndarray]:
+        correction = np.inf
+        for _ in range(max_iterations):
+            if self.kept_w:
+                w, converged = _solve_leading(self.reduced, y, w, self.t0, self.parameters)
+                if not converged:
+                    break
+            residual, jacobian = self._linearised(y, w)
+            if not (np.all(np.isfinite(residual)) and np.all(np.isfinite(jacobian))):
+                break
+            # In units of their own, both equations and variables; the rank is then one of numbers near 1.
+            a = jacobian[:, self.free] * self.scale[self.free]
+            rows = np.max(np.abs(a), axis=1, initial=0.0)
+            units = np.where(rows > 0, rows, np.max(np.abs(jacobian * self.scale), axis=1, initial=1e-300))
+            a = a / units[:, None]
+            rhs = (residual + jacobian[:, self.free] @ (self.y0 - y)[self.free]) / units
+            step = np.linalg.lstsq(a, rhs, rcond=1e-12)[0] if a.size else np.zeros(a.shape[1])
+            target = self.y0.copy()
+            target[self.free] -= self.scale[self.free] * step
+            left = a @ ((target - y) / self.scale)[self.free] + residual / units
+            correction = np.max(np.abs(target - y) / self.scale, initial=0.0)
+            if correction <= _CONVERGED * 1e4:
+                self._check_held(left, residual)
+                return target, w
+            y = target if correction <= 1 else y + (target - y) / correction  # no farther than the guess is long
+        raise ReferenceSolveError(
+            f"no consistent values of {self.system.name!r} were found near the guess within {max_iterations} Newton "
+            f"steps (the last changed a state by {correction:.1e} of its size): either there are none{self._kept()}, "
+            "or the constraints lose rank there; give another guess"
+        )
+
+    def _linearised(self, y, w) -> tuple[np.ndarray, np.ndarray]:
+        """Residuals of the constraints, then of the kept algebraic variables, and their Jacobian by y."""
+        f, t, p = self.functions, self.t0, self.parameters
+        residual, jacobian = np.zeros(0), np.zeros((0, y.size))
+        with np.errstate(all="ignore"):
+            if self.reduced.constraints:
+                residual, jacobian = f.constraints(y, t, p), f.constraints_jacobian(y, t, p)
+            if self.kept_w:
+                # dw/dy of the leading equations.
+                response = -np.linalg.solve(f.leading_jacobian(y, w, t, p), self._leading_by_y(y, w))
+                residual = np.concatenate([residual, (w - self.w0)[self.kept_w]])
+                jacobian = np.concatenate([jacobian, response[self.kept_w]])
+        return residual, jacobian
+
+    def _leading_by_y(self, y, w) -> np.ndarray:
+        from symbolic.vector_function import VectorFunction
+
+        r = self.reduced
+        if not hasattr(self, "_top"):
+            self._top = VectorFunction(r.equations, {"y": r.y, "w": r.w}, r.time, r.parameters, "leading system")
+        return self._top.numpy().jacobian("y", y, w, t=self.t0, parameters=self.parameters)
+
+    def _check_held(self, left: np.ndarray, residual: np.ndarray) -> None:
+        """The iteration has converged, but in least squares only if what is kept leaves equations unsatisfied."""
+        bad = np.flatnonzero(np.abs(left) > 1e-8)
+        if not bad.size:
+            return
+        n = len(self.reduced.constraints)
+        rows = [f"{_constraint(self.reduced, r)} = {residual[r]:.3g}" for r in bad if r < n]
+        rows += [f"{self.reduced.w[self.kept_w[r - n]].name} is off by {residual[r]:.3g}" for r in bad if r >= n]
+        raise ValueError(
+            f"too much is kept of {self.system.name!r}: with {_list(self.kept_names) or 'nothing'} as given, these "
+            f"cannot hold: {'; '.join(rows[:5])}{_KEPT}"
+        )
+
+    def _kept(self) -> str:
+        return f" with {_list(self.kept_names)} as given" if self.kept_names else ""
+
+    def _result(self, y: np.ndarray, w: np.ndarray) -> ConsistentStart:
+        f, t, p = self.functions, self.t0, self.parameters
+        names = tuple(s.name for s in self.system.states)
+        changes = {_name_of(self.system, "y", i): float(y[i] - self.y0[i]) for i in range(y.size)}
+        return ConsistentStart(
+            names=names,
+            states=np.asarray(f.states(y, w, t, p)),
+            y=y,
+            w=np.asarray(w),
+            rates=np.asarray(f.state_rates(y, w)),
+            residual={level: np.asarray(value) for level, value in f.levels(y, w, t, p).items()},
+            moved=changes,
+        )
+
+
+def _places(system: Any) -> dict[str, tuple[str, int]]:
+    """Where the variable of a name is held: ("y", its number) or ("w", its number)."""
+    reduced = system.reduce()
+    symbols = {symbol: ("y", i) for i, symbol in enumerate(reduced.y)}
+    symbols |= {symbol: ("w", j) for j, symbol in enumerate(reduced.w)}
+    named = {symbol.name: place for symbol, place in symbols.items()}
+    return named | {s.name: symbols[held] for s, held in zip(system.states, reduced.states, strict=True)}
+
+
+def _name_of(system: Any, array: str, i: int) -> str:
+    """The user's name of an entry of y or w."""
+    reduced = system.reduce()
+    symbol = (reduced.y if array == "y" else reduced.w)[i]
+    return next((s.name for s, held in zip(system.states, reduced.states, strict=True) if held == symbol), symbol.name)
+
+
+def _constraint(reduced: Any, row: int) -> str:
+    i, k = reduced.constraint_of[row]
+    text = str(reduced.constraints[row])
+    text = text if len(text) <= 80 else text[:77] + "..."
+    times = {0: "", 1: ", differentiated once", 2: ", differentiated twice"}.get(k, f", differentiated {k} times")
+    return f"{text} (equation {i}{times})"
+
+
+def _of(index: tuple[int, ...]) -> str:
+    return f" {tuple(int(i) for i in index)}" if index else ""
+
+
+def _list(names: Any) -> str:
+    names = [str(name) for name in names]
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -5,5 +5,21 @@ from symbolic.constraint import Constraint, Function
 from symbolic.expressions import ANCHOR, norm, point
 from symbolic.mechanics import MechanicalSystem
 from symbolic.parse import parse_expression
+from symbolic.reduced import ReducedSystem
+from symbolic.structural import StructureError
+from symbolic.system import DAESystem, dot
 
-__all__ = ["ANCHOR", "Constraint", "Function", "MechanicalSystem", "library", "norm", "parse_expression", "point"]
+__all__ = [
+    "ANCHOR",
+    "Constraint",
+    "DAESystem",
+    "Function",
+    "MechanicalSystem",
+    "ReducedSystem",
+    "StructureError",
+    "dot",
+    "library",
+    "norm",
+    "parse_expression",
+    "point",
+]

@@ -41,3 +41,44 @@ class ReducedSystem:
     invariants: Mapping[str, sp.Expr] = field(default_factory=dict)  # over y, w, time, parameters
     time: sp.Symbol | None = None
     parameters: Mapping[sp.Symbol, float | None] = field(default_factory=dict)
+    origins: tuple[tuple[int, ...], ...] = ()  # (n,): the user's equations that f_i was made of
+
+    # -- levels ------------------------------------------------------------------------------------------------------
+
+    @property
+    def levels(self) -> dict[str, list[tuple[int, str, int]]]:
+        """Where the residuals of each level are: "level 0" the algebraic equations, "level k" their k-th derivatives.
+
+        An entry (i, "constraint", m) is f_i^(k) found as constraint m, (i, "leading", i) as leading equation i, which
+        is the highest level k = c_i.
+        """
+        place = {entry: m for m, entry in enumerate(self.constraint_of)}
+        result: dict[str, list[tuple[int, str, int]]] = {}
+        for k in range(max((self.differentiations[i] for i in self.algebraic_equations), default=-1) + 1):
+            entries = [i for i in self.algebraic_equations if self.differentiations[i] >= k]
+            result[f"level {k}"] = [
+                (i, "leading", i) if k == self.differentiations[i] else (i, "constraint", place[i, k]) for i in entries
+            ]
+        return result
+
+    # -- compiled ----------------------------------------------------------------------------------------------------
+
+    def jax(self):
+        """Generate the functions of the reduced system for JAX (`ReducedFunctions`); generated once."""
+        return self._functions("jax")
+
+    def numpy(self):
+        """Generate the functions of the reduced system for NumPy (`ReducedFunctions`); generated once."""
+        return self._functions("numpy")
+
+    def torch(self):
+        """Generate the functions of the reduced system for torch (`ReducedFunctions`); generated once."""
+        return self._functions("torch")
+
+    def _functions(self, backend: str):
+        from symbolic.reduced_functions import ReducedFunctions
+
+        known = self.__dict__.setdefault("_compiled", {})
+        if backend not in known:
+            known[backend] = ReducedFunctions(self, backend)
+        return known[backend]

@@ -1,0 +1,111 @@
+"""Constrained equations of motion, from masses or a Lagrangian, as the equations of a DAE."""
+
+from collections.abc import Sequence
+
+import sympy as sp
+
+from symbolic.expressions import as_expressions
+from symbolic.system import dot
+
+
+def mechanical_equations(
+    q, v, mass, force, potential, lagrangian, holonomic, velocity_constraints, multipliers, time, name
+) -> tuple[list[sp.Expr], list[sp.Symbol], dict[str, sp.Expr]]:
+    """Equations, states (q, v, multipliers) and invariants of `DAESystem.mechanical`; raises ValueError as it says."""
+    q, v = _symbols(q, f"{name}: q"), _symbols(v, f"{name}: v")
+    n = len(q)
+    if len(v) != n:
+        raise ValueError(f"{name}: {n} coordinates q and {len(v)} velocities v: give one velocity for each coordinate")
+    force = sp.Matrix(_entries(force, n, f"{name}: force"))
+    holonomic = _constraints(holonomic, f"{name}: holonomic constraints")
+    velocity_constraints = _constraints(velocity_constraints, f"{name}: velocity constraints")
+    q_vector, v_vector = sp.Matrix(q), sp.Matrix(v)
+    if lagrangian is not None:
+        if mass is not None or potential is not None:
+            raise ValueError(f"{name}: a Lagrangian holds mass and potential already: give either it or these")
+        lagrangian = sp.sympify(lagrangian, strict=True)
+        momentum = sp.Matrix([lagrangian.diff(s) for s in v])
+        inertia = momentum.jacobian(v_vector)
+        rest = momentum.jacobian(q_vector) * v_vector - sp.Matrix([lagrangian.diff(s) for s in q])
+        if time is not None:
+            rest += momentum.diff(time)
+        energy = sp.expand((momentum.T * v_vector)[0, 0] - lagrangian)
+    else:
+        inertia = _mass_matrix(mass, n, name)
+        potential = sp.Integer(0) if potential is None else sp.sympify(potential, strict=True)
+        rest = sp.Matrix([potential.diff(s) for s in q])
+        energy = (v_vector.T * inertia * v_vector)[0, 0] / 2 + potential
+    jacobian = sp.Matrix(holonomic).jacobian(q_vector) if holonomic else sp.zeros(0, n)
+    along = sp.Matrix(velocity_constraints).jacobian(v_vector) if velocity_constraints else sp.zeros(0, n)
+    if along.free_symbols & set(v):
+        raise ValueError(f"{name}: velocity constraints must be linear in v, A(q, t) v + b(q, t)")
+    for i, c in enumerate(holonomic):
+        if c.free_symbols & set(v):
+            raise ValueError(
+                f"{name}: holonomic constraint {i} ({c}) contains velocities: list it as velocity constraint"
+            )
+    lam = _multipliers(multipliers, len(holonomic), len(velocity_constraints), name)
+    reaction = (jacobian.T.row_join(along.T)) * sp.Matrix(lam) if lam else sp.zeros(n, 1)
+    balance = inertia * sp.Matrix([dot(s) for s in v]) + rest - force + reaction
+    equations = [dot(x) - u for x, u in zip(q, v, strict=True)] + list(balance) + holonomic + velocity_constraints
+    conserved = (
+        force.is_zero_matrix
+        # With mass(q) the equations are the user's own: whether they conserve this energy depends on `force`.
+        and (lagrangian is not None or not inertia.free_symbols & set(q))
+        and (time is None or not any(e.has(time) for e in [energy, *inertia, *holonomic, *velocity_constraints]))
+        and all(sp.expand(c.xreplace(dict.fromkeys(v, sp.Integer(0)))) == 0 for c in velocity_constraints)
+    )
+    return equations, [*q, *v, *lam], {"energy": energy} if conserved else {}
+
+
+def _symbols(entries, what: str) -> list[sp.Symbol]:
+    entries = [entries] if isinstance(entries, sp.Symbol) else list(entries)
+    for s in entries:
+        if not isinstance(s, sp.Symbol):
+            raise ValueError(f"{what} contains {s!r}: expected SymPy symbols")
+    if not entries:
+        raise ValueError(f"{what} is empty: give at least one coordinate")
+    return entries
+
+
+def _constraints(entries, what: str) -> list[sp.Expr]:
+    if isinstance(entries, Sequence) and not len(entries):
+        return []
+    return list(as_expressions(entries, what))
+
+
+def _entries(value, n: int, what: str) -> list[sp.Expr]:
+    if value is None:
+        return [sp.Integer(0)] * n
+    entries = list(as_expressions(value, what))
+    if len(entries) != n:
+        raise ValueError(f"{what} has {len(entries)} entries: expected {n}, one for each coordinate")
+    return entries
+
+
+def _mass_matrix(mass, n: int, name: str) -> sp.Matrix:
+    if mass is None:
+        raise ValueError(f"{name}: give mass= (one number, one for each coordinate, or a matrix) or lagrangian=")
+    if isinstance(mass, sp.MatrixBase) and mass.shape == (n, n):
+        return sp.Matrix(mass)
+    if hasattr(mass, "__len__") and len(mass) == n and all(hasattr(row, "__len__") for row in mass):
+        matrix = sp.Matrix([list(row) for row in mass])
+        if matrix.shape == (n, n):
+            return matrix
+    if not hasattr(mass, "__len__"):
+        return sp.sympify(mass) * sp.eye(n)
+    if isinstance(mass, sp.MatrixBase) or len(mass) != n or any(hasattr(m, "__len__") for m in mass):
+        raise ValueError(f"{name}: mass={mass!r}: expected one number, {n} of them, or a matrix ({n}, {n})")
+    return sp.diag(*[sp.sympify(m) for m in mass])
+
+
+def _multipliers(names, n_holonomic: int, n_velocity: int, name: str) -> list[sp.Symbol]:
+    if names is None:
+        names = [f"lam{i}" for i in range(n_holonomic)] + [f"mu{i}" for i in range(n_velocity)]
+    symbols = [s if isinstance(s, sp.Symbol) else sp.Symbol(s, real=True) for s in names]
+    if len(symbols) != n_holonomic + n_velocity:
+        raise ValueError(
+            f"{name}: {len(symbols)} multipliers named for {n_holonomic} holonomic and {n_velocity} velocity "
+            f"constraints: name {n_holonomic + n_velocity}"
+        )
+    return symbols

@@ -1,0 +1,181 @@
+"""Left null vectors of a square matrix of expressions that is singular everywhere."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+import sympy as sp
+
+from symbolic.sampling import Evaluator
+from symbolic.structural import StructureError
+
+RANK = 1e-10  # singular values below it, of a matrix scaled to entries of size one, count as zero
+_NULL = 1e-9  # entries of a null vector below it, beside one, count as zero
+_SIMPLE = 64  # largest denominator of a number that is taken for a fraction
+_LARGEST = 8  # rows of one dependence whose coefficients vary
+
+Matrix = Sequence[Sequence[sp.Expr]]
+
+
+def rank_defects(matrix: Matrix, evaluator: Evaluator) -> bool:
+    """Whether the matrix is singular: exactly for rational numbers, else at every point with finite entries."""
+    exact = _exact(matrix)
+    if exact is not None:
+        return bool(_exact_null_space(exact))
+    values = _finite_values(matrix, evaluator)
+    return len(values) > 0 and all(_scaled_null_space(v)[1] for v in values)
+
+
+def constant_null_vectors(matrix: Matrix, classes: Sequence, evaluator: Evaluator) -> list[dict[int, sp.Expr]]:
+    """Null vectors that are the same at all points, in echelon form.
+
+    Each maps rows to coefficients, first the row with coefficient 1 that no other vector contains: one of the least
+    class in it.
+    """
+    exact = _exact(matrix)
+    if exact is not None:
+        space = _echelon(_exact_null_space(exact), classes, 0)
+        return [{i: sp.Rational(u.numerator, u.denominator) for i, u in vector.items()} for vector in space]
+    values = _finite_values(matrix, evaluator)
+    if not len(values):
+        return []
+    space, singular = _scaled_null_space(np.concatenate(list(values), axis=1))
+    if not singular:
+        return []
+    return [{i: _simple(u) for i, u in vector.items()} for vector in _echelon(space, classes, _NULL)]
+
+
+def varying_null_vectors(matrix: Matrix, classes: Sequence, evaluator: Evaluator) -> list[dict[int, sp.Expr]]:
+    """Null vectors by cofactors, each over as few rows as an echelon form gives; ordered as the constant ones.
+
+    Raises StructureError where more than 8 rows depend on one another.
+    """
+    values = _finite_values(matrix, evaluator)
+    spaces = [_echelon(_scaled_null_space(v)[0], classes, _NULL) for v in values]
+    rank = min(len(s) for s in spaces)
+    best = next(i for i, s in enumerate(spaces) if len(s) == rank)
+    result = []
+    for vector in spaces[best]:
+        rows = list(vector)
+        if len(rows) > _LARGEST:
+            raise StructureError(
+                f"depend on one another, {len(rows)} with coefficients that vary: combine them by hand"
+            )
+        columns = _independent_columns(values[best][rows], len(rows) - 1)
+        result.append(_cofactors([[matrix[i][j] for j in columns] for i in rows], rows))
+    all_entries = [
+        sp.Add(*[u * matrix[i][j] for i, u in vector.items()]) for vector in result for j in range(len(matrix))
+    ]
+    if not all(evaluator.vanish(all_entries)):
+        raise StructureError("depend on one another in a way that no combination was found for: combine them by hand")
+    return result
+
+
+def _cofactors(matrix: Matrix, rows: Sequence[int]) -> dict[int, sp.Expr]:
+    """The vector u with u · matrix = 0 for one row more than columns, as polynomials without a common factor."""
+    minors = []
+    for left_out in range(len(rows)):
+        minor = sp.Matrix([row for i, row in enumerate(matrix) if i != left_out])
+        minors.append((-1) ** left_out * (minor.det(method="berkowitz") if len(rows) > 1 else sp.S.One))
+    pivot = minors[0]
+    if sum(m.count_ops() for m in minors) < 400:
+        ratios = [sp.cancel(m / pivot) for m in minors]
+        common = sp.S.One
+        for ratio in ratios:
+            common = sp.lcm(common, sp.fraction(ratio)[1])
+        minors = [sp.cancel(r * common) for r in ratios]
+    return {i: m for i, m in zip(rows, minors, strict=True) if m != 0}
+
+
+def _independent_columns(values: np.ndarray, rank: int) -> list[int]:
+    from scipy.linalg import qr
+
+    scaled = values / np.maximum(np.abs(values).max(axis=1, keepdims=True), 1e-300)
+    return sorted(int(j) for j in qr(scaled, pivoting=True)[2][:rank])
+
+
+# -- null spaces -----------------------------------------------------------------------------------------------------
+
+
+def _exact(matrix: Matrix) -> list[list[Fraction]] | None:
+    if not all(e.is_Rational for row in matrix for e in row):
+        return None
+    return [[Fraction(int(e.p), int(e.q)) for e in row] for row in matrix]
+
+
+def _finite_values(matrix: Matrix, evaluator: Evaluator) -> np.ndarray:
+    """(n_finite_points, n, m)."""
+    n, m = len(matrix), len(matrix[0])
+    values = evaluator([e for row in matrix for e in row])[0].T.reshape(-1, n, m)
+    return values[np.isfinite(values).all(axis=(1, 2))]
+
+
+def _scaled_null_space(matrix: np.ndarray) -> tuple[list[list[float]], bool]:
+    """A basis of the left null space, and whether it has any member; rows and columns are brought to size one first."""
+    rows, columns = np.ones(matrix.shape[0]), np.ones(matrix.shape[1])
+    scaled = matrix
+    for _ in range(4):
+        largest = np.abs(scaled).max(axis=1)
+        rows /= np.sqrt(np.where(largest > 0, largest, 1.0))
+        scaled = rows[:, None] * matrix * columns
+        largest = np.abs(scaled).max(axis=0)
+        columns /= np.sqrt(np.where(largest > 0, largest, 1.0))
+        scaled = rows[:, None] * matrix * columns
+    left, singular, _ = np.linalg.svd(scaled)
+    null = left[:, singular < RANK * max(singular[0], 1e-300)]
+    return [list(vector) for vector in (rows[:, None] * null).T], null.shape[1] > 0
+
+
+def _exact_null_space(matrix: list[list[Fraction]]) -> list[list[Fraction]]:
+    """Left null space by elimination in fractions."""
+    n = len(matrix)
+    rows = [list(row) + [Fraction(i == j) for j in range(n)] for i, row in enumerate(matrix)]
+    done = 0
+    for j in range(len(matrix[0])):
+        pivot = next((i for i in range(done, n) if rows[i][j] != 0), None)
+        if pivot is None:
+            continue
+        rows[done], rows[pivot] = rows[pivot], rows[done]
+        for i in range(done + 1, n):
+            if rows[i][j] != 0:
+                factor = rows[i][j] / rows[done][j]
+                rows[i] = [a - factor * b for a, b in zip(rows[i], rows[done], strict=True)]
+        done += 1
+    return [row[-n:] for row in rows[done:]]
+
+
+def _echelon(space, classes: Sequence, tolerance: float) -> list[dict]:
+    """Reduced echelon form, pivots in the columns of the lowest class that has any; the pivot stands first."""
+    vectors = [list(v) for v in space]
+    if tolerance:
+        vectors = [[a / max(map(abs, v)) for a in v] for v in vectors]
+    done: list[tuple[int, list]] = []
+    for level in sorted(set(classes)):
+        columns = [i for i, c in enumerate(classes) if c == level]
+        while vectors:
+            size, k, j = max((abs(v[j]), -k, -j) for k, v in enumerate(vectors) for j in columns)
+            if size <= tolerance:
+                break
+            chosen = vectors.pop(-k)
+            chosen = [a / chosen[-j] for a in chosen]
+
+            def cleared(v, chosen=chosen, j=-j):
+                result = [a - v[j] * b for a, b in zip(v, chosen, strict=True)]
+                result[j] = 0 * result[j]
+                return result
+
+            vectors = [cleared(v) for v in vectors]
+            done = [(p, cleared(v)) for p, v in done] + [(-j, chosen)]
+    result = []
+    for pivot, v in done:
+        entries = {pivot: v[pivot]}
+        entries |= {i: a for i, a in enumerate(v) if i != pivot and abs(a) > tolerance * max(map(abs, v))}
+        result.append(entries)
+    return result
+
+
+def _simple(value: float) -> sp.Expr:
+    fraction = Fraction(value).limit_denominator(_SIMPLE)
+    if abs(float(fraction) - value) <= 1e-12 * abs(value):
+        return sp.Rational(fraction.numerator, fraction.denominator)
+    return sp.Float(value)

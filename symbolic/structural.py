@@ -1,0 +1,163 @@
+"""Graph algorithms of index reduction, on the incidence of equations and variables alone."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+
+class StructureError(ValueError):
+    """A system that has no unique solution by its structure, or that can't be reduced.
+
+    `equations` lists the numbers of the user's equations concerned, `unknowns` the names of the unknowns.
+    """
+
+    def __init__(self, message: str, equations: Sequence[int] = (), unknowns: Sequence[str] = ()):
+        super().__init__(message)
+        self.equations, self.unknowns = tuple(equations), tuple(unknowns)
+
+
+class Matching(NamedTuple):
+    """Row i is matched to column `columns[i]` and column j to row `rows[j]`; None where unmatched."""
+
+    columns: list[int | None]
+    rows: list[int | None]
+
+
+class Offsets(NamedTuple):
+    """Times that each equation is differentiated, highest derivative of each variable, and a matching of both."""
+
+    differentiations: list[int]
+    orders: list[int]
+    matching: Matching
+
+
+def maximum_matching(incidence: Sequence[Collection[int]], n_columns: int) -> Matching:
+    """A maximum matching of a bipartite graph by augmenting paths; `incidence` lists the columns of each row."""
+    matching = Matching([None] * len(incidence), [None] * n_columns)
+    for row in range(len(incidence)):
+        _augment(row, incidence.__getitem__, matching)
+    return matching
+
+
+def _augment(start: int, columns_of, matching: Matching) -> tuple[set[int], set[int]] | None:
+    """Match row `start` along an augmenting path; None on success, else the rows and columns that were reached."""
+    rows, columns = {start}, set()
+    path = [(start, iter(columns_of(start)))]
+    chosen: list[int] = []
+    while path:
+        candidates = path[-1][1]
+        column = next((j for j in candidates if j not in columns), None)
+        if column is None:
+            path.pop()
+            if chosen:
+                chosen.pop()
+            continue
+        columns.add(column)
+        chosen.append(column)
+        owner = matching.rows[column]
+        if owner is None:
+            for (i, _), j in zip(path, chosen, strict=True):
+                matching.columns[i], matching.rows[j] = j, i
+            return None
+        rows.add(owner)
+        path.append((owner, iter(columns_of(owner))))
+    return rows, columns
+
+
+def pantelides(signature: Sequence[Mapping[int, int]], n_variables: int) -> Offsets:
+    """How often each equation must be differentiated: Pantelides' algorithm.
+
+    `signature[i]` maps each variable j in equation i to the order of its highest derivative there. Returned are the
+    least offsets c ≥ 0, d ≥ 0 with d_j ≥ c_i + signature[i][j], with equality on a perfect matching (C. C. Pantelides,
+    SIAM J. Sci. Stat. Comput. 9 (1988) 213; in this form J. D. Pryce, BIT 41 (2001) 364). Raises StructureError,
+    naming rows and columns by number, if the system is structurally singular; callers that know names check
+    `unmatched` first.
+    """
+    over, under = unmatched(signature, n_variables)
+    if over or under:
+        raise StructureError(f"structurally singular: rows {over}, columns {under}", over, [str(j) for j in under])
+    c, d = [0] * len(signature), [0] * n_variables
+    for row in signature:
+        for j, order in row.items():
+            d[j] = max(d[j], order)
+    matching = Matching([None] * len(signature), [None] * n_variables)
+
+    def leading(i):
+        return [j for j, order in signature[i].items() if order + c[i] == d[j]]
+
+    for i in range(len(signature)):
+        while (reached := _augment(i, leading, matching)) is not None:
+            for row in reached[0]:
+                c[row] += 1
+            for column in reached[1]:
+                d[column] += 1
+    return Offsets(c, d, matching)
+
+
+def unmatched(incidence: Sequence[Collection[int]], n_columns: int) -> tuple[list[int], list[int]]:
+    """The over-determined rows and the under-determined columns (A. L. Dulmage and N. S. Mendelsohn 1958).
+
+    Rows reached by alternating paths from an unmatched row are more than their columns, columns reached from an
+    unmatched column are more than their rows. Both lists are empty where a perfect matching exists.
+    """
+    matching = maximum_matching(incidence, n_columns)
+    rows_of: list[list[int]] = [[] for _ in range(n_columns)]
+    for i, row in enumerate(incidence):
+        for j in row:
+            rows_of[j].append(i)
+    over = _alternating([i for i, j in enumerate(matching.columns) if j is None], incidence, matching.rows)
+    under = _alternating([j for j, i in enumerate(matching.rows) if i is None], rows_of, matching.columns)
+    return sorted(over), sorted(under)
+
+
+def _alternating(start: Sequence[int], neighbours: Sequence[Collection[int]], partner) -> set[int]:
+    found, stack = set(start), list(start)
+    while stack:
+        for other in neighbours[stack.pop()]:
+            owner = partner[other]
+            if owner is not None and owner not in found:
+                found.add(owner)
+                stack.append(owner)
+    return found
+
+
+def solution_order(incidence: Sequence[Collection[int]], matching: Matching) -> list[list[int]]:
+    """Rows in irreducible groups, each solvable for its matched columns once those before are (block lower triangular).
+
+    The strongly connected components of the graph in which a row points to the owners of the columns that it contains
+    (R. Tarjan, SIAM J. Comput. 1 (1972) 146). The matching must be perfect.
+    """
+    n = len(incidence)
+    number, low = [-1] * n, [0] * n
+    on_stack, stack, groups, count = [False] * n, [], [], 0
+    for root in range(n):
+        if number[root] >= 0:
+            continue
+        work = [(root, iter(sorted(incidence[root])))]
+        number[root] = low[root] = count
+        count += 1
+        stack.append(root)
+        on_stack[root] = True
+        while work:
+            row, columns = work[-1]
+            for j in columns:
+                other = matching.rows[j]
+                if number[other] < 0:
+                    number[other] = low[other] = count
+                    count += 1
+                    stack.append(other)
+                    on_stack[other] = True
+                    work.append((other, iter(sorted(incidence[other]))))
+                    break
+                if on_stack[other]:
+                    low[row] = min(low[row], number[other])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[row])
+                if low[row] == number[row]:
+                    group = []
+                    while not group or group[-1] != row:
+                        group.append(stack.pop())
+                        on_stack[group[-1]] = False
+                    groups.append(sorted(group))
+    return groups

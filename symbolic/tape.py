@@ -9,13 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import sympy as sp
 
+from symbolic.choices import COMPARISONS, JUNCTIONS, NON_SMOOTH, Both, Guard, Not, Select, choices, may_fail, parts_of
+
 _HALF = sp.Rational(1, 2)
 
 
 class Tape:
     """Definitions symbol = expression, each one sum, product, power or function of earlier symbols, none of them twice.
 
-    A value is a number, a symbol, or a number times a symbol.
+    A value is a number, a symbol, or a number times a symbol; a condition is a symbol, true or false. What is not
+    smooth is written as `Select`, whose derivatives are those of the branch that is selected, at every order.
     """
 
     def __init__(self, factor: int = 0):
@@ -43,6 +46,10 @@ class Tape:
             return self._product(sp.Mul(*[self.value(a) for a in e.args]))
         if e.is_Pow:
             return self._power(self.value(e.base), self.value(e.exp))
+        if isinstance(e, NON_SMOOTH):
+            return self._first_that_holds(choices(e))
+        if isinstance(e, Select):
+            return self.select(self.condition(e.args[0]), *[self.value(a) for a in e.args[1:]])
         return self._define(e.func(*[self.value(a) for a in e.args]))
 
     def _sum(self, total: sp.Expr) -> sp.Expr:
@@ -125,13 +132,70 @@ class Tape:
             self.definitions[known] = e
         return known
 
+    # -- choices -----------------------------------------------------------------------------------------------------
+
+    def condition(self, c: sp.Basic) -> sp.Basic:
+        """Put a condition (comparisons, and, or, not) on the tape: a symbol, true or false."""
+        if c.is_Symbol or c in (sp.true, sp.false):
+            return c
+        known = self._known.get(c)
+        if known is None:
+            known = self._known[c] = self._compare(c)
+        return known
+
+    def _compare(self, c):
+        kind, parts = parts_of(c)
+        if kind in COMPARISONS:
+            a, b = (self.value(x) for x in parts)
+            if a.is_number and b.is_number:
+                return sp.sympify({"Less": a < b, "LessEqual": a <= b, "Equal": sp.Eq(a, b)}[kind.__name__])
+            return self._define(kind(a, b))
+        parts = [self.condition(x) for x in parts]
+        if kind is Not:
+            (part,) = parts
+            return self._define(Not(part)) if part.is_Symbol else sp.Not(part)
+        neutral = sp.true if kind is Both else sp.false
+        if any(p == sp.Not(neutral) for p in parts):
+            return sp.Not(neutral)
+        total, *rest = list(dict.fromkeys(p for p in parts if p != neutral)) or [neutral]
+        for part in rest:
+            total = self._define(kind(total, part))
+        return total
+
+    def select(self, condition: sp.Basic, a: sp.Expr, b: sp.Expr) -> sp.Expr:
+        """The value a where a condition on the tape holds, otherwise b."""
+        if a == b or condition == sp.true:
+            return a
+        return b if condition == sp.false else self._define(Select(condition, a, b))
+
+    def _first_that_holds(self, pairs) -> sp.Expr:
+        branches, before = [], sp.true
+        for value, condition in pairs:
+            holds = self.condition(condition)
+            if holds == sp.false:
+                continue
+            here = self._compare(Both(before, holds))  # and none before it
+            if may_fail(value) and here != sp.true:
+                inputs = sorted(value.free_symbols, key=str)
+                value = value.xreplace({x: self._define(Guard(here, x)) for x in inputs})
+            branches.append((holds, self.value(value)))
+            if holds == sp.true:
+                break
+            before = self._compare(Both(before, self._compare(Not(holds))))
+        result = branches.pop()[1]
+        for holds, value in reversed(branches):
+            result = self.select(holds, value, result)
+        return result
+
     # -- derivatives -------------------------------------------------------------------------------------------------
 
     def partials(self, symbol: sp.Symbol) -> list[tuple[sp.Symbol, sp.Expr]]:
         """The derivatives of one definition by the symbols in it."""
         if symbol not in self._partials:
             e = self.definitions[symbol]
-            if e.is_Add:
+            if isinstance(e, (*COMPARISONS, *JUNCTIONS)):
+                pairs = []
+            elif e.is_Add:
                 pairs = [(s, c) for c, s in (t.as_coeff_Mul() for t in e.args) if s.is_Symbol]
             elif e.is_Mul and all(f.is_Symbol for f in e.args):
                 pairs = [(f, sp.Mul(*[g for g in e.args if g is not f])) for f in e.args]
@@ -157,6 +221,11 @@ class Tape:
         """Derivatives of `values` along the direction `of` of the inputs (forward mode)."""
         rate = dict(of)
         for symbol in self.needed(values):
+            e = self.definitions[symbol]
+            if isinstance(e, (Select, Guard)):
+                sides = [self._tangent(v, rate) for v in e.args[1:]]
+                rate[symbol] = self.select(e.args[0], *sides, *([sp.S.Zero] if isinstance(e, Guard) else []))
+                continue
             terms = [p * rate[a] for a, p in self.partials(symbol) if rate.get(a, 0) != 0]
             rate[symbol] = self.value(sp.Add(*[self.value(t) for t in terms])) if terms else sp.S.Zero
         return [self._tangent(v, rate) for v in values]
@@ -168,17 +237,28 @@ class Tape:
     def adjoints(self, values: Sequence[sp.Expr], seeds: Sequence[sp.Expr], by: Sequence[sp.Symbol]) -> list[sp.Expr]:
         """Derivatives of Σ seedᵢ valueᵢ by the inputs, the seeds held fixed (reverse mode)."""
         collected: dict[sp.Symbol, list[sp.Expr]] = {}
-        for value, seed in zip(values, seeds, strict=True):
+
+        def collect(value, seed):
             coefficient, symbol = value.as_coeff_Mul()
             if symbol.is_Symbol:
                 collected.setdefault(symbol, []).append(_scaled(coefficient, seed))
+
+        for value, seed in zip(values, seeds, strict=True):
+            collect(value, seed)
 
         def total(symbol):
             return self.value(sp.Add(*collected.get(symbol, ())))
 
         for symbol in reversed(self.needed(values)):
             adjoint = total(symbol)
-            if adjoint != 0:
+            if adjoint == 0:
+                continue
+            e = self.definitions[symbol]
+            if isinstance(e, (Select, Guard)):
+                collect(e.args[1], self.select(e.args[0], adjoint, sp.S.Zero))
+                if isinstance(e, Select):
+                    collect(e.args[2], self.select(e.args[0], sp.S.Zero, adjoint))
+            else:
                 for a, p in self.partials(symbol):
                     collected.setdefault(a, []).append(self.value(p * adjoint))
         return [total(x) for x in by]

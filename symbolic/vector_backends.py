@@ -1,0 +1,225 @@
+"""Calls of generated vector functions: arguments, batches and dense Jacobians; and the NumPy form of them."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from types import SimpleNamespace
+
+import numpy as np
+
+from symbolic.compile import load
+from symbolic.scalar_code import PLAIN_ARRAY, SCALAR
+
+_F64 = np.dtype(np.float64)
+_NOT_FINITE = (OverflowError, ValueError, ZeroDivisionError)  # of Python's floats, where arrays give inf or NaN
+
+
+class DenseLayout:
+    """Where the entries of a sparse Jacobian go: numbers into a template, the others by index."""
+
+    def __init__(self, shape: tuple[int, int], rows, columns, entries):
+        constant = np.array([e.is_number for e in entries], dtype=bool)
+        flat = np.asarray(rows, dtype=np.intp) * shape[1] + np.asarray(columns, dtype=np.intp)
+        self.shape = shape
+        self.flat = flat[~constant]
+        self.entries = [e for e, c in zip(entries, constant, strict=True) if not c]
+        self.template = np.zeros(shape)
+        self.template.reshape(-1)[flat[constant]] = [float(e) for e, c in zip(entries, constant, strict=True) if c]
+        self.sparsity = np.zeros(shape, dtype=bool)
+        self.sparsity.reshape(-1)[flat] = True
+
+    @cached_property
+    def table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Constants k, and for each place of the matrix its position in (entries, k)."""
+        constants, inverse = np.unique(self.template, return_inverse=True)
+        table = inverse.reshape(-1) + len(self.entries)
+        table[self.flat] = np.arange(len(self.entries))
+        return constants, table
+
+
+class CompiledVector(ABC):
+    """A vector function f(a, b, ..., t; p) generated for one backend, over any leading batch dimensions.
+
+    Every input vector has shape (..., n) with batch dimensions that broadcast; `t` is a number or an array of the
+    batch's shape, and so are the values of `parameters={name: value}`, which replace defaults. Raises ValueError on
+    another length, an unknown or missing parameter, or a missing time.
+    """
+
+    def __init__(self, function):
+        self.function, self.name = function, function.name
+        self.inputs = {key: len(symbols) for key, symbols in function.inputs.items()}
+        self.n_outputs = len(function.expressions)
+        self.parameters = dict(function.parameters)
+        self.has_time = function.time is not None
+        self.needs_time = self.has_time and any(function.time in e.free_symbols for e in function.expressions)
+        self._layouts: dict[str, DenseLayout] = {}
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{key}: {n}" for key, n in self.inputs.items())
+        return f"{type(self).__name__}({self.name}, {sizes} -> {self.n_outputs}, parameters={list(self.parameters)})"
+
+    @abstractmethod
+    def __call__(self, *vectors, t=None, parameters: Mapping | None = None):
+        """f(a, b, ..., t; p), shape (..., n_outputs)."""
+
+    @abstractmethod
+    def jacobian(self, which: str, *vectors, t=None, parameters: Mapping | None = None):
+        """∂f/∂`which` as a dense matrix (..., n_outputs, n), of which only entries that can differ from zero are
+        computed."""
+
+    def sparsity(self, which: str) -> np.ndarray:
+        """Which entries of ∂f/∂`which` can differ from zero, boolean (n_outputs, n)."""
+        return self.layout(which).sparsity.copy()
+
+    def layout(self, which: str) -> DenseLayout:
+        """Where the entries of the Jacobian by `which` go."""
+        if which not in self._layouts:
+            rows, columns, entries = self.function.entries(which)
+            self._layouts[which] = DenseLayout((self.n_outputs, self.inputs[which]), rows, columns, entries)
+        return self._layouts[which]
+
+    def _checked(self, vectors) -> None:
+        if len(vectors) != len(self.inputs):
+            raise ValueError(f"{self.name}: {len(vectors)} vectors given, expected {len(self.inputs)}: {self.inputs}")
+        for vector, (key, n) in zip(vectors, self.inputs.items(), strict=True):
+            shape = tuple(getattr(vector, "shape", ()))
+            if not shape or shape[-1] != n:
+                names = ", ".join(s.name for s in self.function.inputs[key][:8]) + (", ..." if n > 8 else "")
+                raise ValueError(f"{self.name}: {key} has shape {shape}, expected (..., {n}): ({names})")
+
+    def _time(self, t):
+        if t is None and self.needs_time:
+            raise ValueError(f"{self.name} depends on time: pass t=")
+        return 0.0 if t is None else t
+
+    def _values(self, parameters: Mapping | None) -> dict:
+        """Values of all parameters by name, in order."""
+        return parameter_values(self.name, self.parameters, parameters)
+
+
+def parameter_values(name: str, defaults: Mapping, given: Mapping | None) -> dict:
+    """Values by name, in order: those given, else the defaults. Raises ValueError on unknown and missing ones."""
+    given = {getattr(key, "name", key): value for key, value in (given or {}).items()}
+    for key in given:
+        if key not in defaults:
+            raise ValueError(f"{name}: unknown parameter {key!r}: it has {list(defaults)}")
+    values = {key: given.get(key, default) for key, default in defaults.items()}
+    for key, value in values.items():
+        if value is None:
+            raise ValueError(f"{name}: parameter {key!r} has no default: pass parameters={{{key!r}: value}}")
+    return values
+
+
+MATH_FUNCTIONS = {
+    name: getattr(math, name)
+    for name in (
+        *("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh"),
+        *("asinh", "acosh", "atanh", "exp", "log", "sqrt"),
+    )
+} | {"power": math.pow}
+
+NUMPY_FUNCTIONS = {
+    **{
+        name: getattr(np, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp", "log", "sqrt", "where")
+    },
+    **{f"a{name}": getattr(np, f"arc{name}") for name in ("sin", "cos", "tan", "tan2", "sinh", "cosh", "tanh")},
+    "power": np.power,
+    "where": np.where,
+}
+
+
+class NumpyVector(CompiledVector):
+    """A vector function for NumPy: single points by Python floats and `math`, batches by arrays.
+
+    Where a value does not exist, as the logarithm of a negative number, it is NaN or infinite, and nothing is raised.
+    """
+
+    def __init__(self, function):
+        super().__init__(function)
+        self._kernels: dict[str | None, SimpleNamespace] = {}
+        complete = None not in self.parameters.values()
+        self._defaults = tuple(self.parameters.values()) if complete else None
+        self._sizes = tuple(self.inputs.values())
+
+    def _kernel(self, which: str | None) -> SimpleNamespace:
+        kernel = self._kernels.get(which)
+        if kernel is None:
+            sources = [self._source(which, style) for style in (SCALAR, PLAIN_ARRAY)]
+            (single,) = load(sources[0], MATH_FUNCTIONS).values()
+            (batch,) = load(sources[1], NUMPY_FUNCTIONS).values()
+            kernel = self._kernels[which] = SimpleNamespace(single=single, batch=batch)
+        return kernel
+
+    def _source(self, which, style):
+        if which is None:
+            return self.function.values_source(style)
+        return self.function.entries_source(which, self.layout(which).entries, style)
+
+    def _evaluate(self, which, vectors, t, parameters):
+        """Entries of one point as a list of floats, or of a batch as a list of arrays; then shape and dtype."""
+        kernel = self._kernels.get(which) or self._kernel(which)
+        if parameters is None and self._defaults is not None and len(vectors) == len(self._sizes):
+            for vector, n in zip(vectors, self._sizes, strict=True):
+                if vector.__class__ is not np.ndarray or vector.shape != (n,) or vector.dtype is not _F64:
+                    break
+            else:
+                extras = self._defaults
+                if not self.has_time:
+                    plain = True
+                else:
+                    plain = t.__class__ is float or np.ndim(t) == 0
+                    extras = (float(self._time(t)), *extras) if plain else extras
+                if plain:
+                    try:
+                        return kernel.single(*[v.tolist() for v in vectors], *extras), None, _F64
+                    except _NOT_FINITE:
+                        pass
+        return self._evaluate_batch(kernel, vectors, t, parameters)
+
+    def _evaluate_batch(self, kernel, vectors, t, parameters):
+        vectors = [np.asarray(v) for v in vectors]
+        self._checked(vectors)
+        dtype = np.result_type(*vectors, np.float32) if vectors else _F64
+        dtype = dtype if dtype in (np.float32, np.float64) else _F64
+        extras = list(self._values(parameters).values())
+        if self.has_time:
+            extras.insert(0, self._time(t))
+        extras = [np.asarray(e, dtype=_F64) for e in extras]
+        shape = np.broadcast_shapes(*[v.shape[:-1] for v in vectors], *[e.shape for e in extras])
+        if shape == ():
+            try:
+                lists = [v.astype(_F64).tolist() for v in vectors]
+                return kernel.single(*lists, *map(float, extras)), None, dtype
+            except _NOT_FINITE:
+                pass
+        columns = [np.ascontiguousarray(np.moveaxis(v, -1, 0), dtype=_F64) for v in vectors]
+        columns = [[np.float64(e) for e in c] if c.ndim == 1 else c for c in columns]
+        with np.errstate(all="ignore"):
+            entries = kernel.batch(*columns, *[e if e.ndim else e[()] for e in extras])
+        return entries, shape, dtype
+
+    def __call__(self, *vectors, t=None, parameters: Mapping | None = None):
+        entries, shape, dtype = self._evaluate(None, vectors, t, parameters)
+        if shape is None:
+            return np.array(entries, dtype=dtype)
+        return stacked(entries, shape, dtype)
+
+    def jacobian(self, which: str, *vectors, t=None, parameters: Mapping | None = None):
+        layout = self._layouts.get(which) or self.layout(which)
+        entries, shape, dtype = self._evaluate(which, vectors, t, parameters)
+        if shape is None:
+            matrix = layout.template.copy()
+            matrix.reshape(-1)[layout.flat] = entries
+            return matrix.astype(dtype, copy=False)
+        matrix = np.broadcast_to(layout.template, (*shape, *layout.shape)).astype(dtype)
+        matrix.reshape(*shape, -1)[..., layout.flat] = stacked(entries, shape, dtype)
+        return matrix
+
+
+def stacked(entries, shape, dtype) -> np.ndarray:
+    """Numbers and arrays side by side on a new last axis."""
+    out = np.empty((len(entries), *shape), dtype=dtype)
+    for row, entry in zip(out, entries, strict=True):
+        row[...] = entry
+    return np.ascontiguousarray(np.moveaxis(out, 0, -1))

@@ -1,0 +1,125 @@
+"""Vectors of expressions over several named input vectors, generated for NumPy, JAX and torch with their Jacobians."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import sympy as sp
+
+from symbolic.expressions import as_expressions, check_symbols
+from symbolic.scalar_code import ARRAY, Style, function_source, identifiers
+from symbolic.tape import Tape
+from symbolic.vector_backends import CompiledVector, NumpyVector
+
+
+class VectorFunction:
+    """m expressions f(a, b, ..., t; p) of several input vectors, time and parameters, with sparse Jacobians.
+
+    `inputs` names the vectors and lists their symbols, {"y": [x, v], "w": [a]}: calls take them in this order.
+    `parameters` are symbols with default values, or None where every call has to give one. Besides the smooth functions
+    the expressions may contain Abs, sign, Max, Min and Piecewise with comparisons; at a kink the derivative is that of
+    the first branch that holds. Raises ValueError on undeclared or doubly declared symbols and unsupported functions.
+    """
+
+    def __init__(
+        self,
+        expressions: Sequence[sp.Expr],
+        inputs: Mapping[str, Sequence[sp.Symbol]],
+        time: sp.Symbol | None = None,
+        parameters: Mapping[sp.Symbol, float | None] | None = None,
+        name: str = "function",
+    ):
+        self.name = name
+        self.expressions = as_expressions(expressions, name) if len(expressions) else ()
+        self.inputs = {key: tuple(symbols) for key, symbols in inputs.items()}
+        self.time, self.parameters = time, {s.name: _default(s, v, name) for s, v in (parameters or {}).items()}
+        declared = {f"input {key}": symbols for key, symbols in self.inputs.items()}
+        declared |= {"parameter": tuple(parameters or {}), "time": () if time is None else (time,)}
+        check_symbols(self.expressions, declared, name)
+        for key in self.inputs:
+            if not key.isidentifier():
+                raise ValueError(f"{name}: input name {key!r} is no identifier: write a name like 'y'")
+        every = [s for group in declared.values() for s in group]
+        self._names = identifiers(every)
+        self._groups = {key: tuple(self._names[s] for s in symbols) for key, symbols in self.inputs.items()}
+        extras = (() if time is None else (time,)) + tuple(parameters or {})
+        self._extras = tuple(self._names[s] for s in extras)
+        self._compiled: dict = {}
+
+    @cached_property
+    def _tape(self) -> tuple[Tape, list[sp.Expr]]:
+        tape = Tape()
+        return tape, [_finite(tape.value(e.xreplace(self._names)), e, self.name) for e in self.expressions]
+
+    def entries(self, which: str) -> tuple[np.ndarray, np.ndarray, list[sp.Expr]]:
+        """Rows, columns and values on the tape of the entries of ∂f/∂`which` that are not zero everywhere."""
+        if which not in self._groups:
+            raise ValueError(f"{self.name}: no input {which!r}: it has {list(self._groups)}")
+        tape, values = self._tape
+        rows, columns, found = [], [], []
+        for i, value in enumerate(values):
+            for j, entry in enumerate(tape.adjoints([value], [sp.S.One], self._groups[which])):
+                if entry != 0:
+                    rows.append(i), columns.append(j), found.append(entry)
+        return np.array(rows, dtype=np.intp), np.array(columns, dtype=np.intp), found
+
+    def source(self, jacobians: Sequence[str] = ()) -> str:
+        """The generated code, one source for all backends, to read: values, and Jacobians by the named inputs."""
+        parts = [self.values_source(ARRAY)]
+        for which in jacobians:
+            rows, columns, entries = self.entries(which)
+            places = ", ".join(f"({i}, {j})" for i, j in zip(rows, columns, strict=True))
+            doc = f"Entries of the Jacobian by {which}, at {places}."
+            parts.append(self._source(f"jacobian_{which}", doc, entries, ARRAY))
+        return "\n\n".join(parts)
+
+    def values_source(self, style: Style) -> str:
+        """Source of the function `values`, which takes lists of entries and gives a list."""
+        return self._source("values", f"{self.name.replace(chr(34), chr(39))}.", self._tape[1], style)
+
+    def entries_source(self, which: str, entries: Sequence[sp.Expr], style: Style) -> str:
+        """Source of the function `entries`, which gives entries of the Jacobian by `which` as a list."""
+        return self._source("entries", f"Entries of the Jacobian by {which}.", entries, style)
+
+    def _source(self, name, doc, values, style):
+        taken = {s.name for s in self._names.values()}
+        arguments = [(key if key not in taken else f"{key}_vector", group) for key, group in self._groups.items()]
+        return function_source(name, doc, self._tape[0], arguments, self._extras, values, style)
+
+    def _backend(self, name, make):
+        if name not in self._compiled:
+            self._compiled[name] = make()
+        return self._compiled[name]
+
+    def numpy(self) -> CompiledVector:
+        """Compiled for NumPy: single points by Python floats and `math`, batches by arrays."""
+        return self._backend("numpy", lambda: NumpyVector(self))
+
+    def jax(self) -> CompiledVector:
+        """Compiled for JAX: pure, fit for jit, vmap and grad."""
+        from symbolic.vector_jax import JaxVector
+
+        return self._backend("jax", lambda: JaxVector(self))
+
+    def torch(self) -> CompiledVector:
+        """Compiled for torch: batched, fit for autograd."""
+        from symbolic.vector_torch import TorchVector
+
+        return self._backend("torch", lambda: TorchVector(self))
+
+
+def _default(symbol: sp.Symbol, value, name: str) -> float | None:
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name}: parameter {symbol.name!r} has default {value!r}: expected a number or None"
+        ) from None
+
+
+def _finite(value: sp.Expr, expression: sp.Expr, name: str) -> sp.Expr:
+    if value.has(sp.nan, sp.zoo, sp.oo, -sp.oo):
+        raise ValueError(f"{name}: {expression} is no finite number: rewrite it")
+    return value

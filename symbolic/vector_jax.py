@@ -1,0 +1,114 @@
+"""Vector functions generated for JAX."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from symbolic.compile import load
+from symbolic.scalar_code import ARRAY
+from symbolic.vector_backends import CompiledVector
+
+FUNCTIONS = {
+    **{
+        name: getattr(jnp, name)
+        for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp", "log", "sqrt", "where")
+    },
+    **{f"a{name}": getattr(jnp, f"arc{name}") for name in ("sin", "cos", "tan", "tan2", "sinh", "cosh", "tanh")},
+    "power": jnp.power,
+    "guard": lambda condition, x: jnp.where(condition, x, jax.lax.stop_gradient(x)),
+}
+
+
+class Rows:
+    """The entries of a vector (..., n), sliced off when they are asked for."""
+
+    def __init__(self, x):
+        self._x, self._known = x, {}
+
+    def __getitem__(self, i):
+        if i not in self._known:
+            self._known[i] = jax.lax.index_in_dim(self._x, i, axis=self._x.ndim - 1, keepdims=False)
+        return self._known[i]
+
+    def __iter__(self):
+        return (self[i] for i in range(self._x.shape[-1]))
+
+
+class JaxVector(CompiledVector):
+    """A vector function for JAX: pure, traced once for every shape, fit for jit, vmap, grad and jvp."""
+
+    def __init__(self, function):
+        super().__init__(function)
+        self._kernels: dict = {}
+
+    def _kernel(self, which):
+        if which not in self._kernels:
+            if which is None:
+                source = self.function.values_source(ARRAY)
+                join = join_vector
+            else:
+                layout = self.layout(which)
+                source = self.function.entries_source(which, layout.entries, ARRAY)
+
+                def join(entries, shape, dtype):
+                    return join_matrix(entries, layout, shape, dtype)
+
+            (generated,) = load(source, FUNCTIONS).values()
+            # Compiled as one call: a solver that traces its vector field many times traces this code once.
+            self._kernels[which] = jax.jit(lambda *a: call(self, generated, join, *a))
+        return self._kernels[which]
+
+    def _evaluate(self, which, vectors, t, parameters):
+        vectors = [jnp.asarray(v) for v in vectors]
+        self._checked(vectors)
+        self._values(parameters)
+        given = {getattr(key, "name", key): jnp.asarray(value) for key, value in (parameters or {}).items()}
+        t = jnp.asarray(self._time(t)) if self.has_time else None
+        return self._kernel(which)(vectors, t, given)
+
+    def __call__(self, *vectors, t=None, parameters: Mapping | None = None):
+        return self._evaluate(None, vectors, t, parameters)
+
+    def jacobian(self, which: str, *vectors, t=None, parameters: Mapping | None = None):
+        self.layout(which)
+        return self._evaluate(which, vectors, t, parameters)
+
+
+def call(compiled, generated, join, vectors, t, given):
+    """Run generated code on vectors (..., n) and join the entries that come out."""
+    dtype = jnp.result_type(*vectors, float)
+    vectors = [v.astype(dtype) for v in vectors]
+    # Defaults stay numbers, which the compiler folds.
+    extras = [given[k].astype(dtype) if k in given else v for k, v in compiled.parameters.items()]
+    if t is not None:
+        extras.insert(0, t.astype(dtype))
+    shape = jnp.broadcast_shapes(*[v.shape[:-1] for v in vectors], *[jnp.shape(e) for e in extras])
+    try:
+        entries = generated(*[Rows(v) for v in vectors], *extras)
+    except ZeroDivisionError:
+        raise ValueError(f"{compiled.name}: the defaults of its parameters divide by zero: change them") from None
+    return join(entries, shape, dtype)
+
+
+def join_vector(entries, shape, dtype):
+    """Numbers and arrays side by side on a new last axis, (*shape, n)."""
+    if not entries:
+        return jnp.zeros((*shape, 0), dtype)
+    return jnp.stack([_as(e, shape, dtype) for e in entries], -1)
+
+
+def join_matrix(entries, layout, shape, dtype):
+    """Entries of a sparse matrix as a dense one, (*shape, m, n)."""
+    constants, table = layout.table
+    constants = jnp.broadcast_to(jnp.asarray(constants, dtype), (*shape, len(constants)))
+    if not entries:
+        return constants[..., table].reshape(*shape, *layout.shape)
+    both = jnp.concatenate([join_vector(entries, shape, dtype), constants], -1)
+    return both[..., table].reshape(*shape, *layout.shape)
+
+
+def _as(entry, shape, dtype):
+    if getattr(entry, "shape", None) != shape or entry.dtype != dtype:
+        entry = jnp.broadcast_to(jnp.asarray(entry, dtype), shape)
+    return entry

@@ -112,6 +112,22 @@ def _finite_values(matrix: Matrix, evaluator: Evaluator) -> np.ndarray:
 
 def _scaled_null_space(matrix: np.ndarray) -> tuple[list[list[float]], bool]:
     """A basis of the left null space, and whether it has any member; rows and columns are brought to size one first."""
+    scaled, rows = _balanced(matrix)
+    left, singular, _ = np.linalg.svd(scaled)
+    null = left[:, singular < RANK * max(singular[0], 1e-300)]
+    return [list(vector) for vector in (rows[:, None] * null).T], null.shape[1] > 0
+
+
+def numerical_rank(matrix: np.ndarray) -> int:
+    """Singular values above rounding, after rows and columns are brought to size one."""
+    if not matrix.size:
+        return 0
+    singular = np.linalg.svd(_balanced(matrix)[0], compute_uv=False)
+    return int((singular > RANK * max(singular[0], 1e-300)).sum())
+
+
+def _balanced(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The matrix with rows and columns scaled to a largest entry near one, and the scale of the rows."""
     rows, columns = np.ones(matrix.shape[0]), np.ones(matrix.shape[1])
     scaled = matrix
     for _ in range(4):
@@ -121,9 +137,7 @@ def _scaled_null_space(matrix: np.ndarray) -> tuple[list[list[float]], bool]:
         largest = np.abs(scaled).max(axis=0)
         columns /= np.sqrt(np.where(largest > 0, largest, 1.0))
         scaled = rows[:, None] * matrix * columns
-    left, singular, _ = np.linalg.svd(scaled)
-    null = left[:, singular < RANK * max(singular[0], 1e-300)]
-    return [list(vector) for vector in (rows[:, None] * null).T], null.shape[1] > 0
+    return scaled, rows
 
 
 def _exact_null_space(matrix: list[list[Fraction]]) -> list[list[Fraction]]:

@@ -7,6 +7,7 @@ import sympy as sp
 
 from symbolic.chains import Chains, Row, eliminate_aliases
 from symbolic.dependence import Dependence
+from symbolic.linear_index import linear_index
 from symbolic.reduced import Block, ReducedSystem
 from symbolic.structural import Offsets, StructureError, maximum_matching, pantelides, solution_order, unmatched
 from symbolic.system import DAESystem
@@ -97,9 +98,11 @@ def _assemble(system: DAESystem, chains: Chains, rows, analysis: Analysis, jacob
         entries = [e for (i, j), e in jacobian.items() if i in group and j in unknowns]
         blocks.append(Block(tuple(group), tuple(unknowns), not any(e.free_symbols & inside for e in entries)))
     places = [chains.position[s] for s in system.states]
+    index = _index(chains, rows, analysis, places)
+    exact = linear_index(system, index)
     return ReducedSystem(
         system=system,
-        index=_index(chains, rows, analysis, places),
+        index=index if exact is None else exact,
         y=tuple(chains.symbol(j, k) for j, k in y),
         w=w,
         rates=tuple(chains.symbol(j, k + 1) for j, k in y),

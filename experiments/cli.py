@@ -248,6 +248,57 @@ def constraint(
 
 
 @app.command()
+def crosscheck(
+    problem: Annotated[
+        str | None, typer.Argument(help="Problem by name (see --list), or a file of your own: JSON or Python.")
+    ] = None,
+    rtol: Annotated[float, typer.Option(help="Tightest relative tolerance.")] = 1e-10,
+    tolerances: Annotated[
+        str | None, typer.Option(help="Relative tolerances, comma-separated; by default 1e-6, 1e-8 and --rtol.")
+    ] = None,
+    formulations: Annotated[
+        str, typer.Option(help="How constraints are kept: projection, ggl, baumgarte, plain; comma-separated.")
+    ] = "projection,ggl,baumgarte,plain",
+    solver: Annotated[
+        str | None, typer.Option(help="dopri8, dopri5, tsit5 or kvaerno5 (stiff); by default what the problem needs.")
+    ] = None,
+    against: Annotated[str, typer.Option(help="Independent solvers, comma-separated; none for none.")] = "IDA,Radau",
+    consistent: Annotated[
+        str | None, typer.Option(help="Make the start consistent first, keeping these components (comma-separated).")
+    ] = None,
+    work_precision: Annotated[Path | None, typer.Option(help="Draw digits against seconds into this PNG.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write everything as JSON into this file; - prints it.")] = None,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="Limit for each solve of IDA and Radau.")] = 120.0,
+    list_: Annotated[bool, typer.Option("--list", help="Show the problems known by name and leave.")] = False,
+) -> None:
+    """Solve a DAE by several solvers, formulations and tolerances, and count how many digits of each are right."""
+    if list_:
+        from experiments.problems import problem_names
+
+        for name, origin in problem_names().items():
+            print(f"{name:24} {origin}")
+        return
+    if problem is None:
+        raise UserError("which problem? `ndae crosscheck --list` shows those known by name")
+    from experiments.crosscheck_command import run_crosscheck
+
+    _show_files(
+        run_crosscheck(
+            problem,
+            rtol=rtol,
+            tolerances=tolerances,
+            formulations=formulations,
+            solver=solver,
+            against=against,
+            consistent=consistent,
+            work_precision=work_precision,
+            json_path=json,
+            max_seconds=max_seconds,
+        )
+    )
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for tables, figures and the animation.")] = Path("demo"),
     threads: opt.Threads = None,

@@ -15,6 +15,8 @@ _PUBLIC = {
     "project": "solvers.projection",
     "project_latent": "solvers.projection",
     "reference_solution": "solvers.reference",
+    "solve_ida": "solvers.ida",
+    "solve_radau": "solvers.radau",
     "stabilisation": "solvers.stabilise",
     "stabilisation_latent": "solvers.stabilise",
 }

@@ -1,0 +1,331 @@
+"""One problem by several solvers, formulations and tolerances, and how far their ends agree with the best known one.
+
+Every solve gets the same absolute tolerances, by component: the relative tolerance times the component's own scale on
+a coarse solution. So components of 1e-13 (Robertson's) and of 1e5 (pressures) are controlled alike, by every solver.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from experiments.digits import Digits, correct_digits, error_scales, score, sizes_at_end
+from experiments.problems import Problem
+from experiments.terminal import UserError, is_users, one_line
+
+Progress = Callable[[str, float], None]
+
+FORMULATIONS = ("projection", "ggl", "baumgarte", "plain")
+OUTSIDE = ("IDA", "Radau")
+SOLVERS = ("dopri8", "dopri5", "tsit5", "kvaerno5")
+_PACKAGES = {"IDA": "sksundae", "Radau": "solve_dae"}
+RTOL = 1e-10
+TOLERANCES = (1e-6, 1e-8, RTOL)
+MAX_STEPS = 500_000
+MAX_SECONDS = 120.0
+
+_N_OUTPUTS = 101
+_COARSE = 1e-5
+# What an explicit solver may take for a coarse solution; where it needs more, an implicit one is cheaper.
+_EXPLICIT_STEPS = 5_000
+_OWN_REFERENCE = 1e-12
+
+
+@dataclass(frozen=True)
+class Run:
+    """One solve: by which solver, in which form, at which tolerance; what came out, or `failure`, why nothing did.
+
+    `drift` is the largest residual over the output points, by level, `invariants` the largest change of each,
+    `seconds` the wall time of the call when everything is compiled.
+    """
+
+    solver: str
+    formulation: str
+    rtol: float
+    digits: Digits | None = None
+    drift: Mapping[str, float] = field(default_factory=dict)
+    invariants: Mapping[str, float] = field(default_factory=dict)
+    n_steps: int | None = None
+    n_f_evals: int | None = None
+    seconds: float | None = None
+    failure: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.solver}, {self.formulation}"
+
+
+@dataclass(frozen=True)
+class CrossCheck:
+    """All runs of one problem, and what they are measured against.
+
+    - `reference`: end values by state; `reference_kind`: "exact", "recomputed", "published", or which solve made them.
+    - `differential`: names of the states that have a derivative in the reduced system.
+    - `published_digits`: by state, digits of the published values against the better ones; empty where there are none.
+    - `stiff`: whether the explicit solver was given up.
+    """
+
+    problem: Problem
+    index: int
+    solver: str
+    stiff: bool
+    differential: tuple[str, ...]
+    reference: Mapping[str, float]
+    reference_kind: str
+    published_digits: Mapping[str, float]
+    runs: tuple[Run, ...]
+
+    def digits(self, run: Run, differential: bool = True) -> float | None:
+        """Significant correct digits of the worst component of a run: of the differential ones, or of all."""
+        return None if run.digits is None else run.digits.least(self.differential if differential else None)
+
+    def levels(self) -> list[str]:
+        """The levels of residuals that any run has, in order."""
+        return sorted({level for run in self.runs for level in run.drift}, key=lambda name: (name == "equations", name))
+
+    def published_limit(self) -> float | None:
+        """Digits of the worst published differential value against the better ones, or None."""
+        found = [self.published_digits[name] for name in self.differential if name in self.published_digits]
+        return min(found) if found else None
+
+
+def crosscheck(
+    problem: Problem,
+    *,
+    tolerances: Sequence[float] = TOLERANCES,
+    formulations: Sequence[str] = FORMULATIONS,
+    solver: str | None = None,
+    outside: Sequence[str] = OUTSIDE,
+    consistent: Sequence[str] | None = None,
+    max_seconds: float = MAX_SECONDS,
+    progress: Progress | None = None,
+) -> CrossCheck:
+    """Solve `problem` in every way and compare the ends.
+
+    - `tolerances`: relative tolerances of a step's error; each run is made at all of them.
+    - `formulations` of this project's solves; `solver`: "dopri8", "kvaerno5", ... or None, which takes the explicit
+      dopri8 unless the problem is too stiff for it.
+    - `outside`: which independent solvers to ask, each in the forms that suit the index.
+    - `consistent`: names of the components to keep in a consistent start computed first; None takes the start as it is.
+    - `max_seconds`: limit for each solve of IDA and Radau.
+
+    A solve that fails is a run with its reason. Raises StructureError for a system that cannot be reduced, ValueError
+    for a start that is not consistent, UserError where not even a coarse solution is found.
+    """
+    tell = progress or (lambda text, share: None)
+    tolerances = sorted({float(rtol) for rtol in tolerances}, reverse=True)
+    if not tolerances or not all(0 < rtol < 1 for rtol in tolerances):
+        raise UserError(f"tolerances must be numbers between 0 and 1, such as 1e-8; got {list(tolerances)}")
+    for given, known, what in (
+        (formulations, FORMULATIONS, "formulation"),
+        (outside, OUTSIDE, "independent solver"),
+        ([solver] if solver else [], SOLVERS, "solver"),
+    ):
+        wrong = [name for name in given if name not in known]
+        if wrong:
+            raise UserError(f"{what} {wrong[0]!r} is not known; choose from {', '.join(known)}")
+    tell("index reduction and start", 0.0)
+    study = _Study(problem, consistent, max_seconds)
+    tell("coarse solution", 0.0)
+    study.settle(solver)
+    plan = [(study.ours, study.solver, name) for name in formulations]
+    installed = [name for name in outside if find_spec(_PACKAGES[name])]
+    plan += [(study.by_others, name, form) for name in installed for form in study.forms]
+    runs: list[tuple[Run, Any]] = []
+    for done, (make, name, form) in enumerate(plan):
+        compiled = False
+        for k, rtol in enumerate(tolerances):
+            tell(f"{name}, {form}, rtol {rtol:.0e}", (done + k / len(tolerances)) / len(plan))
+            run, solution = make(name, form, rtol)
+            if not compiled and run.failure is None:
+                compiled = True
+                run, solution = make(name, form, rtol)  # again: the first one compiled
+            runs.append((run, solution))
+    for name in sorted(set(outside) - set(installed)):
+        reason = "not installed: pip install 'ndae[crosscheck]'"
+        runs.append((Run(name, "-", tolerances[-1], failure=reason), None))
+    tell("comparison", 1.0)
+    return study.compared(runs)
+
+
+class _Study:
+    """What all runs of one problem share: start, output times, tolerances by component, the chosen solver."""
+
+    def __init__(self, problem: Problem, consistent: Sequence[str] | None, max_seconds: float) -> None:
+        self.problem, self.max_seconds = problem, max_seconds
+        self.reduced = problem.system.reduce()
+        self.start = _start(problem, consistent)
+        inner = set(self.reduced.y)
+        pairs = zip(problem.states, self.reduced.states, strict=True)
+        self.differential = tuple(name for name, symbol in pairs if symbol in inner)
+        self._forms: dict[str, Any] = {}
+
+    def settle(self, solver: str | None) -> None:
+        """Choose the solver, and take the scales of the components from a coarse solution by it."""
+        reasons = []
+        for name in [solver] if solver else ["dopri8", "kvaerno5"]:
+            self.solver, self.stiff = name, name == "kvaerno5"
+            self.ts = output_times(self.problem.t_span, self.stiff)
+            limit = MAX_STEPS if solver or self.stiff else _EXPLICIT_STEPS
+            self.coarse = self._solve("projection", _COARSE, 1e-14, limit)
+            if self.coarse.succeeded:
+                return
+            reasons.append(f"{name}: {self.coarse.result}")
+        raise UserError(f"{self.problem.name}: no coarse solution was found; {'; '.join(reasons)}")
+
+    @cached_property
+    def forms(self) -> tuple[str, ...]:
+        """Implicit forms that suit the index: the user's own equations where solvers can take them."""
+        return ("original", "index1") if self.reduced.index <= 1 else ("ggl", "index1")
+
+    @cached_property
+    def scales(self) -> dict[str, float]:
+        """Magnitude that errors should be small against, by state, and by entry of y that is no state."""
+        by_state = dict(zip(self.problem.states, map(float, error_scales(self.coarse.x)), strict=True))
+        symbols = dict(zip(self.reduced.states, self.problem.states, strict=True))
+        source = {d: s for s, d in zip(self.reduced.y, self.reduced.rates, strict=True)}
+        for symbol in self.reduced.y:
+            if symbol not in symbols:
+                # Nobody's state, but the derivative of one: its size from differences.
+                order, base = 0, symbol
+                while base not in symbols:
+                    order, base = order + 1, source[base]
+                path = self.coarse[symbols[base]]
+                for _ in range(order):
+                    path = np.gradient(path, self.coarse.ts)
+                by_state[symbol.name] = float(error_scales(path[:, None])[0])
+        return by_state
+
+    def atol(self, rtol: float) -> dict[str, float]:
+        """Absolute tolerances by name."""
+        return {name: rtol * scale for name, scale in self.scales.items()}
+
+    def ours(self, solver: str, formulation: str, rtol: float) -> tuple[Run, Any]:
+        """A solve by this project."""
+        return _timed(solver, formulation, rtol, lambda: self._solve(formulation, rtol, self.atol(rtol), MAX_STEPS))
+
+    def by_others(self, solver: str, form: str, rtol: float) -> tuple[Run, Any]:
+        """A solve by IDA or Radau."""
+        from solvers import solve_ida, solve_radau
+
+        solve = {"IDA": solve_ida, "Radau": solve_radau}[solver]
+        if form not in self._forms:
+            from symbolic.implicit_form import implicit_form
+
+            self._forms[form] = implicit_form(self.reduced, form)
+        options = {"form": self._forms[form], "rtol": rtol, "atol": self.atol(rtol), "max_seconds": self.max_seconds}
+        system = self.problem.system
+        return _timed(solver, form, rtol, lambda: solve(system, self.start, self.ts, **options, throw=False))
+
+    def _solve(self, formulation: str, rtol: float, atol: Any, max_steps: int) -> Any:
+        from solvers.dae import solve_dae
+        from solvers.formulations import Baumgarte
+
+        start, end = self.problem.t_span
+        named = Baumgarte(20.0 / (end - start)) if formulation == "baumgarte" else formulation
+        options = {"formulation": named, "solver": self.solver, "rtol": rtol, "atol": atol, "max_steps": max_steps}
+        return solve_dae(self.problem.system, self.start, self.ts, **options, throw=False)
+
+    def compared(self, runs: Sequence[tuple[Run, Any]]) -> CrossCheck:
+        """The runs with their digits."""
+        reference, kind, published = self._reference()
+        sizes = sizes_at_end(reference, {name: self.coarse[name] for name in reference})
+        scored = []
+        for run, solution in runs:
+            if solution is not None and run.failure is None:
+                ends = {name: float(solution[name][-1]) for name in reference}
+                run = replace(run, digits=score(ends, reference, sizes))
+            scored.append(run)
+        return CrossCheck(
+            problem=self.problem,
+            index=self.reduced.index,
+            solver=self.solver,
+            stiff=self.stiff,
+            differential=self.differential,
+            reference=reference,
+            reference_kind=kind,
+            published_digits={n: correct_digits(v, reference[n], sizes[n]) for n, v in published.items()},
+            runs=tuple(scored),
+        )
+
+    def _reference(self) -> tuple[dict[str, float], str, dict[str, float]]:
+        """End values to measure against, which they are, and the published ones where there are better."""
+        best = self.problem.best_reference()
+        if best is None:
+            rtol = _OWN_REFERENCE
+            run, solution = self.ours(self.solver, "projection", rtol)
+            if run.failure:
+                raise UserError(
+                    f"{self.problem.name} has no reference values, and a solve at rtol {rtol:g} to take their place "
+                    f"stopped: {run.failure}"
+                )
+            ends = {name: float(solution[name][-1]) for name in self.problem.states}
+            return ends, f"{run.name} at rtol {rtol:g}", {}
+        values, kind = best
+        published = self.problem.reference or {}
+        better = kind != "published"
+        return values, kind, {n: float(v) for n, v in published.items() if better and n in values}
+
+
+def output_times(t_span: tuple[float, float], stiff: bool) -> np.ndarray:
+    """101 equal steps; for a stiff problem, whose first moments are short, also 2 times a decade after the start."""
+    start, end = t_span
+    even = np.linspace(start, end, _N_OUTPUTS)
+    if not stiff:
+        return even
+    early = start + np.geomspace(1e-12, 1e-2, 21) * (end - start)
+    return np.unique(np.concatenate([even, early[early > start]]))
+
+
+def _start(problem: Problem, consistent: Sequence[str] | None) -> Any:
+    """What to start from: as given, or consistent values with the components to keep."""
+    from solvers.start import consistent_initial_condition, resolve_start
+
+    keep = [name for name in consistent or () if name]
+    unknown = [name for name in keep if name not in problem.states]
+    if unknown:
+        raise UserError(f"--consistent names {', '.join(unknown)}; the states are {', '.join(problem.states)}")
+    t0 = problem.t_span[0]
+    if consistent is not None:
+        return consistent_initial_condition(problem.system, problem.initial, keep=keep, t0=t0)
+    try:
+        resolve_start(problem.system, problem.initial, t0, None, 1e-8)
+    except ValueError as error:
+        raise UserError(f"{one_line(error)} (on the command line: --consistent NAMES, those to keep)") from error
+    return dict(problem.initial)
+
+
+def _timed(solver: str, formulation: str, rtol: float, solve: Callable[[], Any]) -> tuple[Run, Any]:
+    """One solve as a run, with its solution unless there is none."""
+    run = Run(solver, formulation, rtol)
+    begin = time.perf_counter()
+    try:
+        solution = solve()
+    except Exception as error:
+        # Whatever one solver stumbles over is a line of the table; only a mistake of the program goes on.
+        if not (is_users(error) or isinstance(error, ImportError | ArithmeticError | np.linalg.LinAlgError)):
+            raise
+        return replace(run, failure=one_line(error)), None
+    seconds = time.perf_counter() - begin
+    levels = {level: _largest(value) for level, value in solution.residual.items()}
+    invariants = {name: _largest(value - value[:1]) for name, value in solution.invariants.items()}
+    run = replace(
+        run,
+        drift=levels,
+        invariants=invariants,
+        n_steps=int(solution.stats["n_steps"]),
+        n_f_evals=int(solution.stats["n_f_evals"]),
+        seconds=seconds,
+        failure=None if solution.succeeded else str(solution.result),
+    )
+    return run, solution
+
+
+def _largest(values: np.ndarray) -> float:
+    size = np.abs(values)
+    return float(np.max(size, initial=0.0)) if np.all(np.isfinite(size)) else math.nan

@@ -1,0 +1,160 @@
+"""A cross-check to read: as a table in the terminal, and as JSON that holds all of it."""
+
+import math
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from experiments.crosscheck import CrossCheck, Run
+
+_PACKAGES = ("ndae", "numpy", "jax", "diffrax", "scikit-sundae", "solve-dae")
+
+
+def to_json(check: CrossCheck) -> dict[str, Any]:
+    """All of a cross-check as plain data; numbers that are not finite are null."""
+    problem = check.problem
+    start, end = problem.t_span
+    return {
+        "problem": problem.name,
+        "title": problem.title,
+        "index": check.index,
+        "stated_index": problem.index,
+        "t_span": [start, end],
+        "states": list(problem.states),
+        "differential": list(check.differential),
+        "solver": check.solver,
+        "stiff": check.stiff,
+        "reference": {
+            "kind": check.reference_kind,
+            "end": dict(check.reference),
+            "published_digits": dict(check.published_digits),
+        },
+        "runs": [_run(check, run) for run in check.runs],
+        "source": list(problem.source),
+        "machine": machine(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _run(check: CrossCheck, run: Run) -> dict[str, Any]:
+    made = {
+        "solver": run.solver,
+        "formulation": run.formulation,
+        "rtol": run.rtol,
+        "failure": run.failure,
+        "digits_differential": _finite(check.digits(run)),
+        "digits_all": _finite(check.digits(run, differential=False)),
+        "drift": {level: _finite(value) for level, value in run.drift.items()},
+        "invariants": {name: _finite(value) for name, value in run.invariants.items()},
+        "n_steps": run.n_steps,
+        "n_f_evals": run.n_f_evals,
+        "seconds": run.seconds,
+    }
+    if run.digits is not None:
+        made |= {"digits": dict(run.digits.digits), "relative_digits": dict(run.digits.relative)}
+    return made
+
+
+def machine() -> str:
+    """The processor and how many of its cores are ours, in words."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
+    except OSError:
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores"
+
+
+def table(check: CrossCheck) -> Any:
+    """A rich table: a line for each run, grouped by solver and formulation."""
+    from rich.table import Table
+
+    levels = check.levels()
+    made = Table(title=headline(check), title_justify="left", title_style="bold")
+    for name in ("solver", "formulation"):
+        made.add_column(name)
+    for name in ("rtol", "digits", "all", *levels, "steps", "rhs", "seconds"):
+        made.add_column(name, justify="right")
+    made.add_column("")
+    last = None
+    for run in check.runs:
+        same = (run.solver, run.formulation) == last
+        if last is not None and not same:
+            made.add_section()
+        last = (run.solver, run.formulation)
+        made.add_row(
+            *(("", "") if same else (run.solver, run.formulation)),
+            f"{run.rtol:.0e}",
+            _digits(check.digits(run)),
+            _digits(check.digits(run, differential=False)),
+            *(_size(run.drift.get(level)) for level in levels),
+            "" if run.n_steps is None else f"{run.n_steps:,}",
+            "" if run.n_f_evals is None else f"{run.n_f_evals:,}",
+            _seconds(run.seconds),
+            run.failure or "",
+        )
+    return made
+
+
+def headline(check: CrossCheck) -> str:
+    """What was solved, in one line."""
+    start, end = check.problem.t_span
+    title = f": {check.problem.title}" if check.problem.title else ""
+    n = len(check.problem.states)
+    return (
+        f"{check.problem.name}{title}\nindex {check.index}, {n} variables ({len(check.differential)} differential), "
+        f"t = {start:g} to {end:g}, {'stiff' if check.stiff else 'not stiff'}: {check.solver}"
+    )
+
+
+def notes(check: CrossCheck) -> list[str]:
+    """What a reader must know to read the numbers, and what they say."""
+    said = {
+        "exact": "the exact solution",
+        "recomputed": "values recomputed with more digits than the published ones",
+        "published": "the published values",
+    }
+    lines = [
+        f"digits: correct ones of the worst differential variable at the end (all: of the worst variable), against "
+        f"{said.get(check.reference_kind, check.reference_kind)}; of a variable that passes through zero, against its "
+        "largest magnitude",
+        "level k: largest residual at the output points of the algebraic equations differentiated k times; equations: "
+        "of those that the highest derivatives and algebraic variables are solved from",
+        "seconds: wall time of a call after compilation",
+    ]
+    limit = check.published_limit()
+    if limit is not None:
+        worst = min((n for n in check.differential if n in check.published_digits), key=check.published_digits.get)
+        lines.append(f"the published values themselves have {limit:.1f} digits (the worst, {worst})")
+    if check.problem.index is not None and check.problem.index != check.index:
+        lines.append(f"its source states index {check.problem.index}, found is {check.index}")
+    failed = [run for run in check.runs if run.failure]
+    if failed:
+        lines.append(f"{len(failed)} of {len(check.runs)} solves did not get to the end; the last column says why")
+    return lines
+
+
+def _digits(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def _size(value: float | None) -> str:
+    return "" if value is None else "nan" if math.isnan(value) else "0" if value == 0 else f"{value:.0e}"
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

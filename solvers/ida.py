@@ -1,0 +1,101 @@
+"""SUNDIALS IDA (scikit-sundae) on a DAE system: backward differentiation formulas of variable order, 1 to 5.
+
+Hindmarsh et al., SUNDIALS: Suite of Nonlinear and Differential/Algebraic Equation Solvers, ACM TOMS 31 (2005).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from solvers.implicit_solve import ImplicitSolve, MissingExtraError, Progress, Stopped
+from solvers.solution import SUCCESS, Solution
+
+
+def solve_ida(
+    system: Any,
+    start: Any,
+    ts: Any,
+    *,
+    form: Any = "ggl",
+    rtol: float = 1e-8,
+    atol: Any = None,
+    parameters: Mapping[str, Any] | None = None,
+    max_steps: int = 1_000_000,
+    max_seconds: float | None = None,
+    start_tol: float = 1e-8,
+    throw: bool = True,
+    progress: Progress | None = None,
+) -> Solution:
+    """The solution of a DAE system at the times `ts` by IDA, an opinion independent of this project's integrators.
+
+    The equations are F(t, Y, Y') = 0 in the `form` "ggl", "index1", "original" or "dummy" (symbolic.implicit_form),
+    with their analytic Jacobian ∂F/∂Y + c_j ∂F/∂Y'. Multipliers and variables of index 2 are kept out of the error
+    test, and solved for from the others at the output times. Between its steps IDA interpolates: constraints hold there
+    to the accuracy of the interpolant.
+
+    - `system`: a symbolic.DAESystem; `start`, `parameters`, `start_tol` as in solvers.solve_dae.
+    - `rtol`, `atol`: relative and absolute tolerance; `atol` one number, one for each entry of the reduced system's y,
+      or by state name; by default `rtol`.
+    - `max_steps`, `max_seconds`: when to give up.
+
+    `stats` has n_steps, n_f_evals (residuals) and n_jacobian_evals. Raises ValueError for a bad argument or start,
+    MissingExtraError without scikit-sundae, and ReferenceSolveError when IDA stops early; with `throw=False` the
+    reason is in `result`, and the outputs end where it stopped.
+    """
+    IDA = _ida()
+    solve = ImplicitSolve(system, start, ts, form, rtol, atol, parameters, max_seconds, progress, start_tol)
+
+    def residual(t, Y, Yp, out):
+        out[:] = solve.residual(t, Y, Yp)
+
+    def jacobian(t, Y, Yp, _residual, cj, out):
+        by_Y, by_Yp = solve.jacobians(t, Y, Yp)
+        out[:] = by_Y + cj * by_Yp
+
+    solver = IDA(
+        residual,
+        jacfn=jacobian,
+        rtol=solve.rtol,
+        atol=solve.atol,
+        algebraic_idx=[i for i, algebraic in enumerate(solve.form.algebraic) if algebraic],
+        max_num_steps=max_steps,
+    )
+    stats = {"n_steps": 0, "n_f_evals": 0, "n_jacobian_evals": 0}
+    try:
+        reason = _run(solver, solve, max_steps, stats)
+    except Stopped:
+        reason = f"gave up after {max_seconds:g} s"
+    except (ArithmeticError, ValueError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return solve.solution(reason, stats, throw, "IDA")
+
+
+def _run(solver: Any, solve: ImplicitSolve, max_steps: int, stats: dict[str, int]) -> str:
+    ts, end = solve.ts, float(solve.ts[-1])
+    t = float(ts[0])
+    solver.init_step(t, solve.Y0, solve.Yp0)
+    while solve.n_reached < ts.size:
+        # One step at a time, so that steps are counted; asked for a time behind it, IDA interpolates.
+        found = solver.step(end, "onestep", tstop=end)
+        stats["n_f_evals"], stats["n_jacobian_evals"] = int(found.nfev), int(found.njev)
+        if not found.success:
+            return f"{found.message.rstrip('.')} at t = {float(found.t):.6g}"
+        stats["n_steps"] += float(found.t) > t
+        t = float(found.t)
+        while solve.n_reached < ts.size and ts[solve.n_reached] <= t:
+            at = float(ts[solve.n_reached])
+            out = found if at == t else solver.step(at, "normal", tstop=end)
+            if not out.success:
+                return f"{out.message.rstrip('.')} at t = {at:.6g}"
+            solve.keep(out.y, out.yp)
+        if stats["n_steps"] >= max_steps and solve.n_reached < ts.size:
+            return f"gave up after {max_steps} steps at t = {t:.6g}"
+        solve.report(t)
+    return SUCCESS
+
+
+def _ida() -> Any:
+    try:
+        from sksundae.ida import IDA
+    except ImportError as error:
+        raise MissingExtraError("IDA", "scikit-sundae") from error
+    return IDA

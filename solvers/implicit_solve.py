@@ -1,0 +1,134 @@
+"""What the wrappers of outside DAE solvers share: the start, tolerances by variable, output, failures as reasons.
+
+These solvers are independent opinions: equations and Jacobians are the symbolic layer's, the integration is not ours.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from solvers.solution import SUCCESS, ReferenceSolveError, Solution
+
+Progress = Callable[[float, str], None]
+
+# Times the variable's size (at least one): as an absolute tolerance, no error test notices the variable.
+UNTESTED = 1e6
+
+
+class MissingExtraError(ImportError):
+    """A solver of the optional extra `crosscheck` is not installed."""
+
+    def __init__(self, solver: str, package: str) -> None:
+        super().__init__(f"{solver} needs the package {package}: pip install 'ndae[crosscheck]'")
+
+
+class Stopped(Exception):
+    """The time allowed for a solve is over; raised inside a solver's callbacks."""
+
+
+class ImplicitSolve:
+    """One solve of a system by an outside solver of F(t, Y, Y') = 0: gives it functions, takes its output points.
+
+    `form` is the name of an implicit form, or a symbolic.implicit_form.ImplicitForm.
+    """
+
+    def __init__(
+        self,
+        system: Any,
+        start: Any,
+        ts: Any,
+        form: Any,
+        rtol: float,
+        atol: Any,
+        parameters: Mapping[str, Any] | None,
+        max_seconds: float | None,
+        progress: Progress | None,
+        start_tol: float,
+    ) -> None:
+        from solvers.arguments import output_times
+        from solvers.start import resolve_start
+        from symbolic.implicit_form import ImplicitForm, implicit_form
+
+        self.ts = output_times(ts)
+        self.parameters = dict(parameters or {})
+        self.system, self.reduced = system, system.reduce()
+        self.numeric = self.reduced.numpy()
+        y, w = resolve_start(system, start, float(self.ts[0]), self.parameters, start_tol)
+        if isinstance(form, ImplicitForm):
+            self.form = form
+        else:
+            self.form = implicit_form(self.reduced, form, at=(y, w, float(self.ts[0])))
+        self.Y0, self.Yp0 = self.form.start(y, w)
+        self.rtol = float(rtol)
+        self.atol = self.tolerances(atol)
+        self.Y = np.full((self.ts.size, self.Y0.size), np.nan)
+        self.Yp = np.full_like(self.Y, np.nan)
+        self.Y[0], self.Yp[0] = self.Y0, self.Yp0
+        self.n_reached = 1
+        self.progress, self._next_report = progress, 0.0
+        self.deadline = None if max_seconds is None else time.monotonic() + max_seconds
+
+    def tolerances(self, atol: Any) -> np.ndarray:
+        """Absolute tolerances by unknown (m,): as given where the error test watches it, out of its reach elsewhere."""
+        size = np.maximum(1.0, np.abs(self.Y0))
+        made = np.where(self.form.uncontrolled, UNTESTED * size, self.rtol)
+        watched = np.flatnonzero(~np.array(self.form.uncontrolled))
+        if atol is None:
+            return made
+        if isinstance(atol, Mapping):
+            names = {s: str(n) for s, n in zip(self.reduced.states, self.system.states, strict=True)}
+            given = {str(key): float(value) for key, value in atol.items()}
+            unknown = set(given) - set(names.values())
+            if unknown:
+                raise ValueError(f"atol names {', '.join(sorted(unknown))}; the states are {', '.join(names.values())}")
+            for i in watched:
+                made[i] = given.get(names.get(self.form.stands_for[i], ""), made[i])
+        elif np.ndim(atol) == 0:
+            made[watched] = float(atol)
+        else:
+            y_atol = dict(zip(self.reduced.y, np.asarray(atol, dtype=np.float64), strict=True))
+            for i in watched:
+                made[i] = y_atol.get(self.form.stands_for[i], made[i])
+        if not np.all(made > 0):
+            raise ValueError("atol must be positive for every variable")
+        return made
+
+    def residual(self, t: float, Y: np.ndarray, Yp: np.ndarray) -> np.ndarray:
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise Stopped
+        return self.form.residual(t, Y, Yp, self.parameters)
+
+    def jacobians(self, t: float, Y: np.ndarray, Yp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.form.jacobians(t, Y, Yp, self.parameters)
+
+    def keep(self, Y: np.ndarray, Yp: np.ndarray) -> None:
+        """The solution at the next output time."""
+        self.Y[self.n_reached], self.Yp[self.n_reached] = Y, Yp
+        self.n_reached += 1
+
+    def report(self, t: float) -> None:
+        if self.progress is not None and time.monotonic() >= self._next_report:
+            self._next_report = time.monotonic() + 0.25
+            self.progress((t - self.ts[0]) / (self.ts[-1] - self.ts[0]), f"t = {t:.4g}")
+
+    def solution(self, reason: str, stats: Mapping[str, int], throw: bool, solver: str) -> Solution:
+        """The Solution of the points that were kept; raises ReferenceSolveError on failure if `throw`."""
+        n = self.n_reached
+        made = self._described(self.ts[:n], self.Y[:n], self.Yp[:n], reason, dict(stats))
+        if throw and made.result != SUCCESS:
+            raise ReferenceSolveError(f"{solver} stopped: {made.result}", made)
+        return made
+
+    def _described(self, ts, Y, Yp, reason, stats) -> Solution:
+        from solvers.dae import describe_states
+
+        y, found = self.form.differential(Y, Yp), self.form.leading(Y, Yp)
+        with np.errstate(all="ignore"):
+            w, converged = self.numeric.solve_leading(y, ts, self.parameters, guess=found)
+        w[:, self.form.tested] = found[:, self.form.tested]
+        bad = np.flatnonzero(~np.broadcast_to(converged, ts.shape))
+        if bad.size and reason == SUCCESS:
+            reason = f"the variables that no error test watches could not be solved for at t = {ts[bad[0]]:.6g}"
+        return describe_states(self.system, ts, y, w, self.parameters, stats=stats, result=reason, n_reached=len(ts))

@@ -11,7 +11,15 @@ from symbolic.expressions import SMOOTH_FUNCTIONS
 from symbolic.tape import Tape
 
 #: Every name that generated source may call besides the definitions' own.
-FUNCTION_NAMES = frozenset(SMOOTH_FUNCTIONS) | {"sqrt", "power", "where", "guard", "solve_linear", "newton"}
+FUNCTION_NAMES = frozenset(SMOOTH_FUNCTIONS) | {
+    "sqrt",
+    "power",
+    "where",
+    "guard",
+    "solve_linear",
+    "newton",
+    "converged",
+}
 _COMPARISONS = {Less: "<", LessEqual: "<=", Equal: "=="}
 _JUNCTIONS = {Both: ("and", "&"), Either: ("or", "|")}
 _HALF = sp.Rational(1, 2)
@@ -62,6 +70,15 @@ class Code:
         inner = Code(self.tape, self.uses, self.taken, self.style)
         inner._names, inner._inline, inner._count = dict(self._names), dict(self._inline), self._count
         return inner
+
+    def skip(self, inner: "Code") -> None:
+        """Leave out the names that a nested function has, for who reads it."""
+        self._count = inner._count
+
+    @staticmethod
+    def unused(name: str, taken: set[str]) -> str:
+        """A name for an array, apart from those of its entries."""
+        return f"{name}_vector" if name in taken else name
 
     def fresh(self) -> str:
         """A name that nothing has yet."""
@@ -225,9 +242,9 @@ def unpack(argument: str, group: Sequence[sp.Symbol], used: set[sp.Symbol]) -> l
     return [f"{s.name} = {argument}[{i}]" for i, s in enumerate(group) if s in used]
 
 
-def listing(code: Code, values: Sequence[sp.Expr]) -> str:
-    """Values as a list, broken into lines that can be read."""
-    entries = [code.text(v) for v in values]
+def listing(code: Code, values: Sequence[sp.Expr], more: Sequence[str] = ()) -> str:
+    """Values, and texts after them, as a list, broken into lines that can be read."""
+    entries = [*(code.text(v) for v in values), *more]
     text = f"[{', '.join(entries)}]"
     if len(text) <= 110:
         return text

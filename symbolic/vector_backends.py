@@ -10,6 +10,7 @@ import numpy as np
 
 from symbolic.compile import load
 from symbolic.scalar_code import PLAIN_ARRAY, SCALAR
+from symbolic.solves import Arrays, eliminate, eliminate_floats, python_loop
 
 _F64 = np.dtype(np.float64)
 _NOT_FINITE = (OverflowError, ValueError, ZeroDivisionError)  # of Python's floats, where arrays give inf or NaN
@@ -49,10 +50,10 @@ class CompiledVector(ABC):
     def __init__(self, function):
         self.function, self.name = function, function.name
         self.inputs = {key: len(symbols) for key, symbols in function.inputs.items()}
-        self.n_outputs = len(function.expressions)
+        self.n_outputs = function.n_outputs
         self.parameters = dict(function.parameters)
         self.has_time = function.time is not None
-        self.needs_time = self.has_time and any(function.time in e.free_symbols for e in function.expressions)
+        self.needs_time = function.needs_time
         self._layouts: dict[str, DenseLayout] = {}
 
     def __repr__(self) -> str:
@@ -120,13 +121,28 @@ MATH_FUNCTIONS = {
 } | {"power": math.pow}
 
 NUMPY_FUNCTIONS = {
-    **{
-        name: getattr(np, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp", "log", "sqrt", "where")
-    },
+    **{name: getattr(np, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp", "log", "sqrt")},
     **{f"a{name}": getattr(np, f"arc{name}") for name in ("sin", "cos", "tan", "tan2", "sinh", "cosh", "tanh")},
     "power": np.power,
     "where": np.where,
 }
+
+
+def _stack(entries) -> np.ndarray:
+    return np.stack(np.broadcast_arrays(*entries), -1)
+
+
+def _library(matrix, right) -> np.ndarray:
+    try:
+        return np.linalg.solve(matrix, right[..., None])[..., 0]
+    except np.linalg.LinAlgError:  # one of a batch is singular: the others are still solved
+        rows = [[matrix[..., i, j] for j in range(matrix.shape[-1])] for i in range(matrix.shape[-1])]
+        return _stack(eliminate(np, rows, [right[..., i] for i in range(right.shape[-1])]))
+
+
+NUMPY_ARRAYS = Arrays(np, _stack, _library, 0, lambda x: x, python_loop)
+SCALAR_NAMES = MATH_FUNCTIONS | {"solve_linear": eliminate_floats}
+ARRAY_NAMES = NUMPY_FUNCTIONS | NUMPY_ARRAYS.functions()
 
 
 class NumpyVector(CompiledVector):
@@ -145,9 +161,10 @@ class NumpyVector(CompiledVector):
     def _kernel(self, which: str | None) -> SimpleNamespace:
         kernel = self._kernels.get(which)
         if kernel is None:
-            sources = [self._source(which, style) for style in (SCALAR, PLAIN_ARRAY)]
-            (single,) = load(sources[0], MATH_FUNCTIONS).values()
-            (batch,) = load(sources[1], NUMPY_FUNCTIONS).values()
+            (batch,) = load(self._source(which, PLAIN_ARRAY), ARRAY_NAMES).values()
+            single = _no_single
+            if self.function.has_scalar_form:
+                (single,) = load(self._source(which, SCALAR), SCALAR_NAMES).values()
             kernel = self._kernels[which] = SimpleNamespace(single=single, batch=batch)
         return kernel
 
@@ -217,9 +234,13 @@ class NumpyVector(CompiledVector):
         return matrix
 
 
+def _no_single(*arguments):
+    raise ValueError  # points are batches of shape ()
+
+
 def stacked(entries, shape, dtype) -> np.ndarray:
     """Numbers and arrays side by side on a new last axis."""
     out = np.empty((len(entries), *shape), dtype=dtype)
-    for row, entry in zip(out, entries, strict=True):
-        row[...] = entry
+    for i, entry in enumerate(entries):
+        out[i] = entry
     return np.ascontiguousarray(np.moveaxis(out, 0, -1))

@@ -7,7 +7,7 @@ import numpy as np
 import sympy as sp
 
 from symbolic.expressions import as_expressions, check_symbols
-from symbolic.scalar_code import ARRAY, Style, function_source, identifiers
+from symbolic.scalar_code import ARRAY, Code, Style, function_source, identifiers
 from symbolic.tape import Tape
 from symbolic.vector_backends import CompiledVector, NumpyVector
 
@@ -45,6 +45,9 @@ class VectorFunction:
         extras = (() if time is None else (time,)) + tuple(parameters or {})
         self._extras = tuple(self._names[s] for s in extras)
         self._compiled: dict = {}
+        self.has_scalar_form = True
+        self.n_outputs = len(self.expressions)
+        self.needs_time = time is not None and any(time in e.free_symbols for e in self.expressions)
 
     @cached_property
     def _tape(self) -> tuple[Tape, list[sp.Expr]]:
@@ -83,7 +86,7 @@ class VectorFunction:
 
     def _source(self, name, doc, values, style):
         taken = {s.name for s in self._names.values()}
-        arguments = [(key if key not in taken else f"{key}_vector", group) for key, group in self._groups.items()]
+        arguments = [(Code.unused(key, taken), group) for key, group in self._groups.items()]
         return function_source(name, doc, self._tape[0], arguments, self._extras, values, style)
 
     def _backend(self, name, make):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from symbolic.compile import load
 from symbolic.scalar_code import ARRAY
+from symbolic.solves import Arrays
 from symbolic.vector_backends import CompiledVector
 
 FUNCTIONS = {
@@ -18,6 +19,18 @@ FUNCTIONS = {
     "power": jnp.power,
     "guard": lambda condition, x: jnp.where(condition, x, jax.lax.stop_gradient(x)),
 }
+
+
+def _stack(entries):
+    return jnp.stack(jnp.broadcast_arrays(*entries), -1)
+
+
+def _library(matrix, right):
+    return jnp.linalg.solve(matrix, right[..., None])[..., 0]
+
+
+ARRAYS = Arrays(jnp, _stack, _library, 8, jax.lax.stop_gradient, jax.lax.while_loop)
+FUNCTIONS |= ARRAYS.functions()
 
 
 class Rows:

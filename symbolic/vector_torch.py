@@ -6,6 +6,7 @@ import torch
 
 from symbolic.compile import load
 from symbolic.scalar_code import ARRAY
+from symbolic.solves import Arrays, python_loop
 from symbolic.vector_backends import CompiledVector
 
 
@@ -38,6 +39,23 @@ FUNCTIONS = {
     "where": _where,
     "guard": lambda condition, x: torch.where(condition, x, x.detach()),
 }
+
+
+def _stack(entries):
+    like = next((e for e in entries if isinstance(e, torch.Tensor)), None)
+    return torch.stack(torch.broadcast_tensors(*[_tensor(e, like) for e in entries]), -1)
+
+
+def _library(matrix, right):
+    return torch.linalg.solve_ex(matrix, right.expand(matrix.shape[:-1]).unsqueeze(-1))[0].squeeze(-1)
+
+
+def _freeze(x):
+    return x.detach() if isinstance(x, torch.Tensor) else x
+
+
+ARRAYS = Arrays(torch, _stack, _library, 0, _freeze, python_loop)
+FUNCTIONS |= ARRAYS.functions()
 
 
 class TorchVector(CompiledVector):

@@ -1,0 +1,205 @@
+"""Everything that a solver asks of a reduced system, generated for one backend."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from symbolic.leading_function import LeadingFunction
+from symbolic.reduced import ReducedSystem
+from symbolic.vector_backends import CompiledVector, NumpyVector, parameter_values
+from symbolic.vector_function import VectorFunction
+
+
+class ReducedFunctions:
+    """The functions of a `ReducedSystem` for "numpy", "jax" or "torch", over any leading batch dimensions.
+
+    y (..., n_y) is the state of the ODE y' = rates(y, w), w (..., n_w) the leading unknowns, which T(y, w, t) = 0
+    determines, and C(y, t) = 0 (n_constraints) the hidden constraints. `t` and values of `parameters={name: value}` are
+    numbers or arrays of the batch's shape. Generated on first use. Raises ValueError on wrong lengths, unknown or
+    missing parameters, or a missing time.
+    """
+
+    def __init__(self, reduced: ReducedSystem, backend: str):
+        if backend not in ("numpy", "jax", "torch"):
+            raise ValueError(f"backend={backend!r}: expected numpy, jax or torch")
+        self.reduced, self.backend = reduced, backend
+        self.name = getattr(reduced.system, "name", "system")
+        self.n_y, self.n_w = len(reduced.y), len(reduced.w)
+        self.n_states, self.n_constraints = len(reduced.states), len(reduced.constraints)
+        self.parameters = {s.name: v for s, v in reduced.parameters.items()}
+        self._both = {"y": reduced.y, "w": reduced.w}
+        self._known: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        sizes = f"n_y={self.n_y}, n_w={self.n_w}, n_constraints={self.n_constraints}"
+        return f"ReducedFunctions({self.name}, {self.backend}, {sizes}, parameters={list(self.parameters)})"
+
+    def _vector(self, name: str, expressions, inputs) -> CompiledVector:
+        if name not in self._known:
+            r = self.reduced
+            function = VectorFunction(expressions, inputs, r.time, r.parameters, f"{name} of {self.name}")
+            self._known[name] = getattr(function, self.backend)()
+        return self._known[name]
+
+    @property
+    def _top(self) -> CompiledVector:
+        return self._vector("leading system", self.reduced.equations, self._both)
+
+    @property
+    def _constraints(self) -> CompiledVector:
+        return self._vector("constraints", self.reduced.constraints, {"y": self.reduced.y})
+
+    # -- the leading system ------------------------------------------------------------------------------------------
+
+    def leading_system(self, y, w, t=None, parameters: Mapping | None = None):
+        """T(y, w, t), shape (..., n_w)."""
+        return self._top(y, w, t=t, parameters=parameters)
+
+    def leading_jacobian(self, y, w, t=None, parameters: Mapping | None = None, by: str = "w"):
+        """∂T/∂w, shape (..., n_w, n_w); with by="y" ∂T/∂y, shape (..., n_w, n_y)."""
+        return self._top.jacobian(by, y, w, t=t, parameters=parameters)
+
+    def solve_leading(self, y, t=None, parameters: Mapping | None = None, shift=None, guess=None):
+        """w (..., n_w) with T(y, w, t) + shift = 0, and whether it was found, boolean (...).
+
+        Linear parts are solved by formulas and elimination; nonlinear blocks by damped Newton iteration from their
+        entries of `guess` (default zeros) to rounding. First derivatives of w (JAX, torch) are those of the implicit
+        function. Where nothing is found, at a singular matrix or without convergence, w is not to be used.
+        """
+        name = "leading unknowns" + ("" if shift is None else " with shift")
+        if name not in self._known:
+            self._known[name] = _COMPILERS[self.backend](LeadingFunction(self.reduced, shift is not None))
+        guess = self._array(np.zeros(self.n_w), y) if guess is None else guess
+        found = self._known[name](y, guess, *([] if shift is None else [shift]), t=t, parameters=parameters)
+        w = found[..., :-1]
+        return w, (found[..., -1] > 0.5) & self._xp.isfinite(w).all(-1)
+
+    def leading_source(self) -> str:
+        """The generated code of `solve_leading`, to read."""
+        return LeadingFunction(self.reduced, False).source()
+
+    # -- constraints -------------------------------------------------------------------------------------------------
+
+    def constraints(self, y, t=None, parameters: Mapping | None = None):
+        """C(y, t), shape (..., n_constraints)."""
+        return self._constraints(y, t=t, parameters=parameters)
+
+    def constraints_jacobian(self, y, t=None, parameters: Mapping | None = None):
+        """∂C/∂y, shape (..., n_constraints, n_y)."""
+        return self._constraints.jacobian("y", y, t=t, parameters=parameters)
+
+    def constraints_time_derivative(self, y, t=None, parameters: Mapping | None = None):
+        """∂C/∂t at fixed y, shape (..., n_constraints)."""
+        r = self.reduced
+        if r.time is None:
+            return 0 * self.constraints(y, t, parameters)
+        if t is None:
+            t = 0.0
+            if self._constraints.needs_time:
+                raise ValueError(f"constraints of {self.name} depend on time: pass t=")
+        if "constraints in time" not in self._known:
+            function = VectorFunction(
+                r.constraints, {"y": r.y, "t": [r.time]}, None, r.parameters, f"constraints of {self.name}"
+            )
+            self._known["constraints in time"] = getattr(function, self.backend)()
+        times = self._array(t, y)[..., None]
+        return self._known["constraints in time"].jacobian("t", y, times, parameters=parameters)[..., 0]
+
+    def levels(self, y, w, t=None, parameters: Mapping | None = None) -> dict[str, Any]:
+        """Residuals by level, {"level 0": (..., m_0), ...}: the algebraic equations and their derivatives."""
+        levels = self.reduced.levels
+        kinds = {kind for entries in levels.values() for _, kind, _ in entries}
+        values = {}
+        if "constraint" in kinds:
+            values["constraint"] = self.constraints(y, t, parameters)
+        if "leading" in kinds:
+            values["leading"] = self.leading_system(y, w, t, parameters)
+        result = {}
+        for name, entries in levels.items():
+            parts = [values[kind][..., place] for _, kind, place in entries]
+            result[name] = self._xp.stack(self._broadcast(parts), -1)
+        return result
+
+    # -- wiring ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _places(self) -> dict[str, np.ndarray]:
+        place = {s: i for i, s in enumerate((*self.reduced.y, *self.reduced.w))}
+        unknown = len(place)  # the place of NaN
+        names = {"rates": self.reduced.rates, "states": self.reduced.states, "state_rates": self.reduced.state_rates}
+        return {
+            key: np.array([unknown if s is None else place[s] for s in symbols], dtype=np.intp)
+            for key, symbols in names.items()
+        }
+
+    def _gathered(self, key: str, y, w, nan: bool = False):
+        y, w = self._array(y), self._array(w)
+        batch = np.broadcast_shapes(tuple(y.shape[:-1]), tuple(w.shape[:-1]))
+        parts = [self._xp.broadcast_to(a, (*batch, a.shape[-1])) for a in (y, w)]
+        if nan:
+            parts.append(self._xp.full_like(parts[0][..., :1], np.nan))
+        return self._xp.concatenate(parts, -1)[..., self._places[key]]
+
+    def rates(self, y, w):
+        """y', shape (..., n_y): entries of y and w."""
+        return self._gathered("rates", y, w)
+
+    def states(self, y, w, t=None, parameters: Mapping | None = None):
+        """The states of the system, in its order, (..., n_states)."""
+        return self._gathered("states", y, w)
+
+    def state_rates(self, y, w):
+        """Derivatives of the states (..., n_states), NaN where y and w do not hold them."""
+        return self._gathered("state_rates", y, w, nan=True)
+
+    def invariants(self, y, w, t=None, parameters: Mapping | None = None) -> dict[str, Any]:
+        """Values of the invariants by name, each of the batch's shape."""
+        expressions = self.reduced.invariants
+        if not expressions:
+            parameter_values(self.name, self.parameters, parameters)
+            return {}
+        values = self._vector("invariants", list(expressions.values()), self._both)(y, w, t=t, parameters=parameters)
+        return {name: values[..., i] for i, name in enumerate(expressions)}
+
+    # -- arrays of the backend ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def _xp(self):
+        if self.backend == "numpy":
+            return np
+        if self.backend == "jax":
+            import jax.numpy as jnp
+
+            return jnp
+        import torch
+
+        return torch
+
+    def _array(self, x, like=None):
+        if self.backend == "torch":
+            if not isinstance(x, self._xp.Tensor):
+                kind = {} if like is None else {"dtype": like.dtype, "device": like.device}
+                x = self._xp.as_tensor(x, **kind)
+            return x
+        return self._xp.asarray(x)
+
+    def _broadcast(self, arrays):
+        shape = np.broadcast_shapes(*[tuple(a.shape) for a in arrays])
+        return [self._xp.broadcast_to(a, shape) for a in arrays]
+
+
+def _jax_vector(function) -> CompiledVector:
+    from symbolic.vector_jax import JaxVector
+
+    return JaxVector(function)
+
+
+def _torch_vector(function) -> CompiledVector:
+    from symbolic.vector_torch import TorchVector
+
+    return TorchVector(function)
+
+
+_COMPILERS = {"numpy": NumpyVector, "jax": _jax_vector, "torch": _torch_vector}

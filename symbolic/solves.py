@@ -1,0 +1,226 @@
+"""Small systems solved entry by entry, over any batch, with the array functions of any backend."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+#: Newton's method has converged when a step is this small against the unknowns; the last step squares it.
+_LAST_STEP = 1e-8
+_ROUNDING = 32 * 2.0**-52
+_MAX_EVALUATIONS = 100
+_LEAST_DAMPING = 2.0**-30
+
+
+def _absent(a: Any) -> bool:
+    """Whether an entry is zero by its place: the number, no array."""
+    return type(a) is float and a == 0.0  # and no scalar of NumPy
+
+
+def eliminate(xp: Any, matrix: Sequence[Sequence], right: Sequence, freeze: Callable = lambda x: x) -> list:
+    """x of A x = b by elimination with scaled partial pivoting, for arrays as entries, whose shapes broadcast.
+
+    Entries that are the number 0.0 cost nothing. A singular matrix gives numbers that are not finite.
+    """
+    size, rows = len(right), []
+    for row, b in zip(matrix, right, strict=True):
+        largest = 0.0
+        for a in row:
+            largest = largest if _absent(a) else abs(a) if _absent(largest) else xp.maximum(largest, abs(a))
+        if _absent(largest):
+            return [xp.nan + b for b in right]
+        scale = 1.0 / freeze(largest)
+        rows.append([a if _absent(a) else scale * a for a in (*row, b)])
+    for j in range(size):
+        below = [i for i in range(j + 1, size) if not _absent(rows[i][j])]
+        if not below and _absent(rows[j][j]):
+            return [xp.nan + b for b in right]
+        for i in below:
+            swap = abs(rows[i][j]) > abs(rows[j][j])
+            for k in range(j, size + 1):
+                upper, lower = rows[j][k], rows[i][k]
+                if not (_absent(upper) and _absent(lower)):
+                    rows[j][k], rows[i][k] = xp.where(swap, lower, upper), xp.where(swap, upper, lower)
+        for i in below:
+            factor = rows[i][j] / rows[j][j]
+            for k in range(j + 1, size + 1):
+                if not _absent(rows[j][k]):
+                    rows[i][k] = rows[i][k] - factor * rows[j][k]
+    x: list = [0.0] * size
+    for i in reversed(range(size)):
+        total = rows[i][size]
+        for k in range(i + 1, size):
+            if not _absent(rows[i][k]):
+                total = total - rows[i][k] * x[k]
+        x[i] = total / rows[i][i]
+    return x
+
+
+def eliminate_floats(matrix: Sequence[float], right: Sequence[float], size: int) -> list[float]:
+    """x of A x = b for Python floats and equal blocks, by elimination with scaled partial pivoting.
+
+    Raises ZeroDivisionError for a singular matrix.
+    """
+    result = []
+    for start in range(0, len(right), size):
+        rows = []
+        for i in range(start, start + size):
+            row = matrix[i * size : (i + 1) * size]
+            scale = 1.0 / max(map(abs, row))
+            rows.append([*[a * scale for a in row], right[i] * scale])
+        for j in range(size):
+            best = max(range(j, size), key=lambda i: abs(rows[i][j]))
+            rows[j], rows[best] = rows[best], rows[j]
+            top = rows[j]
+            for row in rows[j + 1 :]:
+                if row[j]:
+                    factor = row[j] / top[j]
+                    for k in range(j + 1, size + 1):
+                        row[k] -= factor * top[k]
+        x = [0.0] * size
+        for i in reversed(range(size)):
+            row = rows[i]
+            x[i] = (row[size] - sum(row[k] * x[k] for k in range(i + 1, size))) / row[i]
+        result += x
+    return result
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """What solves need of a backend: elementwise functions `xp`, and
+
+    `stack(entries)` numbers and arrays on a new last axis, `library(A, b)` for arrays (..., k, k) and (..., k),
+    `unrolled` the largest k to eliminate entry by entry, `freeze` to cut gradients, `loop(condition, body, state)`.
+    """
+
+    xp: Any
+    stack: Callable
+    library: Callable
+    unrolled: int
+    freeze: Callable
+    loop: Callable
+
+    def grouped(self, entries: Sequence, n: int) -> list:
+        """Entries listed block by block as n arrays (..., n_blocks); what is zero by its place in all stays so."""
+        lists = [[entries[b + i] for b in range(0, len(entries), n)] for i in range(n)]
+        return [0.0 if all(map(_absent, entries)) else self.stack(entries) for entries in lists]
+
+    def ungrouped(self, arrays: Sequence) -> list:
+        """What `grouped` was given."""
+        n_blocks = max(a.shape[-1] for a in arrays if not _absent(a))
+        return [a if _absent(a) else a[..., b] for b in range(n_blocks) for a in arrays]
+
+    def solve(self, matrix: Sequence[Sequence], right: Sequence) -> list:
+        """x of A x = b with arrays as entries."""
+        if len(right) == 1:
+            return [right[0] / matrix[0][0]]
+        if len(right) <= self.unrolled:
+            return eliminate(self.xp, matrix, right, self.freeze)
+        rows = [self.stack(row) for row in matrix]
+        shape = np.broadcast_shapes(*[tuple(r.shape) for r in rows])
+        full = self.xp.stack([self.xp.broadcast_to(r, shape) for r in rows], -2)
+        x = self.library(full, self.stack(right))
+        return [x[..., i] for i in range(len(right))]
+
+    def solve_linear(self, matrix: Sequence, right: Sequence, size: int) -> list:
+        """Unknowns of equal independent blocks, matrices and right-hand sides listed block by block."""
+        if len(right) == size and size <= self.unrolled:
+            return self.solve([matrix[i * size : (i + 1) * size] for i in range(size)], right)
+        flat = self.grouped(matrix, size * size)
+        rows = [flat[i * size : (i + 1) * size] for i in range(size)]
+        return self.ungrouped(self._spread(self.solve(rows, self.grouped(right, size))))
+
+    def _spread(self, arrays: Sequence, shape=None) -> list:
+        shape = shape or np.broadcast_shapes(*[tuple(a.shape) for a in arrays])
+        return [self.xp.broadcast_to(a, shape) for a in arrays]
+
+    def converged(self, *flags) -> Any:
+        """1 where all flags are set, otherwise 0."""
+        total = flags[0]
+        for flag in flags[1:]:
+            total = total & flag
+        return self.xp.where(total, 1.0, 0.0)
+
+    def newton(self, function: Callable, guess: Sequence, outer: Sequence, size: int) -> list:
+        """Unknowns of equal independent blocks at which function(unknowns, outer) -> (residuals, Jacobians) vanishes.
+
+        Damped Newton steps of each block from its guess, until a step is relatively smaller than 1e-8 or the residual
+        is rounding, and then one step more. That last step alone carries gradients: those of the implicit function
+        theorem. Gives the unknowns and, as the last entry, whether all blocks converged.
+        """
+        xp = self.xp
+        frozen = [self.freeze(x) for x in outer]
+
+        def evaluate(z, given):
+            residuals, jacobians = function(self.ungrouped(z), given)
+            return self.grouped(residuals, size), self.grouped(jacobians, size * size)
+
+        def rows(flat):
+            return [flat[i * size : (i + 1) * size] for i in range(size)]
+
+        def measures(z, residual, jacobian):
+            """The next step, the size of each equation's terms, and whether this was the last but one."""
+            step = [-d for d in self.solve(rows(jacobian), residual)]
+            scales, small = [], True
+            for row, r in zip(rows(jacobian), residual, strict=True):
+                by_state = sum(abs(a) * abs(x) for a, x in zip(row, z, strict=True))
+                scales.append(by_state + sum(abs(a) * abs(d) for a, d in zip(row, step, strict=True)))
+                small = small & (abs(r) <= _ROUNDING * by_state)
+            close = abs(step[0]) <= _LAST_STEP * abs(z[0])
+            for x, d in zip(z[1:], step[1:], strict=True):
+                close = close & (abs(d) <= _LAST_STEP * abs(x))
+            return step, scales, close | small
+
+        def level(residual, scales):
+            parts = [abs(r) / s for r, s in zip(residual, scales, strict=True)]
+            total = parts[0]
+            for part in parts[1:]:
+                total = xp.maximum(total, part)
+            return total
+
+        def unfinished(state):
+            *_, damping, done, n = state
+            return (~(done | (damping < _LEAST_DAMPING))).any() & (n < _MAX_EVALUATIONS)
+
+        def body(state):
+            z, residual, step, scales, damping, done, n = state
+            trial = [x + damping * d for x, d in zip(z, step, strict=True)]
+            new_residual, jacobian = evaluate(trial, frozen)
+            new_residual = self._spread(new_residual, trial[0].shape)
+            new_step, new_scales, new_done = measures(trial, new_residual, jacobian)
+            finite = xp.isfinite(sum(abs(d) for d in new_step))
+            better = level(new_residual, scales) <= (1 - 0.25 * damping) * level(residual, scales)
+            accept = finite & (better | new_done) & ~done
+
+            def chosen(new, old):
+                return [xp.where(accept, a, b) for a, b in zip(new, old, strict=True)]
+
+            longer = xp.where(damping > 0.5, damping, 2 * damping)
+            damping = xp.where(accept, longer, xp.where(done, damping, damping / 4))
+            new = chosen(trial, z), chosen(new_residual, residual), chosen(new_step, step), chosen(new_scales, scales)
+            return *new, damping, xp.where(accept, new_done, done), n + 1
+
+        z = self.grouped([self.freeze(g) for g in guess], size)
+        residual, jacobian = evaluate(z, frozen)
+        shape = np.broadcast_shapes(*[tuple(a.shape) for a in (*z, *residual, *jacobian)])
+        z, residual = self._spread(z, shape), self._spread(residual, shape)
+        step, scales, done = measures(z, residual, jacobian)
+        damping = xp.ones_like(z[0])
+        z, *_, done, _ = self.loop(unfinished, body, (z, residual, step, scales, damping, done, 1))
+        z = [self.freeze(x) for x in z]
+        residual, jacobian = evaluate(z, outer)
+        step = self.solve(rows([self.freeze(a) for a in jacobian]), residual)
+        z = self._spread([x - d for x, d in zip(z, step, strict=True)])
+        return [*self.ungrouped(z), done.all(-1)]
+
+    def functions(self) -> dict[str, Callable]:
+        """What generated code calls, by name."""
+        return {"solve_linear": self.solve_linear, "newton": self.newton, "converged": self.converged}
+
+
+def python_loop(condition: Callable, body: Callable, state: tuple) -> tuple:
+    """`while condition(state): state = body(state)`."""
+    while bool(condition(state)):
+        state = body(state)
+    return state

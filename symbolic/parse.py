@@ -8,29 +8,40 @@ import sympy as sp
 
 from symbolic.expressions import SMOOTH_FUNCTIONS
 
-MAX_LENGTH = 2000
+MAX_LENGTH, MAX_LENGTH_NONSMOOTH = 2000, 20_000
 MAX_DEPTH = 60
 MAX_EXPONENT = 16
 MAX_NUMBER = 1e15
 
 _CONSTANTS = {"pi": sp.pi}
 _FUNCTIONS = {"sqrt": sp.sqrt} | SMOOTH_FUNCTIONS
+#: Read with `nonsmooth=True` alone: name and least and greatest number of arguments.
+_NONSMOOTH = {"Abs": (1, 1), "sign": (1, 1), "Max": (2, 99), "Min": (2, 99), "Rational": (2, 2), "Piecewise": (1, 99)}
+_COMPARISONS = {ast.Lt: sp.Lt, ast.LtE: sp.Le, ast.Gt: sp.Gt, ast.GtE: sp.Ge}
 _BINARY = {ast.Add: sp.Add, ast.Sub: lambda a, b: a - b, ast.Mult: sp.Mul, ast.Div: lambda a, b: a / b}
 
 
-def parse_expression(text: str, symbols: Mapping[str, sp.Symbol] | Sequence[str | sp.Symbol]) -> sp.Expr:
+def parse_expression(
+    text: str, symbols: Mapping[str, sp.Symbol] | Sequence[str | sp.Symbol], *, nonsmooth: bool = False
+) -> sp.Expr:
     """Turn text such as "sqrt(x**2 + y**2) - L" into a SymPy expression over the declared `symbols`.
 
     Allowed are numbers, declared names, pi, + - * /, ** with a constant exponent of at most 16, parentheses, and
     calls of sqrt and the smooth functions with plain arguments. `symbols` maps names to symbols, or lists names or
     symbols. Raises ValueError, quoting the offending part, on everything else.
+
+    With `nonsmooth`, as the equations of a DAE may have it, also Abs, sign, Max, Min, Rational(p, q) of two whole
+    numbers, and Piecewise((value, condition), ..., (value, True)), whose conditions compare two expressions by
+    <, <=, > or >=; and up to 20,000 characters instead of 2,000.
     """
-    table = _table(symbols)
+    functions = frozenset(_FUNCTIONS) | (frozenset(_NONSMOOTH) if nonsmooth else frozenset())
+    table = _table(symbols, functions)
     if not isinstance(text, str):
         raise ValueError(f"expected an expression as text, got {type(text).__name__}")
-    if len(text) > MAX_LENGTH:
+    longest = MAX_LENGTH_NONSMOOTH if nonsmooth else MAX_LENGTH
+    if len(text) > longest:
         raise ValueError(
-            f"expression of {len(text)} characters: at most {MAX_LENGTH} are read; build longer ones in SymPy"
+            f"expression of {len(text)} characters: at most {longest} are read; build longer ones in SymPy"
         )
     if not text.isascii():
         odd = next(c for c in text if not c.isascii())
@@ -49,10 +60,10 @@ def parse_expression(text: str, symbols: Mapping[str, sp.Symbol] | Sequence[str 
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else "too complex"
         raise ValueError(f"{_quote(text)} is no expression ({reason}): write one like 'x**2 + y**2 - 1'") from None
-    return _Reader(text.strip(), table).read(tree.body, 0)
+    return _Reader(text.strip(), table, functions, nonsmooth).read(tree.body, 0)
 
 
-def _table(symbols) -> dict[str, sp.Symbol]:
+def _table(symbols, functions: frozenset[str]) -> dict[str, sp.Symbol]:
     if isinstance(symbols, Mapping):
         items = list(symbols.items())
     else:
@@ -61,7 +72,7 @@ def _table(symbols) -> dict[str, sp.Symbol]:
     for name, symbol in items:
         if not isinstance(name, str) or not name.isascii() or not name.isidentifier():
             raise ValueError(f"symbol name {name!r} is not an identifier: write letters, digits and _ alone")
-        if name in _FUNCTIONS or name in _CONSTANTS:
+        if name in functions or name in _CONSTANTS:
             raise ValueError(f"symbol name {name!r} is taken by a function or constant: choose another name")
         if name in table:
             raise ValueError(f"symbol name {name!r} is given twice: name each once")
@@ -74,8 +85,8 @@ def _quote(text: str) -> str:
 
 
 class _Reader:
-    def __init__(self, text: str, symbols: dict[str, sp.Symbol]):
-        self.text, self.symbols = text, symbols
+    def __init__(self, text: str, symbols: dict[str, sp.Symbol], functions: frozenset[str], nonsmooth: bool):
+        self.text, self.symbols, self.functions, self.nonsmooth = text, symbols, functions, nonsmooth
 
     def part(self, node) -> str:
         return _quote(ast.get_source_segment(self.text, node) or type(node).__name__)
@@ -93,6 +104,8 @@ class _Reader:
             return -value if isinstance(node.op, ast.USub) else value
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
             return self.power(node, depth)
+        if self.nonsmooth and isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub)):
+            return self.sum(node, depth)
         if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
             left, right = self.read(node.left, depth + 1), self.read(node.right, depth + 1)
             if isinstance(node.op, ast.Div) and right == 0:
@@ -108,8 +121,17 @@ class _Reader:
             )
         raise ValueError(
             f"{type(node).__name__} in {self.part(node)} is not allowed: write numbers, declared names, + - * / **, "
-            f"parentheses and the functions {', '.join(sorted(_FUNCTIONS))}"
+            f"parentheses and the functions {', '.join(sorted(self.functions))}"
         )
+
+    def sum(self, node, depth: int) -> sp.Expr:
+        """A sum of any number of terms, which is as deep a tree as it has terms, without going down into it."""
+        terms, left = [], node
+        while isinstance(left, ast.BinOp) and isinstance(left.op, (ast.Add, ast.Sub)):
+            term = self.read(left.right, depth + 1)
+            terms.append(-term if isinstance(left.op, ast.Sub) else term)
+            left = left.left
+        return self.finite(sp.Add(self.read(left, depth + 1), *reversed(terms)), node)
 
     def number(self, node) -> sp.Expr:
         value = node.value
@@ -126,7 +148,7 @@ class _Reader:
             return self.symbols[node.id]
         if node.id in _CONSTANTS:
             return _CONSTANTS[node.id]
-        if node.id in _FUNCTIONS:
+        if node.id in self.functions:
             raise ValueError(f"function {node.id!r} stands without its argument: write {node.id}(...)")
         raise ValueError(f"name {node.id!r} is not declared: declared are {', '.join(self.symbols) or 'none'}")
 
@@ -142,15 +164,20 @@ class _Reader:
         return self.finite(base**half, node)
 
     def call(self, node, depth: int) -> sp.Expr:
-        if not isinstance(node.func, ast.Name) or node.func.id not in _FUNCTIONS:
+        if not isinstance(node.func, ast.Name) or node.func.id not in self.functions:
             raise ValueError(
-                f"call {self.part(node)} is not allowed: the functions are {', '.join(sorted(_FUNCTIONS))}"
+                f"call {self.part(node)} is not allowed: the functions are {', '.join(sorted(self.functions))}"
             )
         name = node.func.id
-        expected = 2 if name == "atan2" else 1
-        if node.keywords or len(node.args) != expected or any(isinstance(a, ast.Starred) for a in node.args):
-            raise ValueError(f"{self.part(node)}: {name} takes {expected} plain argument{'s' if expected > 1 else ''}")
+        least, most = _NONSMOOTH.get(name, (2, 2) if name == "atan2" else (1, 1))
+        if node.keywords or not least <= len(node.args) <= most or any(isinstance(a, ast.Starred) for a in node.args):
+            count = least if least == most else f"at least {least}"
+            raise ValueError(f"{self.part(node)}: {name} takes {count} plain argument{'s' if most > 1 else ''}")
+        if name == "Piecewise":
+            return self.piecewise(node, depth)
         arguments = [self.read(a, depth + 1) for a in node.args]
+        if name in _NONSMOOTH:
+            return self.finite(self.nonsmooth_function(name, arguments, node), node)
         if all(a.is_number for a in arguments):  # by floats first: SymPy would compute exp(exp(99)) exactly
             try:
                 getattr(math, name)(*map(float, arguments))
@@ -158,9 +185,41 @@ class _Reader:
                 raise ValueError(f"{self.part(node)} is no finite real number: only those have a residual") from None
         return self.finite(_FUNCTIONS[name](*arguments), node)
 
+    def nonsmooth_function(self, name: str, arguments: list[sp.Expr], node) -> sp.Expr:
+        if name == "Rational":
+            if not all(a.is_Integer for a in arguments) or arguments[1] == 0:
+                raise ValueError(f"{self.part(node)}: Rational takes two whole numbers, the second not zero")
+            return sp.Rational(*arguments)
+        if name in ("Abs", "sign"):
+            return {"Abs": sp.Abs, "sign": sp.sign}[name](arguments[0])
+        return {"Max": sp.Max, "Min": sp.Min}[name](*arguments)
+
+    def piecewise(self, node, depth: int) -> sp.Expr:
+        pairs = []
+        for i, pair in enumerate(node.args):
+            if not isinstance(pair, ast.Tuple) or len(pair.elts) != 2:
+                raise ValueError(f"{self.part(pair)} in Piecewise is no pair: write (value, condition)")
+            value, condition = pair.elts
+            last = i == len(node.args) - 1
+            if last != (isinstance(condition, ast.Constant) and condition.value is True):
+                raise ValueError(
+                    f"{self.part(pair)} in Piecewise: the last condition, and no other, is True, for all other cases"
+                )
+            pairs.append((self.read(value, depth + 1), sp.true if last else self.comparison(condition, depth + 1)))
+        return self.finite(sp.Piecewise(*pairs), node)
+
+    def comparison(self, node, depth: int) -> sp.Basic:
+        if not isinstance(node, ast.Compare) or len(node.ops) != 1 or type(node.ops[0]) not in _COMPARISONS:
+            raise ValueError(
+                f"condition {self.part(node)} is no comparison of two expressions: write one such as x > 0, with "
+                "<, <=, > or >="
+            )
+        sides = self.read(node.left, depth + 1), self.read(node.comparators[0], depth + 1)
+        return _COMPARISONS[type(node.ops[0])](*sides)
+
     def finite(self, value: sp.Expr, node) -> sp.Expr:
         if value.has(sp.nan, sp.zoo, sp.oo, -sp.oo, sp.I):
             raise ValueError(f"{self.part(node)} is {value}: only finite real numbers have a residual")
-        if value.is_Number and abs(value) > sp.Float(1e300):
-            raise ValueError(f"{self.part(node)} is beyond 1e300: scale the units")
+        if value.is_Number and (abs(value) > sp.Float(1e300) or 0 != abs(value) < sp.Float(1e-300)):
+            raise ValueError(f"{self.part(node)} is beyond 1e300 or below 1e-300: scale the units")
         return value

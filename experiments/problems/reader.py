@@ -229,7 +229,7 @@ class _Reader:
 
     def expression(self, where: str, text: Any, symbols: Mapping[str, sp.Symbol]) -> sp.Expr:
         try:
-            return parse_expression(_text(where, text), symbols)
+            return parse_expression(_text(where, text), symbols, nonsmooth=True)
         except ValueError as error:
             raise ProblemFileError(f"{where}: {error}") from error
 

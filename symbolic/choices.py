@@ -99,6 +99,9 @@ def parts_of(condition: sp.Basic) -> tuple[type, tuple[sp.Basic, ...]]:
         return Equal, (condition.lhs, condition.rhs)
     if isinstance(condition, sp.Ne):
         return Not, (sp.Eq(condition.lhs, condition.rhs, evaluate=False),)
+    if isinstance(condition, sp.ITE):  # what SymPy makes of a comparison with a Piecewise
+        c, a, b = condition.args
+        return Either, (sp.And(c, a, evaluate=False), sp.And(sp.Not(c), b, evaluate=False))
     for kind, ours in ((sp.And, Both), (sp.Or, Either), (sp.Not, Not)):
         if isinstance(condition, kind):
             return ours, condition.args
@@ -112,7 +115,7 @@ def may_fail(e: sp.Expr) -> bool:
             continue
         if node.is_Pow and node.exp.is_Integer and node.exp > 0:
             continue
-        if isinstance(node, (*_HARMLESS, *NON_SMOOTH, Relational, sp.And, sp.Or, sp.Not, sp.logic.boolalg.BooleanAtom)):
+        if isinstance(node, (*_HARMLESS, *NON_SMOOTH, Relational, sp.logic.boolalg.Boolean)):
             continue
         if isinstance(node, sp.functions.elementary.piecewise.ExprCondPair):
             continue

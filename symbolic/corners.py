@@ -2,7 +2,7 @@
 
 import sympy as sp
 from sympy.core.relational import Relational
-from sympy.logic.boolalg import And, BooleanAtom, Not, Or
+from sympy.logic.boolalg import ITE, And, BooleanAtom, Not, Or
 
 from symbolic.expressions import check_smooth
 
@@ -59,7 +59,7 @@ def _outermost(expression: sp.Basic) -> list[sp.Piecewise]:
 
 
 def _check_condition(condition, where: str) -> None:
-    if isinstance(condition, (And, Or, Not)):
+    if isinstance(condition, (And, Or, Not, ITE)):  # ITE is what SymPy makes of a comparison with a Piecewise
         for part in condition.args:
             _check_condition(part, where)
     elif isinstance(condition, Relational):

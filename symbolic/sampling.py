@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import sympy as sp
 from sympy.core.relational import Relational
-from sympy.logic.boolalg import And, Not, Or
+from sympy.logic.boolalg import ITE, And, Not, Or
 
 ROUNDING = 1e-11  # of the magnitudes that were added: below it a sum is taken as zero
 
@@ -106,6 +106,8 @@ class Evaluator:
         if isinstance(c, (And, Or)):
             combine = np.logical_and if isinstance(c, And) else np.logical_or
             return combine.reduce([self._condition(a) for a in c.args])
+        if isinstance(c, ITE):
+            return np.where(*(self._condition(a) for a in c.args))
         if isinstance(c, Relational):
             compare = next(f for kind, f in _COMPARISONS.items() if isinstance(c, kind))
             return np.broadcast_to(compare(*(self._pair(a)[0] for a in c.args)), self.n_points)

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import sympy as sp
 
+from symbolic.levelled import Levelled
 from symbolic.scalar_code import ARRAY, Code, Style, count_uses, identifiers, listing, unpack
 from symbolic.tearing import Plan, Solve, Tearing
 
@@ -46,6 +47,20 @@ class LeadingFunction:
     def source(self) -> str:
         """The generated code, to read."""
         return self.values_source(ARRAY)
+
+    def operations(self) -> int:
+        """The number of definitions behind the values."""
+        inner = [v for s in self.plan.solves for v in (*s.right, *(a for row in s.matrix for a in row))]
+        return len(self.plan.tape.needed([*self.plan.values, *inner]))
+
+    def levelled(self) -> Levelled | None:
+        """The function as few operations on arrays; None where it holds Newton's iteration."""
+        if not self.has_scalar_form:
+            return None
+        program = Levelled(self.plan.tape, [*self._groups.values(), self._extras])
+        for stage in _stages(self.plan.solves):
+            program.solve(stage)
+        return program.finish([*self.plan.values, sp.S.One])
 
     def values_source(self, style: Style) -> str:
         """Source of the function `values`."""

@@ -57,6 +57,22 @@ def eliminate(xp: Any, matrix: Sequence[Sequence], right: Sequence, freeze: Call
     return x
 
 
+def operations(matrix: Sequence[Sequence]) -> int:
+    """How many array operations `eliminate` takes, by the entries that are zero by their place."""
+    rows = [{j for j, a in enumerate(row) if not _absent(a)} for row in matrix]
+    size, count = len(rows), 0
+    for j in range(size):
+        below = [i for i in range(j + 1, size) if j in rows[i]]
+        for i in below:  # either row may come to be the upper one
+            rows[i] |= rows[j]
+            rows[j] |= rows[i]
+            count += 2 * len(rows[j])
+        for i in below:
+            rows[i] |= rows[j]
+            count += 2 * len(rows[j])
+    return count
+
+
 def eliminate_floats(matrix: Sequence[float], right: Sequence[float], size: int) -> list[float]:
     """x of A x = b for Python floats and equal blocks, by elimination with scaled partial pivoting.
 
@@ -91,7 +107,8 @@ class Arrays:
     """What solves need of a backend: elementwise functions `xp`, and
 
     `stack(entries)` numbers and arrays on a new last axis, `library(A, b)` for arrays (..., k, k) and (..., k),
-    `unrolled` the largest k to eliminate entry by entry, `freeze` to cut gradients, `loop(condition, body, state)`.
+    `unrolled` the most operations that elimination entry by entry may take (their compilation grows quickly), `freeze`
+    to cut gradients, `loop(condition, body, state)`.
     """
 
     xp: Any
@@ -115,7 +132,7 @@ class Arrays:
         """x of A x = b with arrays as entries."""
         if len(right) == 1:
             return [right[0] / matrix[0][0]]
-        if len(right) <= self.unrolled:
+        if self.unrolled and operations(matrix) <= self.unrolled:
             return eliminate(self.xp, matrix, right, self.freeze)
         rows = [self.stack(row) for row in matrix]
         shape = np.broadcast_shapes(*[tuple(r.shape) for r in rows])
@@ -125,8 +142,10 @@ class Arrays:
 
     def solve_linear(self, matrix: Sequence, right: Sequence, size: int) -> list:
         """Unknowns of equal independent blocks, matrices and right-hand sides listed block by block."""
-        if len(right) == size and size <= self.unrolled:
-            return self.solve([matrix[i * size : (i + 1) * size] for i in range(size)], right)
+        if len(right) == size:
+            rows = [matrix[i * size : (i + 1) * size] for i in range(size)]
+            if self.unrolled and operations(rows) <= self.unrolled:
+                return eliminate(self.xp, rows, right, self.freeze)
         flat = self.grouped(matrix, size * size)
         rows = [flat[i * size : (i + 1) * size] for i in range(size)]
         return self.ungrouped(self._spread(self.solve(rows, self.grouped(right, size))))

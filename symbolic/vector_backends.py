@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from symbolic.compile import load
+from symbolic.levelled import Numerics
+from symbolic.levelled import entries as entries_of
 from symbolic.scalar_code import PLAIN_ARRAY, SCALAR
 from symbolic.solves import Arrays, eliminate, eliminate_floats, python_loop
 
@@ -145,6 +147,36 @@ SCALAR_NAMES = MATH_FUNCTIONS | {"solve_linear": eliminate_floats}
 ARRAY_NAMES = NUMPY_FUNCTIONS | NUMPY_ARRAYS.functions()
 
 
+class NumpyNumerics(Numerics):
+    functions, solve = NUMPY_FUNCTIONS | {"guard": lambda condition, x: x}, staticmethod(NUMPY_ARRAYS.solve)
+
+    def constant(self, numbers, like):
+        return numbers
+
+    def take(self, x, index):
+        return x[index]
+
+    def concatenate(self, arrays):
+        return np.concatenate(arrays)
+
+    def broadcast(self, x, shape):
+        return np.broadcast_to(x, shape)
+
+    def first(self, x, shape):
+        return np.ascontiguousarray(np.moveaxis(np.broadcast_to(x, (*shape, x.shape[-1])), -1, 0))
+
+    def column(self, values, shape, like):
+        return np.stack([np.broadcast_to(v, shape) for v in values]) if values else np.zeros((0, *shape))
+
+    def as_number(self, condition, like):
+        return condition.astype(_F64)
+
+
+NUMERICS = NumpyNumerics()
+#: Up to this many definitions batches are done by straight-line code, above level by level.
+STRAIGHT_LIMIT = 500
+
+
 class NumpyVector(CompiledVector):
     """A vector function for NumPy: single points by Python floats and `math`, batches by arrays.
 
@@ -161,11 +193,16 @@ class NumpyVector(CompiledVector):
     def _kernel(self, which: str | None) -> SimpleNamespace:
         kernel = self._kernels.get(which)
         if kernel is None:
-            (batch,) = load(self._source(which, PLAIN_ARRAY), ARRAY_NAMES).values()
+            wanted = [] if which is None else [self.layout(which).entries]
+            program = self.function.levelled(*wanted) if self.function.operations(*wanted) > STRAIGHT_LIMIT else None
+            if program is None:
+                (batch,) = load(self._source(which, PLAIN_ARRAY), ARRAY_NAMES).values()
+            else:
+                batch = None
             single = _no_single
             if self.function.has_scalar_form:
                 (single,) = load(self._source(which, SCALAR), SCALAR_NAMES).values()
-            kernel = self._kernels[which] = SimpleNamespace(single=single, batch=batch)
+            kernel = self._kernels[which] = SimpleNamespace(single=single, batch=batch, program=program)
         return kernel
 
     def _source(self, which, style):
@@ -176,23 +213,30 @@ class NumpyVector(CompiledVector):
     def _evaluate(self, which, vectors, t, parameters):
         """Entries of one point as a list of floats, or of a batch as a list of arrays; then shape and dtype."""
         kernel = self._kernels.get(which) or self._kernel(which)
-        if parameters is None and self._defaults is not None and len(vectors) == len(self._sizes):
-            for vector, n in zip(vectors, self._sizes, strict=True):
-                if vector.__class__ is not np.ndarray or vector.shape != (n,) or vector.dtype is not _F64:
-                    break
-            else:
-                extras = self._defaults
-                if not self.has_time:
-                    plain = True
-                else:
-                    plain = t.__class__ is float or np.ndim(t) == 0
-                    extras = (float(self._time(t)), *extras) if plain else extras
-                if plain:
-                    try:
-                        return kernel.single(*[v.tolist() for v in vectors], *extras), None, _F64
-                    except _NOT_FINITE:
-                        pass
+        extras = self._defaults if not parameters else self._numbers(parameters)
+        if extras is not None and self._are_points(vectors):
+            single = not self.has_time or t.__class__ is float or np.ndim(t) == 0
+            if single:
+                extras = (float(self._time(t)), *extras) if self.has_time else extras
+                try:
+                    return kernel.single(*[v.tolist() for v in vectors], *extras), None, _F64
+                except _NOT_FINITE:
+                    pass
         return self._evaluate_batch(kernel, vectors, t, parameters)
+
+    def _are_points(self, vectors) -> bool:
+        """Whether all vectors are single points in double precision, of the right lengths."""
+        if len(vectors) != len(self._sizes):
+            return False
+        for vector, n in zip(vectors, self._sizes, strict=True):
+            if vector.__class__ is not np.ndarray or vector.shape != (n,) or vector.dtype is not _F64:
+                return False
+        return True
+
+    def _numbers(self, parameters: Mapping) -> tuple[float, ...] | None:
+        """All parameters as numbers, or None if one is an array."""
+        values = tuple(self._values(parameters).values())
+        return tuple(map(float, values)) if all(isinstance(v, float | int) for v in values) else None
 
     def _evaluate_batch(self, kernel, vectors, t, parameters):
         vectors = [np.asarray(v) for v in vectors]
@@ -210,6 +254,10 @@ class NumpyVector(CompiledVector):
                 return kernel.single(*lists, *map(float, extras)), None, dtype
             except _NOT_FINITE:
                 pass
+        if kernel.program is not None:
+            vectors = [v.astype(_F64, copy=False) for v in vectors]
+            with np.errstate(all="ignore"):
+                return entries_of(kernel.program, NUMERICS, vectors, extras, shape), shape, dtype
         columns = [np.ascontiguousarray(np.moveaxis(v, -1, 0), dtype=_F64) for v in vectors]
         columns = [[np.float64(e) for e in c] if c.ndim == 1 else c for c in columns]
         with np.errstate(all="ignore"):
@@ -240,7 +288,9 @@ def _no_single(*arguments):
 
 def stacked(entries, shape, dtype) -> np.ndarray:
     """Numbers and arrays side by side on a new last axis."""
-    out = np.empty((len(entries), *shape), dtype=dtype)
-    for i, entry in enumerate(entries):
-        out[i] = entry
-    return np.ascontiguousarray(np.moveaxis(out, 0, -1))
+    out = entries
+    if not isinstance(entries, np.ndarray):
+        out = np.empty((len(entries), *shape), dtype=dtype)
+        for i, entry in enumerate(entries):
+            out[i] = entry
+    return np.ascontiguousarray(np.moveaxis(out, 0, -1), dtype=dtype)

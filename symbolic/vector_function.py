@@ -7,6 +7,7 @@ import numpy as np
 import sympy as sp
 
 from symbolic.expressions import as_expressions, check_symbols
+from symbolic.levelled import Levelled
 from symbolic.scalar_code import ARRAY, Code, Style, function_source, identifiers
 from symbolic.tape import Tape
 from symbolic.vector_backends import CompiledVector, NumpyVector
@@ -83,6 +84,15 @@ class VectorFunction:
     def entries_source(self, which: str, entries: Sequence[sp.Expr], style: Style) -> str:
         """Source of the function `entries`, which gives entries of the Jacobian by `which` as a list."""
         return self._source("entries", f"Entries of the Jacobian by {which}.", entries, style)
+
+    def operations(self, entries: Sequence[sp.Expr] | None = None) -> int:
+        """The number of definitions behind the values, or behind entries of a Jacobian."""
+        return len(self._tape[0].needed(self._tape[1] if entries is None else entries))
+
+    def levelled(self, entries: Sequence[sp.Expr] | None = None) -> Levelled:
+        """The values, or entries of a Jacobian, as few operations on arrays; inputs are the vectors and the rest."""
+        tape, values = self._tape
+        return Levelled(tape, [*self._groups.values(), self._extras]).finish(values if entries is None else entries)
 
     def _source(self, name, doc, values, style):
         taken = {s.name for s in self._names.values()}

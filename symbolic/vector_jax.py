@@ -6,9 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from symbolic.compile import load
+from symbolic.levelled import Numerics, entries
 from symbolic.scalar_code import ARRAY
 from symbolic.solves import Arrays
 from symbolic.vector_backends import CompiledVector
+
+#: Up to this many definitions code is straight-line, above it is done level by level.
+STRAIGHT_LIMIT = 1500
 
 FUNCTIONS = {
     **{
@@ -29,8 +33,38 @@ def _library(matrix, right):
     return jnp.linalg.solve(matrix, right[..., None])[..., 0]
 
 
-ARRAYS = Arrays(jnp, _stack, _library, 8, jax.lax.stop_gradient, jax.lax.while_loop)
+ARRAYS = Arrays(jnp, _stack, _library, 400, jax.lax.stop_gradient, jax.lax.while_loop)
 FUNCTIONS |= ARRAYS.functions()
+
+
+class JaxNumerics(Numerics):
+    functions, solve = FUNCTIONS, staticmethod(ARRAYS.solve)
+
+    def constant(self, numbers, like):
+        return jnp.asarray(numbers, like.dtype)
+
+    def take(self, x, index):
+        return x[index]
+
+    def concatenate(self, arrays):
+        return jnp.concatenate(arrays)
+
+    def broadcast(self, x, shape):
+        return jnp.broadcast_to(x, shape)
+
+    def first(self, x, shape):
+        return jnp.moveaxis(jnp.broadcast_to(x, (*shape, x.shape[-1])), -1, 0)
+
+    def column(self, values, shape, like):
+        if not values:
+            return jnp.zeros((0, *shape), like.dtype)
+        return jnp.stack([jnp.broadcast_to(jnp.asarray(v, like.dtype), shape) for v in values])
+
+    def as_number(self, condition, like):
+        return condition.astype(like.dtype)
+
+
+NUMERICS = JaxNumerics()
 
 
 class Rows:
@@ -57,17 +91,25 @@ class JaxVector(CompiledVector):
 
     def _kernel(self, which):
         if which not in self._kernels:
-            if which is None:
+            layout = None if which is None else self.layout(which)
+            wanted = [] if layout is None else [layout.entries]
+            program = self.function.levelled(*wanted) if self.function.operations(*wanted) > STRAIGHT_LIMIT else None
+            if program is None:
                 source = self.function.values_source(ARRAY)
-                join = join_vector
+                if layout is not None:
+                    source = self.function.entries_source(which, layout.entries, ARRAY)
+                (function,) = load(source, FUNCTIONS).values()
+
+                def generated(vectors, extras, shape, dtype):
+                    return join_vector(function(*map(Rows, vectors), *extras), shape, dtype)
             else:
-                layout = self.layout(which)
-                source = self.function.entries_source(which, layout.entries, ARRAY)
 
-                def join(entries, shape, dtype):
-                    return join_matrix(entries, layout, shape, dtype)
+                def generated(vectors, extras, shape, dtype):
+                    return jnp.moveaxis(entries(program, NUMERICS, vectors, extras, shape), 0, -1)
 
-            (generated,) = load(source, FUNCTIONS).values()
+            def join(values, shape, dtype):
+                return values if layout is None else join_matrix(values, layout, shape, dtype)
+
             # Compiled as one call: a solver that traces its vector field many times traces this code once.
             self._kernels[which] = jax.jit(lambda *a: call(self, generated, join, *a))
         return self._kernels[which]
@@ -98,10 +140,10 @@ def call(compiled, generated, join, vectors, t, given):
         extras.insert(0, t.astype(dtype))
     shape = jnp.broadcast_shapes(*[v.shape[:-1] for v in vectors], *[jnp.shape(e) for e in extras])
     try:
-        entries = generated(*[Rows(v) for v in vectors], *extras)
+        values = generated(vectors, extras, shape, dtype)
     except ZeroDivisionError:
         raise ValueError(f"{compiled.name}: the defaults of its parameters divide by zero: change them") from None
-    return join(entries, shape, dtype)
+    return join(values, shape, dtype)
 
 
 def join_vector(entries, shape, dtype):
@@ -111,13 +153,11 @@ def join_vector(entries, shape, dtype):
     return jnp.stack([_as(e, shape, dtype) for e in entries], -1)
 
 
-def join_matrix(entries, layout, shape, dtype):
+def join_matrix(values, layout, shape, dtype):
     """Entries of a sparse matrix as a dense one, (*shape, m, n)."""
     constants, table = layout.table
     constants = jnp.broadcast_to(jnp.asarray(constants, dtype), (*shape, len(constants)))
-    if not entries:
-        return constants[..., table].reshape(*shape, *layout.shape)
-    both = jnp.concatenate([join_vector(entries, shape, dtype), constants], -1)
+    both = jnp.concatenate([values, constants], -1)
     return both[..., table].reshape(*shape, *layout.shape)
 
 

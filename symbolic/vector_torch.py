@@ -5,9 +5,13 @@ from collections.abc import Mapping
 import torch
 
 from symbolic.compile import load
+from symbolic.levelled import Numerics, entries
 from symbolic.scalar_code import ARRAY
 from symbolic.solves import Arrays, python_loop
 from symbolic.vector_backends import CompiledVector
+
+#: Up to this many definitions code is straight-line, above it is done level by level.
+STRAIGHT_LIMIT = 200
 
 
 def _tensor(x, like=None):
@@ -58,6 +62,43 @@ ARRAYS = Arrays(torch, _stack, _library, 0, _freeze, python_loop)
 FUNCTIONS |= ARRAYS.functions()
 
 
+class TorchNumerics(Numerics):
+    functions, solve = FUNCTIONS, staticmethod(ARRAYS.solve)
+
+    def __init__(self):
+        self._kept: dict = {}
+
+    def _keep(self, numbers, dtype, device):
+        """A table as a tensor; tables belong to programs, which live as long as this."""
+        key = (id(numbers), dtype, device)
+        if key not in self._kept:
+            self._kept[key] = torch.as_tensor(numbers, dtype=dtype, device=device)
+        return self._kept[key]
+
+    def constant(self, numbers, like):
+        return self._keep(numbers, like.dtype, like.device)
+
+    def take(self, x, index):
+        return x[index] if isinstance(index, slice) else x.index_select(0, self._keep(index, torch.long, x.device))
+
+    def concatenate(self, arrays):
+        return torch.cat(arrays)
+
+    def broadcast(self, x, shape):
+        return x.expand(shape)
+
+    def first(self, x, shape):
+        return x.expand(*shape, x.shape[-1]).movedim(-1, 0)
+
+    def column(self, values, shape, like):
+        if not values:
+            return like.new_zeros((0, *shape))
+        return torch.stack([v.expand(shape) for v in values])
+
+    def as_number(self, condition, like):
+        return condition.to(like.dtype)
+
+
 class TorchVector(CompiledVector):
     """A vector function for torch: batched, fit for autograd and torch.func."""
 
@@ -65,44 +106,52 @@ class TorchVector(CompiledVector):
         super().__init__(function)
         self._kernels: dict = {}
         self._kept: dict = {}
+        self._numerics = TorchNumerics()
 
     def _kernel(self, which):
         if which not in self._kernels:
-            if which is None:
+            layout = None if which is None else self.layout(which)
+            wanted = [] if layout is None else [layout.entries]
+            program = self.function.levelled(*wanted) if self.function.operations(*wanted) > STRAIGHT_LIMIT else None
+            if program is None:
                 source = self.function.values_source(ARRAY)
+                if layout is not None:
+                    source = self.function.entries_source(which, layout.entries, ARRAY)
+                (generated,) = load(source, FUNCTIONS).values()
+
+                def kernel(vectors, extras, shape, like):
+                    return join_vector(generated(*[v.unbind(-1) for v in vectors], *extras), shape, like)
             else:
-                source = self.function.entries_source(which, self.layout(which).entries, ARRAY)
-            (self._kernels[which],) = load(source, FUNCTIONS).values()
+
+                def kernel(vectors, extras, shape, like):
+                    return entries(program, self._numerics, vectors, extras, shape).movedim(0, -1)
+
+            self._kernels[which] = kernel
         return self._kernels[which]
 
     def _evaluate(self, which, vectors, t, parameters):
         self._checked(vectors)
-        return run(self, self._kernel(which), vectors, t, parameters)
+        like = vectors[0]
+        extras = list(self._values(parameters).values())
+        if self.has_time:
+            extras.insert(0, self._time(t))
+        extras = [torch.as_tensor(e, dtype=like.dtype, device=like.device) for e in extras]
+        shape = torch.broadcast_shapes(*[v.shape[:-1] for v in vectors], *[e.shape for e in extras])
+        return self._kernel(which)(vectors, extras, shape, like), shape, like
 
     def __call__(self, *vectors, t=None, parameters: Mapping | None = None):
-        return join_vector(*self._evaluate(None, vectors, t, parameters))
+        return self._evaluate(None, vectors, t, parameters)[0]
 
     def jacobian(self, which: str, *vectors, t=None, parameters: Mapping | None = None):
         layout = self.layout(which)
-        entries, shape, like = self._evaluate(which, vectors, t, parameters)
+        values, shape, like = self._evaluate(which, vectors, t, parameters)
         key = (which, like.dtype, like.device)
         if key not in self._kept:
             constants, table = layout.table
             self._kept[key] = torch.as_tensor(constants).to(like), torch.as_tensor(table, device=like.device)
         constants, table = self._kept[key]
-        both = torch.cat([join_vector(entries, shape, like), constants.expand(*shape, -1)], -1)
+        both = torch.cat([values, constants.expand(*shape, -1)], -1)
         return both.index_select(-1, table).unflatten(-1, layout.shape)
-
-
-def run(compiled, generated, vectors, t, parameters):
-    """Entries that generated code gives for vectors (..., n), the batch's shape, and a tensor to copy the type of."""
-    like = next(iter(vectors))
-    extras = list(compiled._values(parameters).values())
-    if compiled.has_time:
-        extras.insert(0, compiled._time(t))
-    extras = [torch.as_tensor(e, dtype=like.dtype, device=like.device) for e in extras]
-    shape = torch.broadcast_shapes(*[v.shape[:-1] for v in vectors], *[e.shape for e in extras])
-    return generated(*[v.unbind(-1) for v in vectors], *extras), shape, like
 
 
 def join_vector(entries, shape, like):

@@ -6,7 +6,7 @@ from functools import cached_property
 import sympy as sp
 
 from symbolic.levelled import Levelled
-from symbolic.scalar_code import ARRAY, Code, Style, count_uses, identifiers, listing, unpack
+from symbolic.scalar_code import ARRAY, Code, Style, check_generated, count_uses, identifiers, listing, unpack
 from symbolic.tearing import Plan, Solve, Tearing
 
 
@@ -37,7 +37,9 @@ class LeadingFunction:
         r, names = self._reduced, self._names
         equations = [e.xreplace(names) for e in r.equations]
         parameters = {names[s]: None if v is None else float(v) for s, v in r.parameters.items()}
-        return Tearing(equations, self._w, r.blocks, parameters, self._groups.get("shift")).run()
+        plan = Tearing(equations, self._w, r.blocks, parameters, self._groups.get("shift")).run()
+        check_generated(plan.tape, self.name)
+        return plan
 
     @property
     def has_scalar_form(self) -> bool:

@@ -216,8 +216,8 @@ class Levelled:
         segments = [*given, constants]
 
         def fetch(f: Fetch):
-            if len(f.segments) == 1:
-                return n.take(segments[f.segments[0]], f.index)
+            if len(f.segments) < 2:  # of nothing, nothing of the constants
+                return n.take(segments[f.segments[0]], f.index) if f.segments else constants[:0]
             return n.take(n.concatenate([segments[s] for s in f.segments]), f.index)
 
         for step in self.steps:

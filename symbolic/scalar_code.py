@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from symbolic.choices import Both, Either, Equal, Guard, Less, LessEqual, Not, Select
+from symbolic.choices import COMPARISONS, JUNCTIONS, Both, Either, Equal, Guard, Less, LessEqual, Not, Select
 from symbolic.expressions import SMOOTH_FUNCTIONS
 from symbolic.tape import Tape
 
@@ -182,14 +182,25 @@ class Code:
         if kind is Guard and not self.style.guards:
             return self._expression(e.args[1])
         if kind is Select and lazy:
-            condition, a, b = (self.text(x) for x in e.args)
-            return f"{a} if {condition} else {b}", _CHOICE
+            condition, a = (self._tight(x, _SUM) for x in e.args[:2])
+            return f"{a} if {condition} else {self.text(e.args[2])}", _CHOICE
         name = {Select: "where", Guard: "guard"}.get(kind, kind.__name__)
         if name not in FUNCTION_NAMES:
             raise ValueError(
                 f"function {name} cannot be generated: supported are {', '.join(sorted(SMOOTH_FUNCTIONS))}"
             )
         return f"{name}({', '.join(self.text(x) for x in e.args)})", _ATOM
+
+
+def check_generated(tape: Tape, owner: str) -> None:
+    """Raise ValueError if a definition is a function that no backend has."""
+    for e in tape.definitions.values():
+        known = e.is_Add or e.is_Mul or e.is_Pow or isinstance(e, (Select, Guard, *COMPARISONS, *JUNCTIONS))
+        if not known and type(e).__name__ not in SMOOTH_FUNCTIONS:
+            raise ValueError(
+                f"{owner}: {type(e).__name__} cannot be generated: there are + - * / **, sqrt, Abs, sign, Max, Min, "
+                f"Piecewise and {', '.join(sorted(SMOOTH_FUNCTIONS))}"
+            )
 
 
 def count_uses(tape: Tape, values: Sequence[sp.Basic]) -> dict[sp.Symbol, int]:

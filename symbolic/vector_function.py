@@ -8,7 +8,7 @@ import sympy as sp
 
 from symbolic.expressions import as_expressions, check_symbols
 from symbolic.levelled import Levelled
-from symbolic.scalar_code import ARRAY, Code, Style, function_source, identifiers
+from symbolic.scalar_code import ARRAY, Code, Style, check_generated, function_source, identifiers
 from symbolic.tape import Tape
 from symbolic.vector_backends import CompiledVector, NumpyVector
 
@@ -45,6 +45,9 @@ class VectorFunction:
         self._groups = {key: tuple(self._names[s] for s in symbols) for key, symbols in self.inputs.items()}
         extras = (() if time is None else (time,)) + tuple(parameters or {})
         self._extras = tuple(self._names[s] for s in extras)
+        for e in self.expressions:
+            if e.has(sp.nan, sp.zoo, sp.oo, -sp.oo):
+                raise ValueError(f"{name}: {e} is no finite number: rewrite it")
         self._compiled: dict = {}
         self.has_scalar_form = True
         self.n_outputs = len(self.expressions)
@@ -53,7 +56,9 @@ class VectorFunction:
     @cached_property
     def _tape(self) -> tuple[Tape, list[sp.Expr]]:
         tape = Tape()
-        return tape, [_finite(tape.value(e.xreplace(self._names)), e, self.name) for e in self.expressions]
+        values = [tape.value(e.xreplace(self._names)) for e in self.expressions]
+        check_generated(tape, self.name)
+        return tape, values
 
     def entries(self, which: str) -> tuple[np.ndarray, np.ndarray, list[sp.Expr]]:
         """Rows, columns and values on the tape of the entries of ∂f/∂`which` that are not zero everywhere."""
@@ -130,9 +135,3 @@ def _default(symbol: sp.Symbol, value, name: str) -> float | None:
         raise ValueError(
             f"{name}: parameter {symbol.name!r} has default {value!r}: expected a number or None"
         ) from None
-
-
-def _finite(value: sp.Expr, expression: sp.Expr, name: str) -> sp.Expr:
-    if value.has(sp.nan, sp.zoo, sp.oo, -sp.oo):
-        raise ValueError(f"{name}: {expression} is no finite number: rewrite it")
-    return value

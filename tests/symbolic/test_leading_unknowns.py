@@ -1,0 +1,252 @@
+"""Leading unknowns by formulas, elimination and Newton's method, on every backend, and their derivatives."""
+
+import jax
+import numpy as np
+import pytest
+import sympy as sp
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from symbolic import library, vector_backends, vector_jax, vector_torch
+from symbolic.leading_function import LeadingFunction
+from symbolic.reduced import Block, ReducedSystem
+from symbolic.reduced_functions import ReducedFunctions
+from symbolic.system import DAESystem, dot
+from tests.symbolic.reduced_cases import (
+    BACKENDS,
+    CASES,
+    CONVERT,
+    by_sympy,
+    car_axis,
+    case,
+    chain,
+    lam,
+    pendulum,
+    valves,
+    x,
+)
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params=["straight", "levelled"])
+def form(request, monkeypatch):
+    """Both forms of array code, whatever the size."""
+    limit = 10**9 if request.param == "straight" else -1
+    for module in (vector_backends, vector_jax, vector_torch):
+        monkeypatch.setattr(module, "STRAIGHT_LIMIT", limit)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_leading_unknowns_solve_their_equations(name, form):
+    reduced, states, _, call = case(name)
+    shift = np.random.default_rng(1).normal(size=(5, len(reduced.w))) / 10
+    size = by_sympy(reduced.equations, reduced, states, np.ones((5, len(reduced.w))), call)
+    found = {}
+    for backend in BACKENDS:
+        f, convert = ReducedFunctions(reduced, backend), CONVERT[backend]
+        w, good = f.solve_leading(convert(states), **call, shift=convert(shift))
+        assert tuple(good.shape) == (5,) and bool(good.all())
+        residual = np.asarray(f.leading_system(convert(states), w, **call)) + shift
+        assert np.all(np.abs(residual) <= 1e-13 * (1 + np.abs(size) + np.abs(np.asarray(w)).max()))
+        found[backend] = np.asarray(w)
+    w, good = reduced.numpy().solve_leading(states[2], **call, shift=shift[2])
+    assert good.shape == () and good
+    np.testing.assert_allclose(w, found["numpy"][2], rtol=1e-11, atol=1e-11)
+    mapped, good = jax.jit(jax.vmap(lambda y, s: reduced.jax().solve_leading(y, **call, shift=s)))(states, shift)
+    assert good.all()
+    for w in (found["jax"], found["torch"], mapped):
+        np.testing.assert_allclose(w, found["numpy"], rtol=1e-10, atol=1e-10)
+    still, good = reduced.numpy().solve_leading(states, **call)
+    without, good = reduced.numpy().solve_leading(states, **call, shift=np.zeros(len(reduced.w)))
+    np.testing.assert_allclose(still, without, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_derivatives_of_leading_unknowns(name):
+    reduced, states, _, call = case(name)
+    numpy, step = reduced.numpy(), 1e-6
+    point = states[1]
+    shift = np.full(len(reduced.w), 0.1)
+
+    def differences(of, at):
+        return np.stack([(of(at + step * e)[0] - of(at - step * e)[0]) / (2 * step) for e in np.eye(len(at))], -1)
+
+    by_y = differences(lambda p: numpy.solve_leading(p, **call, shift=shift), point)
+    by_shift = differences(lambda s: numpy.solve_leading(point, **call, shift=s), shift)
+    scale = np.abs(by_y).max() + np.abs(by_shift).max()
+
+    def with_jax(p, s):
+        return reduced.jax().solve_leading(p, **call, shift=s)[0]
+
+    for mode in (jax.jacfwd, jax.jacrev):
+        for found, expected in zip(jax.jit(mode(with_jax, (0, 1)))(point, shift), (by_y, by_shift), strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-7 * scale)
+    torch_y, torch_shift = torch.tensor(point), torch.tensor(shift)
+    found = torch.autograd.functional.jacobian(
+        lambda p, s: reduced.torch().solve_leading(p, **call, shift=s)[0], (torch_y, torch_shift)
+    )
+    np.testing.assert_allclose(found[0], by_y, atol=1e-7 * scale)
+    np.testing.assert_allclose(found[1], by_shift, atol=1e-7 * scale)
+    name, value = next((s.name, d) for s, d in reduced.parameters.items() if d is not None)
+    given = call.get("parameters", {})
+
+    def of_parameter(p):
+        return reduced.jax().solve_leading(point, call.get("t"), given | {name: p})[0]
+
+    derivative = jax.jacrev(of_parameter)(float(value))
+    ahead, behind = (
+        numpy.solve_leading(point, call.get("t"), given | {name: value + s})[0] for s in (step * value, -step * value)
+    )
+    np.testing.assert_allclose(derivative, (ahead - behind) / (2 * step * value), atol=1e-6 * np.abs(derivative).max())
+
+
+def test_a_sample_fails_alone():
+    """At rest on the pivot the pendulum's multiplier is undetermined; the neighbours are solved as ever."""
+    reduced, states, _, _ = case("pendulum")
+    states = states.copy()
+    states[1] = 0
+    call = {"t": 0.0, "parameters": {"speed": 0.0}}
+    good_rows = [0, 2, 3, 4]
+    expected, _ = reduced.numpy().solve_leading(states[good_rows], **call)
+    for backend in BACKENDS:
+        w, good = ReducedFunctions(reduced, backend).solve_leading(CONVERT[backend](states), **call)
+        np.testing.assert_array_equal(good, [True, False, True, True, True])
+        np.testing.assert_allclose(np.asarray(w)[good_rows], expected, rtol=1e-12)
+    assert not reduced.numpy().solve_leading(states[1], **call)[1]
+
+
+def root(equation):
+    """x' = 1 beside one algebraic equation for lam."""
+    return DAESystem([dot(x) - 1, equation], [x, lam], name="root").reduce()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_newton(backend):
+    convert = CONVERT[backend]
+    start = convert(np.array([[2.0]]))
+    # A long way down a steep wall, flat places where full steps go too far, a root at zero, a small one.
+    for equation, guess, expected in [
+        (sp.exp(lam) - x, 30.0, np.log(2)), (sp.atan(lam) - x / 4, 20.0, np.tan(0.5)), (lam**3 - x, 1e-3, 2 ** (1 / 3)),
+        (lam + lam**3, 3.0, 0.0), (1 / sp.sqrt(lam) + sp.log(lam) - x, 0.05, None),
+        (lam**3 + lam - 1e-12 * x, 1.0, 2e-12),
+    ]:  # fmt: skip
+        reduced = root(equation)
+        f = ReducedFunctions(reduced, backend)
+        w, good = f.solve_leading(start, guess=convert(np.array([[0.0, guess]])))
+        found = float(w[0, 1])
+        assert good[0]
+        if expected is not None:
+            assert found == pytest.approx(expected, rel=1e-14, abs=1e-300)
+        assert abs(float(f.leading_system(start, w)[0, 1])) < 1e-14
+    for equation, guess in [(lam**2 + x, 1.0), (sp.exp(lam) + x, 0.0), (sp.log(lam) - x, -1.0)]:  # no root, no start
+        w, good = ReducedFunctions(root(equation), backend).solve_leading(start, guess=convert([[0.0, guess]]))
+        assert not good[0]
+    f = ReducedFunctions(root(lam**2 - x), backend)
+    states = convert(np.array([[2.0], [-1.0], [9.0]]))
+    w, good = f.solve_leading(states, guess=convert(np.tile([0.0, -1.0], (3, 1))))
+    np.testing.assert_array_equal(good, [True, False, True])
+    np.testing.assert_allclose(np.asarray(w)[[0, 2], 1], [-np.sqrt(2), -3], rtol=1e-15)
+
+
+# -- what is solved by formulas --------------------------------------------------------------------------------------
+
+
+def sizes(reduced):
+    return [(s.size, s.linear, s.level) for s in LeadingFunction(reduced, False).plan.solves]
+
+
+def test_tearing():
+    assert sizes(chain(5)) == [(5, True, 1)]  # the Gram matrix of the links
+    assert sizes(pendulum()) == []  # one multiplier: a division
+    assert sizes(car_axis()) == [(2, True, 1)]
+    assert sizes(valves()) == [(1, False, 1), (1, False, 1), (1, False, 2), (1, False, 1)]
+    text = LeadingFunction(valves(), False).source()
+    assert text.count("newton(") == 2  # alike and independent ones together
+
+
+def test_a_chain_is_the_mechanical_system():
+    system, reduced = library.chain_pendulum(5), chain(5)
+    rng = np.random.default_rng(3)
+    states = rng.normal(size=(4, 20))
+    mechanics = system.jax()
+    expected = mechanics.acceleration(states[:, :10], states[:, 10:])
+    multiplier = mechanics.multiplier(states[:, :10], states[:, 10:])
+    for backend in BACKENDS:
+        w, good = ReducedFunctions(reduced, backend).solve_leading(CONVERT[backend](states))
+        assert bool(good.all())
+        np.testing.assert_allclose(w[:, :10], expected, rtol=1e-10, atol=1e-11)
+        np.testing.assert_allclose(w[:, 10:], multiplier, rtol=1e-10, atol=1e-11)
+
+
+@settings(max_examples=25)
+@given(st.integers(2, 7), st.floats(0.2, 1.0), st.integers(0, 2**32 - 1))
+def test_random_linear_blocks(n, density, seed):
+    """Matrices of numbers, parameters, states and zeros mixed, one irreducible block, against NumPy's solve."""
+    rng = np.random.default_rng(seed)
+    w = sp.symbols(f"w0:{n}")
+    states, parameters = sp.symbols("y0:3"), dict(zip(sp.symbols("p0:3"), [0.5, -2.0, 1.3], strict=True))
+    kinds = [
+        lambda: sp.Float(rng.normal()), lambda: sp.Integer(int(rng.integers(-2, 3))),
+        lambda: rng.choice(list(parameters)) * int(rng.integers(1, 3)),
+        lambda: rng.choice(states) + sp.Float(rng.normal()),
+    ]  # fmt: skip
+    matrix = sp.Matrix(n, n, lambda i, j: rng.choice(kinds)() if i == j or rng.random() < density else 0)
+    right = [sp.sin(states[i % 3]) + i for i in range(n)]
+    order = rng.permutation(n)  # rows in any order
+    equations = tuple((matrix * sp.Matrix(w))[i] - right[i] for i in order)
+    reduced = ReducedSystem(
+        system=None, index=1, y=states, w=w, rates=w[:1] * 3, equations=equations, differentiations=(0,) * n,
+        constraints=(), constraint_of=(), algebraic_equations=(), states=w, state_rates=(None,) * n,
+        blocks=(Block(tuple(range(n)), tuple(range(n)), linear=True),), parameters=parameters,
+    )  # fmt: skip
+    points = rng.normal(size=(3, 3))
+    values = [dict(zip(states, p, strict=True)) | parameters for p in points]
+    numbers = [np.array(matrix.subs(v)).astype(float) for v in values]
+    if max(map(np.linalg.cond, numbers)) > 1e6:
+        return
+    expected = [np.linalg.solve(a, [float(e.subs(v)) for e in right]) for a, v in zip(numbers, values, strict=True)]
+    with jax.enable_x64(True), jax.disable_jit():
+        for backend in BACKENDS:
+            w_found, good = ReducedFunctions(reduced, backend).solve_leading(CONVERT[backend](points))
+            assert bool(good.all())
+            for a, b in zip(np.asarray(w_found), expected, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-7 * np.abs(b).max())
+        single = reduced.numpy().solve_leading(points[0])[0]
+    np.testing.assert_allclose(single, expected[0], rtol=1e-7, atol=1e-7 * np.abs(expected[0]).max())
+
+
+def test_many_equations_are_few_operations(monkeypatch):
+    """Points on a sphere that repel each other (Fekete), 36 equations of force coupled all to all."""
+    monkeypatch.setattr(vector_jax, "STRAIGHT_LIMIT", 900)
+    n = 12
+    q = [sp.symbols(f"x{i} y{i} z{i}") for i in range(n)]
+    p = [sp.symbols(f"u{i} v{i} w{i}") for i in range(n)]
+    square = [[sum((a - b) ** 2 for a, b in zip(one, two, strict=True)) for two in q] for one in q]
+    forces = [[sum((q[i][k] - q[j][k]) / square[i][j] for j in range(n) if j != i) for k in range(3)] for i in range(n)]
+    flat_q, flat_p = [s for g in q for s in g], [s for g in p for s in g]
+    system = DAESystem.mechanical(
+        flat_q, flat_p, mass=[1] * 3 * n, force=[f - s / 2 for row, b in zip(forces, p, strict=True)
+        for f, s in zip(row, b, strict=True)], holonomic=[sum(s**2 for s in g) - 1 for g in q], name="repelling points",
+    )  # fmt: skip
+    reduced = system.reduce()
+    assert sizes(reduced) == []
+    assert LeadingFunction(reduced, False).operations() > 900
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(2, 6 * n))
+    f = reduced.jax()
+    jaxpr = jax.make_jaxpr(lambda y: f.solve_leading(y)[0])(states[0])
+    calls = [e.params["jaxpr"] for e in jaxpr.eqns if "jaxpr" in e.params]
+    assert max(len(call.jaxpr.eqns) for call in calls) < 300
+    w, good = f.solve_leading(states[0])
+    assert good
+    assert np.abs(reduced.numpy().leading_system(states[0], np.asarray(w))).max() < 1e-10 * np.abs(w).max()
+    for backend in BACKENDS:
+        found, good = ReducedFunctions(reduced, backend).solve_leading(CONVERT[backend](states))
+        assert bool(good.all())
+        np.testing.assert_allclose(found[0], w, rtol=1e-9, atol=1e-9 * np.abs(w).max())

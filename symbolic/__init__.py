@@ -6,8 +6,10 @@ from symbolic.expressions import ANCHOR, norm, point
 from symbolic.mechanics import MechanicalSystem
 from symbolic.parse import parse_expression
 from symbolic.reduced import ReducedSystem
+from symbolic.reduced_functions import ReducedFunctions
 from symbolic.structural import StructureError
 from symbolic.system import DAESystem, dot
+from symbolic.vector_function import VectorFunction
 
 __all__ = [
     "ANCHOR",
@@ -15,8 +17,10 @@ __all__ = [
     "DAESystem",
     "Function",
     "MechanicalSystem",
+    "ReducedFunctions",
     "ReducedSystem",
     "StructureError",
+    "VectorFunction",
     "dot",
     "library",
     "norm",

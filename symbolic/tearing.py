@@ -14,6 +14,8 @@ from symbolic.tape import Tape
 
 #: A constant pivot must be at least this large against the constants in its row (threshold pivoting).
 _PIVOT = 0.1
+#: Pivots that would touch more entries than this are left to the numeric solve.
+_MOST_FILL = 400
 #: A sum of constants below this fraction of its terms is taken for rounding, and never divided by.
 _CANCELLED = 1e-9
 
@@ -259,7 +261,7 @@ class _Sparse:
             numbers = {j: abs(x) for j in js if (x := self._tearing._number(self.entry(i, j)))}
             largest = max(numbers.values(), default=0)
             for j, x in numbers.items():
-                if x >= _PIVOT * largest and x > _CANCELLED * self._sizes[i].get(j, 0):
-                    cost = (len(js) - 1) * (count[j] - 1)
+                cost = (len(js) - 1) * (count[j] - 1)
+                if x >= _PIVOT * largest and x > _CANCELLED * self._sizes[i].get(j, 0) and cost <= _MOST_FILL:
                     best = min(best or (cost, i, j), (cost, i, j))
         return best and best[1:]

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-#: Newton's method has converged when a step is this small against the unknowns; the last step squares it.
-_LAST_STEP = 1e-8
-_ROUNDING = 32 * 2.0**-52
+#: What counts as rounding of an equation, in units of the machine epsilon times the size of its terms.
+_ROUNDING = 32
 _MAX_EVALUATIONS = 100
 _LEAST_DAMPING = 2.0**-30
 
@@ -164,9 +163,9 @@ class Arrays:
     def newton(self, function: Callable, guess: Sequence, outer: Sequence, size: int) -> list:
         """Unknowns of equal independent blocks at which function(unknowns, outer) -> (residuals, Jacobians) vanishes.
 
-        Damped Newton steps of each block from its guess, until a step is relatively smaller than 1e-8 or the residual
-        is rounding, and then one step more. That last step alone carries gradients: those of the implicit function
-        theorem. Gives the unknowns and, as the last entry, whether all blocks converged.
+        Damped Newton steps of each block from its guess, until a step is relatively smaller than √eps or the residual
+        is rounding, and then one step more, which squares the error. That last step alone carries gradients: those of
+        the implicit function theorem. Gives the unknowns and, as the last entry, whether all blocks converged.
         """
         xp = self.xp
         frozen = [self.freeze(x) for x in outer]
@@ -185,10 +184,10 @@ class Arrays:
             for row, r in zip(rows(jacobian), residual, strict=True):
                 by_state = sum(abs(a) * abs(x) for a, x in zip(row, z, strict=True))
                 scales.append(by_state + sum(abs(a) * abs(d) for a, d in zip(row, step, strict=True)))
-                small = small & (abs(r) <= _ROUNDING * by_state)
-            close = abs(step[0]) <= _LAST_STEP * abs(z[0])
+                small = small & (abs(r) <= _ROUNDING * eps * by_state)
+            close = abs(step[0]) <= eps**0.5 * abs(z[0])
             for x, d in zip(z[1:], step[1:], strict=True):
-                close = close & (abs(d) <= _LAST_STEP * abs(x))
+                close = close & (abs(d) <= eps**0.5 * abs(x))
             return step, scales, close | small
 
         def level(residual, scales):
@@ -221,6 +220,7 @@ class Arrays:
             return *new, damping, xp.where(accept, new_done, done), n + 1
 
         z = self.grouped([self.freeze(g) for g in guess], size)
+        eps = float(xp.finfo(z[0].dtype).eps)
         residual, jacobian = evaluate(z, frozen)
         shape = np.broadcast_shapes(*[tuple(a.shape) for a in (*z, *residual, *jacobian)])
         z, residual = self._spread(z, shape), self._spread(residual, shape)

@@ -154,6 +154,17 @@ def test_newton(backend):
     np.testing.assert_allclose(np.asarray(w)[[0, 2], 1], [-np.sqrt(2), -3], rtol=1e-15)
 
 
+def test_newton_in_single_precision():
+    f = root(lam**3 + lam - x)
+    start, guess = np.array([[2.0], [10.0]], np.float32), np.zeros((2, 2), np.float32)
+    for w, good in (
+        f.jax().solve_leading(start, guess=guess),
+        f.torch().solve_leading(torch.tensor(start), guess=torch.tensor(guess)),
+    ):
+        assert bool(good.all()) and str(w.dtype) in ("float32", "torch.float32")
+        np.testing.assert_allclose(w[:, 1], [1, 2], rtol=1e-6)
+
+
 # -- what is solved by formulas --------------------------------------------------------------------------------------
 
 

@@ -144,7 +144,7 @@ BRANCHES = [  # each with a branch that has no finite derivative where the other
 
 
 @pytest.mark.parametrize("e, derivative", BRANCHES, ids=range(len(BRANCHES)))
-@pytest.mark.parametrize("at", [0.0, -1.0, -1e6])
+@pytest.mark.parametrize("at", [0.0, -3.0])
 def test_branches_that_do_not_hold_leave_no_trace(e, derivative, at, form):
     f = VectorFunction([e * y], {"x": [x], "y": [y]})
     expected = float(sp.sympify(derivative).subs(x, at)) * 3

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.validation_report import Validation, time_of_passing
+from experiments.validation_report import Validation
 
 if TYPE_CHECKING:
     from experiments.propagators import Propagator
@@ -188,10 +188,7 @@ def compare(
         unrelated=float(distance(reference.q, np.roll(reference.q, n // 2, 0)).mean()) if n > 1 else None,
         one_period={name: curve[:, 1:] for name, curve in one_period.items()},  # the first time has no prediction
         rollout=rollout,
-        passing={
-            name: time_of_passing(ts, distance(motion[0], reference.q), held_out.size / 10)
-            for name, motion in rolled.items()
-        },
+        control_errors={name: distance(q[name], reference.q) for name in rolled if name != "model"},
         projections=getattr(contest.model, "projections", 0),
         unconverged=getattr(contest.model, "unconverged", 0),
     )

@@ -35,7 +35,8 @@ class Validation:
     - `reference_error` (n_times,): largest error (m) of the reference, against a looser solve of itself.
     - `unrelated`: mean distance (m) of two states that have nothing to do with each other, None for one trajectory.
     - `one_period` (from `ts[1]` on), `rollout`: curves by name, see `UNITS`.
-    - `passing`: by propagator, the time (s) of each trajectory at which its error passes a tenth of the size.
+    - `control_errors`: error (n, n_times) of the network with the true field in place of its own, rolled out: with its
+      own velocities as "integrator" and, where the model has none, with velocities rebuilt as "velocities".
     - `projections`, `unconverged`: of the network's own projections.
     """
 
@@ -51,7 +52,7 @@ class Validation:
     unrelated: float | None
     one_period: Curves
     rollout: Curves
-    passing: Mapping[str, np.ndarray]
+    control_errors: Curves
     projections: int = 0
     unconverged: int = 0
 
@@ -59,6 +60,12 @@ class Validation:
     def threshold(self) -> float:
         """A tenth of the system's size, in m."""
         return self.size / 10
+
+    @property
+    def passing(self) -> dict[str, np.ndarray]:
+        """When (s) each trajectory's error passes the threshold: of the "model", and of its counterparts."""
+        errors = {"model": self.rollout["error"], **self.control_errors}
+        return {name: time_of_passing(self.ts, error, self.threshold) for name, error in errors.items()}
 
     @property
     def n_trajectories(self) -> int:
@@ -86,6 +93,10 @@ class Validation:
                 "times_s": self.ts,
                 **_statistics(self.rollout),
                 "error_by_trajectory_m": self.rollout["error"],
+            },
+            "true_field": {
+                "times_s": self.ts,
+                **{f"{name}_m": spread(error) for name, error in self.control_errors.items()},
             },
             "time_to_threshold": {
                 name: {
@@ -129,7 +140,7 @@ def time_of_passing(ts: np.ndarray, error: np.ndarray, threshold: float) -> np.n
 
 def print_validation(found: Validation, say) -> None:
     """Print the findings with `say`, a rich console's `print`."""
-    say(_title(found.about), style="bold", markup=False)
+    say(title_of(found.about), style="bold", markup=False)
     for line in _setting(found):
         say(f"  {line}", markup=False)
     say(f"\nOne horizon of {found.period:g} s on, from the reference's state each time", style="bold")
@@ -144,7 +155,8 @@ def print_validation(found: Validation, say) -> None:
         say(f"  {line}", style="dim", markup=False)
 
 
-def _title(about: Mapping[str, Any]) -> str:
+def title_of(about: Mapping[str, Any]) -> str:
+    """What the model is, in a line."""
     from experiments.records import Variant
 
     if "method" not in about:

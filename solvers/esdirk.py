@@ -65,37 +65,39 @@ class Esdirk(diffrax.AbstractAdaptiveSolver):
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         del made_jump
-        h = t1 - t0
+        t0, h = jax.lax.stop_gradient(t0), jax.lax.stop_gradient(t1 - t0)
         a, predictor, c, gamma, b_error = _coefficients(type(self))
         identity = jnp.eye(y0.size, dtype=y0.dtype)
 
-        def f(t, y):
-            return terms.vf(t, y, args)
+        # What is only there to find the stages; the loops that find them have no derivative.
+        frozen_y0, frozen_args = jax.lax.stop_gradient(y0), jax.tree.map(jax.lax.stop_gradient, args)
+
+        def frozen(t, y):
+            return terms.vf(t, y, frozen_args)
 
         # In units of the scale: the inverse of a matrix whose columns differ by twenty orders would be noise.
-        start = jax.lax.stop_gradient(y0)
-        scale = (self.atol + self.rtol * jnp.abs(start)) * jnp.minimum(1.0, _LOOSEST / self.rtol)
-        jacobian = jax.lax.stop_gradient(jax.jacfwd(f, argnums=1)(t0, start))
+        scale = (self.atol + self.rtol * jnp.abs(frozen_y0)) * jnp.minimum(1.0, _LOOSEST / self.rtol)
+        jacobian = jax.jacfwd(frozen, argnums=1)(t0, frozen_y0)
         inverse = jnp.linalg.inv(identity - h * gamma * jacobian * (scale / scale[:, None]))
 
         def stage(carry, row):
             k, good, n_iterations = carry
             i, a_i, c_i, predictor_i = row
-            known, t = h * (a_i @ k), t0 + c_i * h
+            t, known = t0 + c_i * h, h * (a_i @ k)
+            frozen_known = jax.lax.stop_gradient(known)
 
             def residual(z):
-                return z - known - h * gamma * f(t, y0 + z)
+                return z - frozen_known - h * gamma * frozen(t, frozen_y0 + z)
 
-            guess = known + h * gamma * (predictor_i @ k)
+            guess = frozen_known + h * gamma * (predictor_i @ jax.lax.stop_gradient(k))
             z, converged, n = _newton(residual, guess, inverse, scale)
             if self.differentiable:
-                z = jax.lax.stop_gradient(z)
-                matrix = identity - h * gamma * jax.jacfwd(f, argnums=1)(t, y0 + z)
-                z = z - jnp.linalg.solve(jax.lax.stop_gradient(matrix), residual(z))
+                matrix = identity - h * gamma * jax.jacfwd(frozen, argnums=1)(t, frozen_y0 + z)
+                z = z - jnp.linalg.solve(matrix, z - known - h * gamma * terms.vf(t, y0 + z, args))
             k = k.at[i].set((z - known) / (h * gamma))
             return (k, good & converged, n_iterations + n), z
 
-        k = jnp.zeros((len(c), y0.size), dtype=y0.dtype).at[0].set(f(t0, y0))
+        k = jnp.zeros((len(c), y0.size), dtype=y0.dtype).at[0].set(terms.vf(t0, y0, args))
         rows = (jnp.arange(1, len(c)), a[1:], c[1:], predictor[1:])
         (k, good, n_iterations), increments = jax.lax.scan(stage, (k, jnp.asarray(True), 0), rows)
         y1 = y0 + increments[-1]
@@ -124,7 +126,7 @@ def _newton(residual, guess, inverse, scale):
         hopeless = ((iteration > 1) & (rate >= 2)) | ~jnp.isfinite(size) & (iteration > 0)
         return (iteration < _MAX_ITERATIONS) & ~is_last(carry) & ~hopeless
 
-    first = (jax.lax.stop_gradient(guess), jnp.asarray(jnp.inf, guess.dtype), jnp.asarray(jnp.inf, guess.dtype), 0)
+    first = (guess, jnp.asarray(jnp.inf, guess.dtype), jnp.asarray(jnp.inf, guess.dtype), 0)
     last = jax.lax.while_loop(unfinished, correct, first)
     return last[0], is_last(last), last[3]
 

@@ -28,15 +28,20 @@ _LEAST_SCALE = 1e-8
 class ReducedMotion:
     """y' = rates(y, w) + delta, T(y, w, t) + shift = 0, C(y, t) = 0 of a symbolic.ReducedSystem under a formulation.
 
-    Call the methods with 64-bit JAX switched on.
+    With `differentiable`, reverse-mode derivatives go through every method. Call them with 64-bit JAX switched on.
     """
 
-    def __init__(self, reduced: Any, formulation: Formulation) -> None:
-        self.reduced, self.formulation = reduced, formulation
+    def __init__(self, reduced: Any, formulation: Formulation, differentiable: bool = False) -> None:
+        self.reduced, self.formulation, self.differentiable = reduced, formulation, differentiable
         self.functions = reduced.jax()
         self.n_y, self.n_w = len(reduced.y), len(reduced.w)
         nonlinear = [j for block in reduced.blocks if not block.linear for j in block.unknowns]
         self.guessed = np.array(sorted(nonlinear), dtype=int)
+
+    def begin(self, t: Any, y: Array, parameters: Parameters, guess: Leading) -> tuple[PhaseState, Leading, Flag]:
+        """The state to start from, the leading unknowns there by Newton's iteration from `guess`, and its success."""
+        w, converged = self.functions.solve_leading(y, t, parameters, guess=guess)
+        return jnp.concatenate([y, w[self.guessed]]), w, converged
 
     def leading(self, t: Any, state: PhaseState, parameters: Parameters, shift: Any = None) -> tuple[Leading, Flag]:
         """w at a state, and whether it was found."""
@@ -73,14 +78,15 @@ class ReducedMotion:
         """
         if not self.reduced.constraints:
             return state, jnp.asarray(True)
-        start = state[: self.n_y]
+        frozen = jax.tree.map(jax.lax.stop_gradient, parameters)
+        start = jax.lax.stop_gradient(state[: self.n_y])
         size = jnp.abs(start)
         floor = jnp.broadcast_to(jnp.asarray(floor), state.shape)[: self.n_y]
-        scale = jax.lax.stop_gradient(size + floor + _LEAST_SCALE * jnp.max(size))
+        scale = size + floor + _LEAST_SCALE * jnp.max(size)
 
         def correct(carry):
             y, _, iteration = carry
-            residual, jacobian = self._linearised(t, y, parameters, scale)
+            residual, jacobian = self._linearised(t, y, frozen, scale)
             new = start - self._nearest(jacobian, residual + jacobian @ ((start - y) / scale), scale)
             return new, jnp.max(jnp.abs(new - y) / scale), iteration + 1
 
@@ -90,6 +96,11 @@ class ReducedMotion:
 
         first = (start, jnp.asarray(jnp.inf), jnp.asarray(0))
         y, correction, _ = jax.lax.while_loop(unfinished, correct, first)
+        if self.differentiable:
+            # The value stays, but for rounding; its derivative is that of the point before, projected on the tangent.
+            _, jacobian = self._linearised(t, y, frozen, scale)
+            y = state[: self.n_y] + (y - start)
+            y = y - self._nearest(jacobian, self.functions.constraints(y, t, parameters), scale)
         return state.at[: self.n_y].set(y), correction <= _LAST_CORRECTION
 
     def describe(self, t: Any, state: PhaseState, parameters: Parameters) -> dict[str, Array]:

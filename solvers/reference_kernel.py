@@ -201,7 +201,7 @@ class ReferenceKernel:
         states = jnp.concatenate([y0[None], saved_ys])
         rows = jax.vmap(motion.describe, in_axes=(0, 0, None))(times, states, parameters)
         return {
-            "rows": rows | {"y": states},
+            "rows": {"y": states} | rows,  # a motion whose state holds more than y says what y is
             "count": jnp.sum(jnp.isfinite(saved_ts)),
             "accepted": out.stats["num_accepted_steps"],
             "counts": vars(out.solver_state) if isinstance(out.solver_state, Work) else {},

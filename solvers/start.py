@@ -118,7 +118,7 @@ def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
                 f"{system.name!r}: {_list(names)}; or a mapping from their names"
             )
         given = {name: array[..., i] for i, name in enumerate(names)}
-    places = _places(system)
+    places = name_places(system)
     unknown = [name for name in given if name not in places]
     if unknown:
         raise ValueError(f"start names {_list(unknown)}; the states of {system.name!r} are {_list(names)}")
@@ -178,7 +178,7 @@ def _leading(reduced, y, given, t0, parameters, tol, index) -> np.ndarray:
             "the algebraic variables nearer to a solution"
         )
     system = reduced.system
-    for name, (array, j) in _places(system).items():
+    for name, (array, j) in name_places(system).items():
         if array != "w" or np.isnan(given[j]) or name not in {s.name for s in system.states}:
             continue
         if not abs(given[j] - w[j]) <= _ALGEBRAIC_SLACK * tol * max(1.0, abs(w[j])):
@@ -208,7 +208,7 @@ class _Search:
         if self.y0.ndim != 1:
             raise ValueError(f"the guess has batch shape {self.y0.shape[:-1]}; give one guess at a time")
         keep = [keep] if isinstance(keep, str) else list(keep)
-        places = _places(system)
+        places = name_places(system)
         unknown = [str(name) for name in keep if str(name) not in places]
         if unknown:
             raise ValueError(f"keep names {_list(unknown)}; the states are {_list(s.name for s in system.states)}")
@@ -322,7 +322,7 @@ class _Search:
         )
 
 
-def _places(system: Any) -> dict[str, tuple[str, int]]:
+def name_places(system: Any) -> dict[str, tuple[str, int]]:
     """Where the variable of a name is held: ("y", its number) or ("w", its number)."""
     reduced = system.reduce()
     symbols = {symbol: ("y", i) for i, symbol in enumerate(reduced.y)}

@@ -63,9 +63,9 @@ def _derivative_array(matrices, nu: int, time) -> list[list[sp.Expr]]:
         blocks = []
         for m in range(1, nu + 2):
             block = sp.zeros(n, n)
-            if 0 <= k - m + 1:
+            if k - m + 1 >= 0:
                 block += comb(k, m - 1) * _derived(leading, k - m + 1, time)
-            if 0 <= k - m:
+            if k - m >= 0:
                 block += comb(k, m) * _derived(rest, k - m, time)
             blocks.append(block)
         rows += [[entry for block in blocks for entry in block.row(i)] for i in range(n)]

@@ -128,7 +128,7 @@ def test_gear_gupta_leimkuhler_form_of_the_particle():
 
 def test_original_equations_of_high_index_are_refused():
     system, _ = particle_on_circle()
-    with pytest.raises(ValueError, match="index 3.*ggl"):
+    with pytest.raises(ValueError, match=r"index 3.*ggl"):
         implicit_form(system.reduce(), "original")
     with pytest.raises(ValueError, match="not known; choose one of original"):
         implicit_form(system.reduce(), "baumgarte")

@@ -169,20 +169,23 @@ class Function:
         """∂c/∂x of one instance, (n_local, local coordinates)."""
         return sp.Matrix(self.derivation.jacobian)
 
-    def expanded(self, states: Sequence[sp.Expr]) -> list[sp.Expr]:
+    def expanded(self, states: Sequence[sp.Expr], keep: Mapping[str, sp.Expr] | None = None) -> list[sp.Expr]:
         """Every residual written out over given state expressions (n_states), default parameters put in as numbers.
 
-        Raises ValueError on another number of states, and on a parameter without a default value.
+        Parameters named in `keep` become the expressions given there instead. Raises ValueError on another number of
+        states, and on a parameter that has no default value and is not kept.
         """
         if len(states) != self.n_states:
             raise ValueError(f"{self.name}: {len(states)} states given, expected {self.n_states}")
-        missing = [name for name, value in self.parameters.items() if value is None]
+        kept = {s: keep[s.name] for s in self.parameter_symbols if s.name in (keep or {})}
+        own = [s for s in self.parameter_symbols if s not in kept]
+        missing = [s.name for s in own if self.parameters[s.name] is None]
         if missing:
             raise ValueError(f"{self.name}: parameters {missing} have no default: give one to write the function out")
         anchors, result = list(self.anchors.values()), []
         for i, slots in enumerate(self.layout.slots):
-            values = {s: self.parameters[s.name] for s in self.parameter_symbols}
-            values = {s: sp.Float(float(v[i] if np.ndim(v) else v)) for s, v in values.items()}
+            values = {s: self.parameters[s.name] for s in own}
+            values = kept | {s: sp.Float(float(v[i] if np.ndim(v) else v)) for s, v in values.items()}
             for p, slot in zip(self.points, slots, strict=True):
                 place = anchors[-1 - slot] if slot < 0 else states[slot * self.dim : (slot + 1) * self.dim]
                 values.update(zip(p, map(sp.sympify, place), strict=True))

@@ -1,10 +1,15 @@
 """Constrained mechanical systems, reduced to accelerations by elimination of the multipliers."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+import sympy as sp
 
 from symbolic.constraint import Constraint, Function
+
+if TYPE_CHECKING:
+    from symbolic.system import DAESystem
 
 
 class MechanicalSystem:
@@ -57,6 +62,39 @@ class MechanicalSystem:
     def n_states(self) -> int:
         """Length of q."""
         return self.constraint.n_states
+
+    def equations(self) -> "DAESystem":
+        """The same motion as a DAE of index 3, written out over states q0, ..., v0, ... and multipliers lam0, ...
+
+        Parameters that are one number stay parameters; those with a value for each instance, and the masses, are put
+        in as numbers. One expression a body: for chains of thousands, solve the system as it is.
+        """
+        from symbolic.system import DAESystem
+
+        n = self.n_states
+        q, v = (list(sp.symbols(f"{letter}0:{n}", real=True)) for letter in "qv")
+        time = sp.Symbol("t", real=True)
+        single = {name: value for name, value in self.parameters.items() if value is None or np.ndim(value) == 0}
+        keep = {name: sp.Symbol(name, real=True) for name in single}
+
+        def written(function: Function | None) -> list[sp.Expr]:
+            if function is None:
+                return []
+            clock = {} if function.time is None else {function.time: time}
+            over = q if function.n_states == n else q + v
+            return [e.xreplace(clock) for e in function.expanded(over, keep)]
+
+        return DAESystem.mechanical(
+            q,
+            v,
+            mass=[float(m) for m in np.repeat(self.mass, self.constraint.dim)],
+            force=written(self.external_force) or None,
+            potential=sum(written(self.potential), sp.Integer(0)),
+            holonomic=written(self.constraint),
+            parameters={keep[name]: value for name, value in single.items()},
+            time=time,
+            name=self.name,
+        )
 
     def jax(self):
         """Generate the system for JAX: force, multiplier, acceleration and energy as pure functions."""

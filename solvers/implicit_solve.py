@@ -59,7 +59,7 @@ class ImplicitSolve:
         if isinstance(form, ImplicitForm):
             self.form = form
         else:
-            self.form = implicit_form(self.reduced, form, at=(y, w, float(self.ts[0])))
+            self.form = implicit_form(self.reduced, form, at=(y, w, float(self.ts[0]), self.parameters))
         self.Y0, self.Yp0 = self.form.start(y, w)
         self.rtol = float(rtol)
         self.atol = self.tolerances(atol)

@@ -12,7 +12,9 @@ The forms, all with the same solutions:
   μ = 0 in the solution. For a mechanical system this is the index-2 form of Gear, Leimkuhler and Gupta (1985); where no
   equation was differentiated twice it has no μ and puts the constraints in the place of their derivatives.
 - "dummy": all constraints and T, with as many derivatives of y made algebraic variables (dummy derivatives, Mattsson
-  and Söderlind 1993); of index 1, with no drift, and valid near the point at which they were chosen.
+  and Söderlind 1993); of index 1, with no drift, and valid near the point at which they were chosen:
+
+      x' = ẋ where x is not determined by constraints,    C(y, t) = 0,    T(y, w, t) = 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +25,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from symbolic.null_vectors import RANK
 from symbolic.reduced import ReducedSystem
 from symbolic.system import dot
 from symbolic.vector_function import VectorFunction
@@ -119,8 +122,10 @@ class ImplicitForm:
 def implicit_form(reduced: ReducedSystem, kind: str = "ggl", *, at: Any = None) -> ImplicitForm:
     """The system as F(t, Y, Y') = 0 in the form `kind`: "original", "index1", "ggl" or "dummy" (see the module).
 
-    `at` is the point (y, w, t) at which "dummy" chooses its algebraic variables. Raises ValueError for another kind, a
-    missing point, and an original form of index 3 or more.
+    `at` is the point (y, w, t) at which "dummy" chooses its algebraic variables, or (y, w, t, parameters) where values
+    differ from the defaults. That form is valid as long as the constraints determine these variables: a pendulum turned
+    by a quarter needs another choice, and there the pencil of the form becomes singular. Raises ValueError for another
+    kind, a missing or singular point, and an original form of index 3 or more.
     """
     if kind not in FORMS:
         raise ValueError(f"form {kind!r} is not known; choose one of {', '.join(FORMS)}")
@@ -210,8 +215,72 @@ def _original(r: ReducedSystem) -> ImplicitForm:
     return ImplicitForm("original", r, tuple(unknowns), rates, equations, tuple(stands_for), uncontrolled)
 
 
-def _dummy(r: ReducedSystem, y: Any, w: Any, t: float) -> ImplicitForm:
-    raise NotImplementedError
+def _dummy(r: ReducedSystem, y: Any, w: Any, t: float, parameters: Mapping[str, Any] | None = None) -> ImplicitForm:
+    determined = _determined(r, y, w, t, parameters)
+    dummies = {derivative for symbol, derivative in zip(r.y, r.rates, strict=True) if symbol in determined}
+    replaced = set(r.rates) - set(r.y) - dummies  # leading derivatives that are the rate of an unknown
+    algebraic = [s for s in r.w if s not in replaced]
+    unknowns = (*r.y, *algebraic)
+    rates = _rate_symbols(r, unknowns)
+    rate_of = dict(zip(r.y, rates, strict=False))
+    chain, leads = [], {}
+    for symbol, derivative in zip(r.y, r.rates, strict=True):
+        if derivative in replaced:
+            leads[derivative] = rate_of[symbol]
+        elif derivative not in dummies:
+            chain.append(rate_of[symbol] - derivative)
+    equations = (*chain, *[e.xreplace(leads) for e in r.equations], *r.constraints)
+    direct = direct_unknowns(r)
+    uncontrolled = tuple([False] * len(r.y) + [s not in direct for s in algebraic])
+    return ImplicitForm("dummy", r, unknowns, rates, equations, unknowns, uncontrolled)
+
+
+def _determined(r: ReducedSystem, y: Any, w: Any, t: float, parameters: Mapping[str, Any] | None) -> set[sp.Symbol]:
+    """The entries of y that the constraints determine from the others near a point, one for each constraint.
+
+    The derivatives of these are the dummies. Level m = 1, 2, ... has the constraints f_i^(c_i − m), whose Jacobian by
+    x_j^(d_j − m) is that of the leading equations c_i ≥ m by w_j. Of the j chosen on level m − 1 (on the first all),
+    as many are chosen as there are rows, independent and pivoted for size: then x_j^(d_j − m) are determined
+    (S. E. Mattsson and G. Söderlind, SIAM J. Sci. Comput. 14 (1993) 677, section 3).
+    """
+    point = [np.asarray(part, dtype=np.float64) for part in (y, w)]
+    for name, value, symbols in (("y", point[0], r.y), ("w", point[1], r.w)):
+        if value.shape != (len(symbols),) or not np.isfinite(value).all():
+            listed = ", ".join(s.name for s in symbols)
+            raise ValueError(
+                f'at=(y, w, t) of the form "dummy": {name} must be {len(symbols)} finite numbers, {listed}'
+            )
+    jacobian = r.numpy().leading_jacobian(*point, t=t, parameters=parameters)
+    before = {derivative: symbol for symbol, derivative in zip(r.y, r.rates, strict=True)}
+    candidates, level = list(range(len(r.w))), list(r.w)
+    found: set[sp.Symbol] = set()
+    for m in range(1, max(r.differentiations, default=0) + 1):
+        rows = [i for i, c in enumerate(r.differentiations) if c >= m]
+        candidates = [j for j in candidates if level[j] in before]
+        chosen = _pivots(jacobian[np.ix_(rows, candidates)])
+        if len(chosen) < len(rows):
+            listed = ", ".join(f"0 = {r.equations[i]}"[:70] for i in rows[:4])
+            raise ValueError(
+                f'the form "dummy" of {r.system.name!r} can\'t be made at this point, t = {t:g}: {len(rows)} '
+                f"constraints determine only {len(chosen)} variables there ({listed}); choose a regular point"
+            )
+        candidates = [candidates[j] for j in chosen]
+        for j in candidates:
+            level[j] = before[level[j]]
+            found.add(level[j])
+    return found
+
+
+def _pivots(matrix: np.ndarray) -> list[int]:
+    """Columns that are independent in numbers, as many as the rank, by QR decomposition with column pivoting."""
+    from scipy.linalg import qr
+
+    if not np.isfinite(matrix).all() or not matrix.size:
+        return []
+    scaled = matrix / np.maximum(np.abs(matrix).max(axis=1, keepdims=True), np.finfo(float).tiny)
+    _, triangle, order = qr(scaled, mode="economic", pivoting=True)
+    sizes = np.abs(np.diag(triangle))
+    return sorted(int(j) for j in order[: int((sizes > RANK * sizes[0]).sum())])
 
 
 def _rate_symbols(r: ReducedSystem, unknowns: Sequence[sp.Symbol]) -> tuple[sp.Symbol, ...]:

@@ -299,6 +299,25 @@ def crosscheck(
 
 
 @app.command()
+def validate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run that `ndae train` or `compare` made.")],
+    trajectories: Annotated[int, typer.Option(min=1, help="Held-out states to start from.")] = 50,
+    seconds: Annotated[float, typer.Option(help="How long to go on from each, in s.")] = 5.0,
+    json: Annotated[Path | None, typer.Option(help="Write all numbers as JSON into this file; - prints it.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the errors over time into this PNG.")] = None,
+    threads: opt.Threads = None,
+) -> None:
+    """Compare a trained network with the reference from held-out states, and say what causes its error.
+
+    With neither --json nor --figure, validation.json and validation.png go into the run's folder.
+    """
+    _set_threads(threads)
+    from experiments.validate_command import run_validate
+
+    _show_files(run_validate(run, trajectories=trajectories, seconds=seconds, json_path=json, figure=figure))
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for tables, figures and the animation.")] = Path("demo"),
     threads: opt.Threads = None,

@@ -1,0 +1,101 @@
+"""Every built-in problem cross-checked at one tolerance, and the table of what came out.
+
+    python -m experiments.crosscheck_all [--out experiments/results/crosscheck] [--rtol 1e-10] [--fresh]
+
+One JSON file a problem, made where it is missing; the table, in Markdown, is made from the files alone.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin take the cores from the others
+
+_OURS = (("projection",), ("ggl", "baumgarte"), ("plain",))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("experiments/results/crosscheck"))
+    parser.add_argument("--rtol", type=float, default=1e-10)
+    parser.add_argument("--fresh", action="store_true", help="solve again what there is")
+    options = parser.parse_args()
+    from experiments.problems import problem_names
+
+    for name in (name for name, origin in problem_names().items() if origin == "built in"):
+        path = options.out / f"{name}.json"
+        if options.fresh or not path.exists():
+            _check(name, options.rtol, path)
+    print(markdown([json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]))
+
+
+def _check(name: str, rtol: float, path: Path) -> None:
+    from experiments.crosscheck import crosscheck
+    from experiments.crosscheck_report import to_json
+    from experiments.problems import load_problem
+    from experiments.records import write_text
+
+    write_text(path, json.dumps(to_json(crosscheck(load_problem(name), tolerances=[rtol])), indent=1) + "\n")
+
+
+def markdown(checks: list[Mapping[str, Any]]) -> str:
+    """A line for each problem: digits of the worst differential variable, and the largest residual of the constraints.
+
+    Stabilised are "ggl" and "baumgarte"; of IDA and Radau the form with the most digits counts.
+    """
+    lines = [
+        "| problem | index | variables | projection | stabilised | plain | IDA | Radau | published | "
+        "residuals: projection | stabilised | plain | s |",
+        "| --- " + "| ---: " * 12 + "|",
+    ]
+    for check in checks:
+        runs = check["runs"]
+        ours = {
+            run["formulation"]: run for run in runs if run["formulation"] in _OURS and run["solver"] == check["solver"]
+        }
+        ways = [[ours[name] for name in names if name in ours] for names in _OURS]
+        outside = [_best([run for run in runs if run["solver"] == name]) for name in ("IDA", "Radau")]
+        published = check["reference"]["published_digits"]
+        said = [published[name] for name in check["differential"] if name in published]
+        cells = [
+            check["problem"],
+            str(check["index"]),
+            str(len(check["states"])),
+            *(_digits(min((run["digits_differential"] or 0.0 for run in way), default=None)) for way in ways),
+            *map(_digits, outside),
+            _published(check["reference"]["kind"], said),
+            *(_size(_worst_drift(way)) for way in ways),
+            f"{ours['projection']['seconds']:.3f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _worst_drift(runs: list[Mapping[str, Any]]) -> float | None:
+    """The largest residual of the constraints: all levels but the last, which is solved for and keeps itself."""
+    values = [value for run in runs for value in list(run["drift"].values())[:-1] if value is not None]
+    return max(values, default=None)
+
+
+def _best(runs: list[Mapping[str, Any]]) -> float | None:
+    return max((run["digits_differential"] for run in runs if run["digits_differential"] is not None), default=None)
+
+
+def _digits(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def _size(value: float | None) -> str:
+    return "" if value is None else f"{value:.0e}"
+
+
+def _published(kind: str, digits: list[float]) -> str:
+    """How many digits the published values have, where there are better ones to tell."""
+    return {"published": "", "exact": "exact"}.get(kind) or (_digits(min(digits)) if digits else "")
+
+
+if __name__ == "__main__":
+    main()

@@ -53,9 +53,7 @@ def markdown(checks: list[Mapping[str, Any]]) -> str:
     ]
     for check in checks:
         runs = check["runs"]
-        ours = {
-            run["formulation"]: run for run in runs if run["formulation"] in _OURS and run["solver"] == check["solver"]
-        }
+        ours = {run["formulation"]: run for run in runs if run["solver"] == check["solver"]}
         ways = [[ours[name] for name in names if name in ours] for names in _OURS]
         outside = [_best([run for run in runs if run["solver"] == name]) for name in ("IDA", "Radau")]
         published = check["reference"]["published_digits"]

@@ -1,0 +1,98 @@
+"""Adaptive integration by torchdiffeq with a projection onto the constraints at every output time."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from solvers._types import State, Times
+from solvers.errors import IntegrationError
+from solvers.integration import integrate
+
+# (time, state) -> the state on the constraints, or the derivative of the state.
+OfState = Callable[[Tensor, Tensor], Tensor]
+
+
+class _Steps:
+    """y' = field(t, y) in units of `scale`, with its steps and evaluations counted.
+
+    Where the field has a method `accepted(t, y)` it hears of every state that a step starts from.
+    """
+
+    def __init__(self, field: OfState, scale: Tensor) -> None:
+        self._field, self._scale = field, scale
+        self.n_accepted = self.n_rejected = self.n_f_evals = 0
+
+    def __call__(self, t: Tensor, u: Tensor) -> Tensor:
+        self.n_f_evals += 1
+        return self._field(t, u * self._scale) / self._scale
+
+    def callback_accept_step(self, t: Tensor, u: Tensor, dt: Tensor) -> None:
+        self.n_accepted += 1
+
+    def callback_reject_step(self, t: Tensor, u: Tensor, dt: Tensor) -> None:
+        self.n_rejected += 1
+
+    def callback_step(self, t: Tensor, u: Tensor, dt: Tensor) -> None:
+        accepted = getattr(self._field, "accepted", None)
+        if accepted is not None:
+            accepted(t, u.detach() * self._scale)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """As Solution.stats has them."""
+        return {
+            "n_steps": self.n_accepted + self.n_rejected,
+            "n_accepted": self.n_accepted,
+            "n_rejected": self.n_rejected,
+            "n_f_evals": self.n_f_evals,
+        }
+
+
+def integrate_on_manifold(
+    field: OfState,
+    project: OfState,
+    y0: State,
+    ts: Times,
+    *,
+    method: str = "dopri8",
+    rtol: float = 1e-10,
+    atol: Any = 1e-12,
+    max_steps: int = 1_000_000,
+    counts: dict[str, int] | None = None,
+) -> Iterator[State]:
+    """The states of y' = field(t, y) at `ts`, one after the other, each projected before the next is integrated to.
+
+    `project(t, y)` gives the state on the constraints. Error of a step: |error_i| ≤ atol_i + rtol |y_i| in the mean
+    over the components, for the worst of a batch, whose samples share their steps; `atol` is a number or a tensor
+    (n_states,). At most `max_steps` are tried altogether; `counts` is filled with their number as they are made.
+    Everything is differentiable that `field` and `project` are, with the steps held fixed.
+
+    Raises ValueError on bad arguments and IntegrationError as `integrate` does, and what `project` raises.
+    """
+    scale = torch.as_tensor(atol, dtype=y0.dtype, device=y0.device)
+    steps = _Steps(field, scale)
+    y = project(ts[0], y0)
+    yield y
+    for i in range(len(ts) - 1):
+        left = max_steps - steps.n_accepted - steps.n_rejected
+        if left < 1:
+            raise IntegrationError(f"max_steps = {max_steps} attempts were spent at t = {float(ts[i]):.9g}")
+        try:
+            # In units of atol, so that one number serves components of any size.
+            end = integrate(
+                steps, y / scale, ts[i : i + 2], method=method, rtol=rtol, atol=1.0, max_steps=left,
+                options={"norm": _largest_rms},
+            )[..., -1, :]  # fmt: skip
+        finally:
+            if counts is not None:
+                counts |= steps.counts
+        y = project(ts[i + 1], end * scale)
+        yield y
+
+
+@torch.no_grad()
+def _largest_rms(x: Tensor) -> Tensor:
+    """Root mean square over the last axis, of the worst sample: no other of the batch can hide an error."""
+    return x.square().mean(-1).sqrt().amax()

@@ -76,15 +76,19 @@ def integrate_on_manifold(
     y = project(ts[0], y0)
     yield y
     for i in range(len(ts) - 1):
-        left = max_steps - steps.n_accepted - steps.n_rejected
-        if left < 1:
-            raise IntegrationError(f"max_steps = {max_steps} attempts were spent at t = {float(ts[i]):.9g}")
+        left = max_steps - steps.counts["n_steps"]
         try:
             # In units of atol, so that one number serves components of any size.
             end = integrate(
                 steps, y / scale, ts[i : i + 2], method=method, rtol=rtol, atol=1.0, max_steps=left,
                 options={"norm": _largest_rms},
             )[..., -1, :]  # fmt: skip
+        except IntegrationError as error:
+            reason = f"after t = {float(ts[i]):.9g}: {error} (atol in units of the given one)"
+            if steps.counts["n_steps"] >= max_steps:
+                reason = f"max_steps = {max_steps} attempts were spent after t = {float(ts[i]):.9g}: raise max_steps, "
+                reason += "or loosen rtol and atol"
+            raise IntegrationError(reason) from error
         finally:
             if counts is not None:
                 counts |= steps.counts

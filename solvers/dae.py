@@ -18,7 +18,7 @@ from solvers.formulations import Formulation, formulation_named
 from solvers.reduced_motion import ReducedMotion
 from solvers.reference_kernel import Outcome, Progress, ReferenceKernel
 from solvers.solution import SUCCESS, ReferenceSolveError, Solution
-from solvers.start import at_index, resolve_start
+from solvers.start import at_index, broadcast_parameters, named_once, resolve_start
 
 __all__ = ["describe_states", "output_times", "resolve_start", "solve_dae"]
 
@@ -66,16 +66,18 @@ def solve_dae(
     ReferenceSolveError when a solve stops early; with `throw=False` the reason is in `solution.result`, and the outputs
     end where the last solve stopped.
     """
+    check_system(system)
     ts = output_times(ts)
     check_settings(solver, max_steps, rtol=rtol, start_tol=start_tol)
     formulation = formulation_named(formulation)
     reduced = system.reduce()
-    parameters = _checked_parameters(system, parameters)
+    parameters = checked_parameters(system, parameters)
     y0, w0 = resolve_start(system, start, float(ts[0]), parameters, start_tol)
     atol = absolute_tolerances(system, atol, rtol)
     max_steps = max(1_000_000, 20 * ts.size) if max_steps is None else int(max_steps)
     batch = y0.shape[:-1]
-    flat = {name: np.reshape(np.broadcast_to(p, batch), -1) if p.ndim else p for name, p in (parameters or {}).items()}
+    parameters = broadcast_parameters(parameters, batch)
+    flat = {name: np.reshape(p, -1) if p.ndim else p for name, p in (parameters or {}).items()}
     batched_names = tuple(sorted(name for name, p in flat.items() if p.ndim))
     with float64_on_cpu():
         kernel = _kernel(reduced, formulation, solver, bool(batch), batched_names)
@@ -155,11 +157,12 @@ def absolute_tolerances(system: Any, atol: Any, rtol: float) -> np.ndarray:
     if isinstance(atol, Mapping):
         names = {s.name: symbol for s, symbol in zip(system.states, reduced.states, strict=True)}
         names = {symbol.name: symbol for symbol in reduced.y} | names
-        unknown = [str(key) for key in atol if str(key) not in names]
+        atol = named_once("atol", atol)
+        unknown = [key for key in atol if key not in names]
         if unknown:
             states = ", ".join(s.name for s in system.states)
             raise ValueError(f"atol names {', '.join(unknown)}; the states of {system.name!r} are {states}")
-        given = {names[str(key)]: value for key, value in atol.items()}
+        given = {names[key]: value for key, value in atol.items()}
         atol = [given.get(symbol, default) for symbol in reduced.y]
     atol = numbers("atol", default if atol is None else atol)
     if atol.shape not in ((), (n,)):
@@ -179,8 +182,16 @@ def _kernel(
     return ReferenceKernel(ReducedMotion(reduced, formulation), solver, batched, batched_parameters)
 
 
-def _checked_parameters(system: Any, parameters: Mapping[str, Any] | None) -> dict[str, np.ndarray] | None:
-    parameters = parameter_arrays({str(key): value for key, value in (parameters or {}).items()})
+def check_system(system: Any) -> None:
+    """Raises ValueError, with what to write, for what is no DAESystem."""
+    if hasattr(system, "reduce") and hasattr(system, "states"):
+        return
+    advice = "write system.equations() for it" if hasattr(system, "equations") else "define one with ndae.DAESystem"
+    raise ValueError(f"expected a DAESystem, got {type(system).__name__}: {advice}")
+
+
+def check_parameter_names(system: Any, parameters: Mapping[str, Any] | None) -> None:
+    """Raises ValueError unless all parameters given are the system's, and all that need a value have one."""
     known = {symbol.name: default for symbol, default in system.parameters.items()}
     unknown = [name for name in parameters or {} if name not in known]
     if unknown:
@@ -192,6 +203,12 @@ def _checked_parameters(system: Any, parameters: Mapping[str, Any] | None) -> di
         raise ValueError(
             f"{system.name!r} has no value of {', '.join(missing)}; give parameters={{{missing[0]!r}: ...}}"
         )
+
+
+def checked_parameters(system: Any, parameters: Mapping[str, Any] | None) -> dict[str, np.ndarray] | None:
+    """Parameters by name as arrays of finite numbers, None where there are none; raises ValueError for others."""
+    parameters = parameter_arrays(named_once("parameters", parameters or {}))
+    check_parameter_names(system, parameters)
     return parameters
 
 

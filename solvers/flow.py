@@ -11,13 +11,14 @@ import numpy as np
 from diffrax import RESULTS
 from jaxtyping import Array, Bool, Float64, Int64
 
-from solvers.arguments import check_settings
-from solvers.dae import absolute_tolerances
+from solvers.arguments import check_settings, output_times
+from solvers.dae import absolute_tolerances, check_parameter_names, check_system
 from solvers.esdirk import Esdirk
 from solvers.formulations import formulation_named
 from solvers.projected_step import EndOnSaveTimes, ProjectedSolver, StepState
 from solvers.reduced_motion import ReducedMotion
-from solvers.start import name_places
+from solvers.solution import SUCCESS
+from solvers.start import ALGEBRAIC_SLACK, ConsistentStart, name_places, named_once
 
 # Stages by the default loops of diffrax, which a reverse pass can go through.
 _SOLVERS: dict[str, Callable[[Any, Any], diffrax.AbstractSolver]] = {
@@ -28,19 +29,54 @@ _SOLVERS: dict[str, Callable[[Any, Any], diffrax.AbstractSolver]] = {
 }
 
 
+_SUCCESS = 0
+# What `FlowResult.status` counts, in the order in which a solve can meet it.
+REASONS = (
+    SUCCESS,
+    "the start, a parameter or an output time is not a finite number",
+    "the output times do not increase",
+    "the start is inconsistent: write `start = consistent_initial_condition(system, start)` first",
+    "the equations give no values of the algebraic variables and highest derivatives at the start: they are singular "
+    "there, or Newton's iteration needs a nearer guess",
+    "the start gives algebraic variables other values than the equations do; leave them out",
+    "the start could not be projected onto the constraints",
+    "max_steps attempts were spent; raise max_steps, or rtol and atol",
+    "the step size fell below rounding: the equations are singular or not finite there, or the tolerances are below "
+    "what float64 can do",
+    "the solver failed within a step; try another solver or looser tolerances",
+    "the equations for the highest derivatives could not be solved at an output time",
+)
+
+
 class FlowResult(eqx.Module):
     """A solution as JAX arrays: `x` (n_times, n_states) in the order of the system's states, at the times `ts`.
 
-    `y` (n_times, N) and `w` (n_times, n) are the reduced system's. `succeeded` says whether the last time was reached;
-    where it was not, outputs beyond the end are NaN. `n_steps` counts attempts.
+    `y` (n_times, N) and `w` (n_times, n) are the reduced system's. `status` is 0 where the last time was reached, else
+    the number of a reason in solvers.flow.REASONS; outputs that were not reached are NaN, and derivatives through them
+    are not finite. `t_end` is where the solve ended, `n_steps` counts attempts.
     """
 
     ts: Float64[Array, " n_times"]
     x: Float64[Array, "n_times n_states"]
     y: Float64[Array, "n_times n_y"]
     w: Float64[Array, "n_times n_w"]
-    succeeded: Bool[Array, ""]
+    status: Int64[Array, ""]
+    t_end: Float64[Array, ""]
     n_steps: Int64[Array, ""]
+
+    @property
+    def succeeded(self) -> Any:
+        """Whether the last output time was reached."""
+        return self.status == _SUCCESS
+
+    def reason(self) -> Any:
+        """Outside of jit: "successful" or where and why it stopped; an array of texts of a batch."""
+        status, t_end = np.asarray(self.status), np.asarray(self.t_end)
+        texts = np.empty(status.shape, dtype=object)
+        for index in np.ndindex(status.shape):
+            text = REASONS[status[index]]
+            texts[index] = text if status[index] == _SUCCESS else f"{text} (t = {t_end[index]:.9g})"
+        return texts if texts.ndim else str(texts[()])
 
 
 def dae_flow(
@@ -51,30 +87,37 @@ def dae_flow(
     rtol: float = 1e-10,
     atol: Any = None,
     max_steps: int = 4096,
+    start_tol: float | None = 1e-8,
     adjoint: diffrax.AbstractAdjoint | None = None,
     throw: bool = True,
 ) -> Callable[..., FlowResult]:
     """The flow of a symbolic.DAESystem: `flow(start, ts, parameters=None) -> FlowResult`, pure JAX.
 
     `start` is an array (n_states,) in the order of the states or a mapping by name (algebraic variables may be left
-    out, or are guesses), `ts` (n_times,) increases strictly, `parameters` are values by name. Under jit, vmap and grad
+    out, NaN in an array), `ts` (n_times,) increases strictly, `parameters` are values by name. Under jit, vmap and grad
     (with respect to start and parameters, not `ts`), with 64-bit JAX switched on by the caller: `jax.enable_x64(True)`.
-    `formulation`, `solver`, `rtol` and `atol` are those of solvers.solve_dae. The start is not checked: a formulation
-    that projects moves it to the constraints, the others integrate from it as it is.
+    `formulation`, `solver`, `rtol`, `atol` and `start_tol` are those of solvers.solve_dae; with `start_tol=None` the
+    start is not checked: a formulation that projects moves it to the constraints, the others integrate from it as it
+    is, and algebraic variables that it gives are no more than guesses.
 
     Derivatives are those of the discrete solution with its steps held fixed, by `adjoint`, by default
     diffrax.RecursiveCheckpointAdjoint (reverse mode; diffrax.ForwardMode() for jvp); projections and implicit stages
     are differentiated as the exact ones (implicit function theorem).
 
-    The returned function raises at run time where a solve stops early, after `max_steps` attempts or at a singularity;
-    with `throw=False` the result says so in `succeeded`. Raises ValueError for bad settings, and RuntimeError when
-    called in 32 bits.
+    The returned function raises at run time where a solve stops early, one of a batch included; with `throw=False`
+    `status` says so, and why. Where a program uses derivatives alone, JAX drops the check with the values: derivatives
+    through what was not reached are not finite then. Raises ValueError for bad settings and wrong shapes or names, and
+    RuntimeError when called in 32 bits.
     """
-    check_settings(solver, max_steps, rtol=rtol)
-    motion_of = ReducedMotion(system.reduce(), formulation_named(formulation), differentiable=True)
+    check_settings(solver, max_steps, rtol=rtol, **({} if start_tol is None else {"start_tol": start_tol}))
+    formulation = formulation_named(formulation)
+    check_system(system)
+    motion = ReducedMotion(system.reduce(), formulation, differentiable=True)
     atol = absolute_tolerances(system, atol, rtol)
-    tolerances = np.concatenate([atol, np.ones(motion_of.guessed.size)])
+    tolerances = np.concatenate([atol, np.ones(motion.guessed.size)])
     adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
+    own = {s.name for s in system.states}
+    checked_w = np.array([symbol.name in own for symbol in motion.reduced.w], dtype=bool)
 
     def flow(start: Any, ts: Any, parameters: Mapping[str, Any] | None = None) -> FlowResult:
         if not jax.config.jax_enable_x64:
@@ -82,62 +125,134 @@ def dae_flow(
                 "dae_flow computes in 64 bits, and JAX is in 32; call it inside `with jax.enable_x64(True):` or set "
                 'jax.config.update("jax_enable_x64", True) first'
             )
+        if not isinstance(ts, jax.core.Tracer):
+            ts = output_times(ts)
         ts = jnp.asarray(ts, dtype=jnp.float64)
-        parameters = {str(name): jnp.asarray(p, jnp.float64) for name, p in (parameters or {}).items()} or None
-        y0, guess = _split(system, start)
-        return _solve(motion_of, y0, guess, ts, parameters)
+        if ts.ndim != 1 or ts.size < 2:
+            raise ValueError(f"ts has shape {ts.shape}; give a vector of at least two output times, the start first")
+        parameters = named_once("parameters", parameters or {})
+        parameters = {name: jnp.asarray(p, jnp.float64) for name, p in parameters.items()} or None
+        check_parameter_names(system, parameters)
+        for name, value in (parameters or {}).items():
+            if value.ndim:
+                raise ValueError(f"parameter {name!r} has shape {value.shape}; give one number (batches: jax.vmap)")
+        return solve(*_split(system, start), ts, parameters)
 
-    def _solve(motion, y0, guess, ts, parameters):
-        state, _, converged = motion.begin(ts[0], y0, parameters, jax.lax.stop_gradient(guess))
-        floor = tolerances / rtol
+    @eqx.filter_jit
+    def solve(y0, given, ts, parameters):
+        finite = jnp.all(jnp.isfinite(y0)) & jnp.all(jnp.isfinite(ts)) & ~jnp.any(jnp.isinf(given))
+        for value in (parameters or {}).values():
+            finite = finite & jnp.isfinite(value)
+        increasing = jnp.all(ts[1:] > ts[:-1])
+        times = jnp.where(finite & increasing, ts, jnp.arange(ts.size, dtype=ts.dtype))
+        t0 = times[0]
+        guess = jax.lax.stop_gradient(jnp.nan_to_num(given))
+        state, w0, found = motion.begin(t0, y0, parameters, guess)
+        consistent = agrees = jnp.asarray(True)
+        if start_tol is not None:
+            consistent = _is_consistent(motion, t0, y0, parameters, start_tol)
+            allowed = ALGEBRAIC_SLACK * start_tol * jnp.maximum(1.0, jnp.abs(w0))
+            agrees = jnp.all(jnp.isnan(given) | (jnp.abs(given - w0) <= allowed) | ~checked_w)
 
         def after_step(t, state, parameters):
-            return motion.after_step(t, state, parameters, floor)
+            return motion.after_step(t, state, parameters, tolerances / rtol)
 
-        state, good = after_step(ts[0], state, parameters)
+        state, projected = after_step(t0, state, parameters)
+        good = {1: finite, 2: increasing, 3: consistent, 4: found, 5: agrees, 6: projected}
+        bad_start = jnp.asarray(_SUCCESS)
+        for number, holds in reversed(good.items()):
+            bad_start = jnp.where(holds, bad_start, number)
+        # No step from a start that is none: one attempt is what the loop can't do without.
+        limit = jnp.where(bad_start == _SUCCESS, jnp.asarray(max_steps, dtype=jnp.int64), 1)
         controller = diffrax.PIDController(rtol=rtol, atol=tolerances)
-        limit = jnp.asarray(max_steps, dtype=jnp.int64)
         out = diffrax.diffeqsolve(
             diffrax.ODETerm(motion.derivative),
             ProjectedSolver(_SOLVERS[solver](rtol, tolerances), after_step),
-            t0=ts[0],
-            t1=ts[-1],
+            t0=t0,
+            t1=times[-1],
             dt0=None,
             y0=state,
             args=parameters,
-            saveat=diffrax.SaveAt(ts=ts[1:]),
-            stepsize_controller=EndOnSaveTimes(controller, ts[1:], ts[-1], limit, StepState.fresh()),
+            saveat=diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=times[1:]), diffrax.SubSaveAt(t1=True)]),
+            stepsize_controller=EndOnSaveTimes(controller, times[1:], times[-1], limit, StepState.fresh()),
             adjoint=adjoint,
             max_steps=max_steps,
             throw=False,
         )
-        succeeded = (out.result == RESULTS.successful) & converged & good
-        states = jnp.concatenate([state[None], out.ys])
-        # Where nothing was saved, something whose derivative is finite; the NaN is put back behind it.
-        saved = jnp.concatenate([jnp.ones(1, bool), jnp.isfinite(out.ts)])
-        rows = jax.vmap(motion.describe, in_axes=(0, 0, None))(ts, jnp.where(saved[:, None], states, state), parameters)
-        functions = motion.functions
-        x = jax.vmap(functions.states, in_axes=(0, 0, 0, None))(rows["y"], rows["w"], ts, parameters)
-        x, y, w = (jnp.where(saved[:, None], value, jnp.nan) for value in (x, rows["y"], rows["w"]))
-        succeeded = succeeded & jnp.all(jnp.isfinite(x))
-        if throw:
-            x, y, w = eqx.error_if(
-                (x, y, w),
-                ~succeeded,
-                f"a solve of {system.name!r} stopped before the last of its output times: it met a singularity, its "
-                f"step size fell below rounding, or max_steps = {max_steps} attempts were spent; solve_dae with the "
-                "same start says which and where",
-            )
-        return FlowResult(ts, x, y, w, succeeded, jnp.asarray(out.stats["num_steps"], jnp.int64))
+        (saved_ts, (t_end,)), (states, _) = out.ts, out.ys
+        saved = jnp.concatenate([jnp.ones(1, bool), jnp.isfinite(saved_ts)]) & (bad_start == _SUCCESS)
+        # Where nothing was saved, something whose derivative is finite; it is marked behind.
+        states = jnp.where(saved[:, None], jnp.concatenate([state[None], states]), state)
+        rows = jax.vmap(motion.describe, in_axes=(0, 0, None))(times, states, parameters)
+        solved = jnp.all(jnp.isfinite(rows["w"]), axis=-1)
+        x = jax.vmap(motion.functions.states, in_axes=(0, 0, 0, None))(rows["y"], rows["w"], times, parameters)
+        reached = jnp.logical_and.accumulate(saved & solved)
+        inputs = jnp.concatenate([y0, *[value[None] for value in (parameters or {}).values()]])
+        x, y, w = (_marked(reached[:, None], value, inputs) for value in (x, rows["y"], rows["w"]))
+        status = jnp.select(
+            [
+                bad_start != _SUCCESS,
+                ~jnp.all(solved | ~saved),
+                out.result == RESULTS.successful,
+                out.result == RESULTS.max_steps_reached,
+                out.result == RESULTS.dt_min_reached,
+            ],
+            [bad_start, 10, _SUCCESS, 7, 8],
+            9,
+        )
+        status = jnp.asarray(status, jnp.int64)
+        result = FlowResult(ts, x, y, w, status, t_end, jnp.asarray(out.stats["num_steps"], jnp.int64))
+        if not throw:
+            return result
+        messages = [
+            f"a solve of {system.name!r} stopped before the last of its output times: {reason}; solve_dae with the "
+            "same start, or dae_flow with throw=False, says where"
+            for reason in REASONS
+        ]
+        return eqx.branched_error_if(result, status != _SUCCESS, status, messages)
 
     return flow
 
 
+def _is_consistent(motion: ReducedMotion, t: Any, y: Array, parameters: Any, tol: float) -> Bool[Array, ""]:
+    """Whether C(y, t) = 0 within `tol`, as solvers.start.check_constraints means it."""
+    if not motion.reduced.constraints:
+        return jnp.asarray(True)
+    residual = jnp.abs(motion.functions.constraints(y, t, parameters))
+    jacobian = jnp.abs(motion.functions.constraints_jacobian(y, t, parameters))
+    allowed = tol * jnp.max(jacobian * jnp.maximum(1.0, jnp.abs(y)), axis=-1)
+    return jnp.all(residual <= jnp.maximum(allowed, np.finfo(float).tiny))
+
+
+@jax.custom_jvp
+def _marked(good: Array, x: Array, inputs: Array) -> Array:
+    """x, NaN where it is not good; and there, derivatives with respect to all inputs are infinite.
+
+    An error or a NaN in the values is not enough: a gradient may be all that a program computes, and what was never
+    integrated has a derivative of zero.
+    """
+    return jnp.where(good, x, jnp.nan)
+
+
+@_marked.defjvp
+def _marked_jvp(primals, tangents):
+    (good, x, inputs), (_, dx, d_inputs) = primals, tangents
+    weights = 1.0 + 0.5 * jnp.sin(jnp.arange(inputs.size))  # in forward mode, a direction should not cancel
+    # It overflows by products: 0 · ∞ would be NaN, and an output that a program masks has zero cotangents.
+    huge = jnp.where(good, 0.0, 1e300)
+    return _marked(good, x, inputs), jnp.where(good, dx, 0.0) + huge * (huge * (weights @ d_inputs))
+
+
 def _split(system: Any, start: Any) -> tuple[Array, Array]:
-    """y and a first guess of w from an array of all states or a mapping by name."""
+    """y and, NaN where it is not given, w from an array of all states or a mapping by name."""
     reduced, names = system.reduce(), [s.name for s in system.states]
+    if isinstance(start, ConsistentStart):
+        start = start.as_dict()
     if isinstance(start, Mapping):
-        given = {str(name): jnp.asarray(value, jnp.float64) for name, value in start.items()}
+        given = {name: jnp.asarray(value, jnp.float64) for name, value in named_once("start", start).items()}
+        wrong = next((name for name, value in given.items() if value.ndim), None)
+        if wrong is not None:
+            raise ValueError(f"start[{wrong!r}] has shape {given[wrong].shape}; give one number (batches: jax.vmap)")
     else:
         array = jnp.asarray(start, jnp.float64)
         if array.shape != (len(names),):
@@ -150,11 +265,13 @@ def _split(system: Any, start: Any) -> tuple[Array, Array]:
     unknown = [name for name in given if name not in places]
     if unknown:
         raise ValueError(f"start names {', '.join(unknown)}; the states of {system.name!r} are {', '.join(names)}")
-    y, w = [None] * len(reduced.y), [jnp.zeros(())] * len(reduced.w)
+    y, w = [None] * len(reduced.y), [jnp.asarray(jnp.nan)] * len(reduced.w)
     for name, value in given.items():
         array, column = places[name]
-        (y if array == "y" else w)[column] = jnp.asarray(value)
+        (y if array == "y" else w)[column] = value
     missing = [symbol.name for symbol, value in zip(reduced.y, y, strict=True) if value is None]
     if missing:
-        raise ValueError(f"start gives no value for {', '.join(missing)}")
-    return jnp.stack(y), jnp.nan_to_num(jnp.stack(w)) if w else jnp.zeros(0)
+        raise ValueError(
+            f"start gives no value for {', '.join(missing)}; give one for every differential state of {system.name!r}"
+        )
+    return jnp.stack(y) if y else jnp.zeros(0), jnp.stack(w) if w else jnp.zeros(0)

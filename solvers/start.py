@@ -12,7 +12,7 @@ from solvers.solution import ReferenceSolveError
 
 # An algebraic variable may differ from what its equations give by this many times the tolerance of the start: it
 # repeats, multiplied by the condition of those equations, what is left of the constraints.
-_ALGEBRAIC_SLACK = 1e3
+ALGEBRAIC_SLACK = 1e3
 _CONVERGED = 1e-13  # a last correction, relative to the guess
 _KEPT = "; keep fewer components, or give other values for them"
 
@@ -89,9 +89,11 @@ def resolve_start(
     """
     reduced = system.reduce()
     y, w = read_states(system, start)
-    batch = y.shape[:-1]
-    shapes = [np.shape(value) for value in (parameters or {}).values()]
-    batch = np.broadcast_shapes(batch, *shapes)
+    shapes = {f"parameter {name!r}": np.shape(value) for name, value in (parameters or {}).items()}
+    batch = _common_shape({"start": y.shape[:-1]} | shapes)
+    if 0 in batch:
+        raise ValueError(f"start and parameters have batch shape {batch}: an empty batch; give at least one start")
+    parameters = broadcast_parameters(parameters, batch)
     y, w = np.broadcast_to(y, batch + y.shape[-1:]).copy(), np.broadcast_to(w, batch + w.shape[-1:]).copy()
     for index in np.ndindex(batch):
         own = at_index(parameters, index)
@@ -109,7 +111,9 @@ def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
         return start.y, start.w
     names = [s.name for s in system.states]
     if isinstance(start, Mapping):
-        given = {str(key): numbers(f"start[{str(key)!r}]", value, finite=False) for key, value in start.items()}
+        given = {
+            name: numbers(f"start[{name!r}]", value, finite=False) for name, value in named_once("start", start).items()
+        }
     else:
         array = numbers("start", start, finite=False)
         if array.ndim < 1 or array.shape[-1] != len(names):
@@ -122,7 +126,7 @@ def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
     unknown = [name for name in given if name not in places]
     if unknown:
         raise ValueError(f"start names {_list(unknown)}; the states of {system.name!r} are {_list(names)}")
-    batch = np.broadcast_shapes(*(value.shape for value in given.values())) if given else ()
+    batch = _common_shape({f"start[{name!r}]": value.shape for name, value in given.items()})
     y, w = np.full((*batch, len(reduced.y)), np.nan), np.full((*batch, len(reduced.w)), np.nan)
     for name, value in given.items():
         array, column = places[name]
@@ -137,6 +141,32 @@ def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
         bad = [name for name, value in given.items() if np.any(np.isinf(value))]
         raise ValueError(f"start must be finite, but {_list(bad)} is not")
     return y, w
+
+
+def named_once(what: str, given: Mapping[Any, Any]) -> dict[str, Any]:
+    """A mapping from names or symbols as one from names. Raises ValueError where two keys have the same name."""
+    named = {str(key): value for key, value in given.items()}
+    if len(named) < len(given):
+        keys = [str(key) for key in given]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        raise ValueError(f"{what} gives {_list(twice)} twice, as a name and as a symbol; give each once")
+    return named
+
+
+def broadcast_parameters(parameters: Mapping[str, Any] | None, batch: tuple[int, ...]) -> dict[str, Any] | None:
+    """Parameters with a value for each of the batch in the batch's shape; the others as they are."""
+    if not parameters:
+        return None
+    return {name: np.broadcast_to(value, batch) if np.ndim(value) else value for name, value in parameters.items()}
+
+
+def _common_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape that all broadcast to; raises ValueError, with each that has one, if they do not."""
+    try:
+        return np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        given = ", ".join(f"{name} {shape}" for name, shape in shapes.items() if shape)
+        raise ValueError(f"the batch shapes do not go together: {given}; give the same, or one value for all") from None
 
 
 def at_index(parameters: Mapping[str, Any] | None, index: tuple[int, ...]) -> dict[str, float]:
@@ -181,7 +211,7 @@ def _leading(reduced, y, given, t0, parameters, tol, index) -> np.ndarray:
     for name, (array, j) in name_places(system).items():
         if array != "w" or np.isnan(given[j]) or name not in {s.name for s in system.states}:
             continue
-        if not abs(given[j] - w[j]) <= _ALGEBRAIC_SLACK * tol * max(1.0, abs(w[j])):
+        if not abs(given[j] - w[j]) <= ALGEBRAIC_SLACK * tol * max(1.0, abs(w[j])):
             raise ValueError(
                 f"the start{_of(index)} of {system.name!r} is inconsistent at the level of the algebraic variables: "
                 f"{name} = {given[j]:.9g}, but the equations at t = {t0:g} give {w[j]:.9g}; leave it out, or write "
@@ -203,11 +233,15 @@ class _Search:
     def __init__(self, system: Any, guess: Any, keep: Sequence[Any], t0: float, parameters: Any) -> None:
         self.system, self.reduced, self.t0 = system, system.reduce(), t0
         self.functions = self.reduced.numpy()
-        self.parameters = at_index(parameter_arrays(parameters), ())
+        parameters = parameter_arrays(parameters) or {}
+        batched = [str(name) for name, value in parameters.items() if value.ndim]
+        if batched:
+            raise ValueError(f"parameter {batched[0]!r} has a batch of values; consistent values are found one by one")
+        self.parameters = at_index(parameters, ())
         self.y0, self.w0 = read_states(system, guess)
         if self.y0.ndim != 1:
             raise ValueError(f"the guess has batch shape {self.y0.shape[:-1]}; give one guess at a time")
-        keep = [keep] if isinstance(keep, str) else list(keep)
+        keep = [keep] if isinstance(keep, str) or not hasattr(keep, "__iter__") else list(dict.fromkeys(keep))
         places = name_places(system)
         unknown = [str(name) for name in keep if str(name) not in places]
         if unknown:

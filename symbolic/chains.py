@@ -59,11 +59,27 @@ class Chains:
         """The total time derivative, by the chain rule."""
         for _ in range(order):
             moving = sorted((s for s in expression.free_symbols if s in self.position), key=self.position.get)
-            terms = [expression.diff(s) * self.symbol(j, k + 1) for s in moving for j, k in [self.position[s]]]
+            slopes = partials(expression, moving)
+            terms = [slopes[s] * self.symbol(j, k + 1) for s in moving for j, k in [self.position[s]]]
             if self.time is not None and self.time in expression.free_symbols:
                 terms.append(expression.diff(self.time))
             expression = sp.Add(*terms)
         return expression
+
+
+def partials(expression: sp.Expr, symbols: Collection[sp.Symbol]) -> dict[sp.Symbol, sp.Expr]:
+    """∂e/∂s for each symbol s; term by term, so that a sum of many terms costs no more than the symbols in each."""
+    wanted = set(symbols)
+    parts: dict[sp.Symbol, list[sp.Expr]] = {s: [] for s in symbols}
+    for term in sp.Add.make_args(expression):
+        number, rest = term.as_coeff_Mul()
+        if rest.is_Symbol:
+            if rest in wanted:
+                parts[rest].append(number)
+        else:
+            for s in term.free_symbols & wanted:
+                parts[s].append(term.diff(s))
+    return {s: sp.Add(*terms) for s, terms in parts.items()}
 
 
 def eliminate_aliases(system: DAESystem, keep: Collection[sp.Symbol] = ()) -> tuple[Chains, list[Row]]:

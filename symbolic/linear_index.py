@@ -1,16 +1,17 @@
 """The differentiation index of a linear system by the ranks of its derivative array."""
 
+from fractions import Fraction
 from math import comb
 
 import numpy as np
 import sympy as sp
-from sympy.polys.domains import QQ
-from sympy.polys.matrices import DomainMatrix
 
+from symbolic.chains import partials
+from symbolic.modular import residues, shuffle_index
 from symbolic.null_vectors import numerical_rank
 from symbolic.sampling import Evaluator, RandomPoints
 
-_LARGEST = 400  # rows of a derivative array
+_LARGEST = 800  # rows of a derivative array
 
 
 def linear_index(system, upper: int) -> int | None:
@@ -20,10 +21,13 @@ def linear_index(system, upper: int) -> int | None:
     x' (K. E. Brenan, S. L. Campbell and L. R. Petzold, Numerical solution of initial-value problems in DAEs, 1996,
     section 2.4). Structure alone can demand more differentiations than these.
     """
-    if upper == 0 or len(system.states) * upper > _LARGEST:
-        return None
-    matrices = _coefficients(system)
+    matrices = _coefficients(system) if upper else None
     if matrices is None:
+        return None
+    exact = [_residues(m) for m in matrices]
+    if exact[0] is not None and exact[1] is not None:
+        return shuffle_index(*exact, upper)
+    if len(system.states) * upper > _LARGEST:
         return None
     for nu in range(upper):
         array = _derivative_array(matrices, nu, system.time)
@@ -45,12 +49,18 @@ def _coefficients(system) -> tuple[sp.Matrix, sp.Matrix] | None:
         matrix = sp.zeros(len(system.equations), len(symbols))
         place = {s: j for j, s in enumerate(symbols)}
         for i, e in enumerate(system.equations):
-            for s in e.free_symbols & place.keys():
-                matrix[i, place[s]] = entry = e.diff(s)
+            for s, entry in partials(e, e.free_symbols & place.keys()).items():
+                matrix[i, place[s]] = entry
                 if entry.free_symbols & inside:
                     return None
         matrices.append(matrix)
     return matrices[0], matrices[1]
+
+
+def _residues(matrix: sp.Matrix) -> np.ndarray | None:
+    if not all(e.is_Rational for e in matrix):
+        return None
+    return residues([[Fraction(int(e.p), int(e.q)) for e in matrix.row(i)] for i in range(matrix.rows)])
 
 
 def _derivative_array(matrices, nu: int, time) -> list[list[sp.Expr]]:
@@ -79,13 +89,8 @@ def _derived(matrix: sp.Matrix, order: int, time) -> sp.Matrix:
 
 
 def _determines_first(array: list[list[sp.Expr]], n: int, system) -> bool:
-    if all(e.is_Rational for row in array for e in row):
-        exact = DomainMatrix([[QQ(int(e.p), int(e.q)) for e in row] for row in array], (len(array), len(array[0])), QQ)
-        width = len(array[0])
-        later = exact.extract(list(range(len(array))), list(range(n, width))) if width > n else None
-        return exact.rank() - (0 if later is None else later.rank()) == n
     evaluator = Evaluator(RandomPoints(system.parameters, vary=False, seed=2), RandomPoints.n_points)
     values = evaluator([e for row in array for e in row])[0].T.reshape(-1, len(array), len(array[0]))
-    values = values[np.isfinite(values).all(axis=(1, 2))]
+    values = np.unique(values[np.isfinite(values).all(axis=(1, 2))], axis=0)
     ranks = [numerical_rank(v) - numerical_rank(v[:, n:]) for v in values]
     return len(ranks) > 0 and max(ranks) == n

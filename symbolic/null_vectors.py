@@ -5,7 +5,10 @@ from fractions import Fraction
 
 import numpy as np
 import sympy as sp
+from sympy.polys.domains import QQ
+from sympy.polys.matrices import DomainMatrix
 
+from symbolic.modular import is_regular
 from symbolic.sampling import Evaluator
 from symbolic.structural import StructureError
 
@@ -21,7 +24,7 @@ def rank_defects(matrix: Matrix, evaluator: Evaluator) -> bool:
     """Whether the matrix is singular: exactly for rational numbers, else at every point with finite entries."""
     exact = _exact(matrix)
     if exact is not None:
-        return bool(_exact_null_space(exact))
+        return not is_regular(exact) and bool(_exact_null_space(exact))
     values = _finite_values(matrix, evaluator)
     return len(values) > 0 and all(_scaled_null_space(v)[1] for v in values)
 
@@ -141,21 +144,13 @@ def _balanced(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _exact_null_space(matrix: list[list[Fraction]]) -> list[list[Fraction]]:
-    """Left null space by elimination in fractions."""
-    n = len(matrix)
-    rows = [list(row) + [Fraction(i == j) for j in range(n)] for i, row in enumerate(matrix)]
-    done = 0
-    for j in range(len(matrix[0])):
-        pivot = next((i for i in range(done, n) if rows[i][j] != 0), None)
-        if pivot is None:
-            continue
-        rows[done], rows[pivot] = rows[pivot], rows[done]
-        for i in range(done + 1, n):
-            if rows[i][j] != 0:
-                factor = rows[i][j] / rows[done][j]
-                rows[i] = [a - factor * b for a, b in zip(rows[i], rows[done], strict=True)]
-        done += 1
-    return [row[-n:] for row in rows[done:]]
+    """Left null space in rational numbers."""
+    transposed = DomainMatrix(
+        [[QQ(e.numerator, e.denominator) for e in row] for row in zip(*matrix, strict=True)],
+        (len(matrix[0]), len(matrix)),
+        QQ,
+    )
+    return [[Fraction(int(e.numerator), int(e.denominator)) for e in row] for row in transposed.nullspace().to_list()]
 
 
 def _echelon(space, classes: Sequence, tolerance: float) -> list[dict]:

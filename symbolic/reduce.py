@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import sympy as sp
 
-from symbolic.chains import Chains, Row, eliminate_aliases
+from symbolic.chains import Chains, Row, eliminate_aliases, partials
 from symbolic.dependence import Dependence
 from symbolic.linear_index import linear_index
 from symbolic.reduced import Block, ReducedSystem
@@ -47,21 +47,20 @@ def reduce_index(system: DAESystem) -> ReducedSystem:
 
 def _make_regular(system: DAESystem, chains: Chains, rows: Sequence[Row]):
     """Rows whose differentiated Jacobian is regular, with their structure and that Jacobian."""
-    known: dict[tuple[sp.Expr, sp.Symbol], sp.Expr] = {}
+    known: dict[sp.Expr, dict[sp.Symbol, sp.Expr]] = {}
 
-    def partial(expression, symbol):
-        if (expression, symbol) not in known:
-            known[expression, symbol] = expression.diff(symbol)
-        return known[expression, symbol]
+    def slopes(expression, symbols):
+        found = known.setdefault(expression, {})
+        found.update(partials(expression, [s for s in symbols if s not in found]))
+        return [found[s] for s in symbols]
 
     while True:
         analysis = analyse(system, chains, rows)
         c, d = analysis.offsets.differentiations, analysis.offsets.orders
-        jacobian = {
-            (i, j): partial(rows[i].expression, chains.symbol(j, d[j] - c[i]))
-            for i, columns in enumerate(analysis.leading)
-            for j in columns
-        }
+        jacobian = {}
+        for i, columns in enumerate(analysis.leading):
+            entries = slopes(rows[i].expression, [chains.symbol(j, d[j] - c[i]) for j in columns])
+            jacobian |= {(i, j): e for j, e in zip(columns, entries, strict=True)}
         better = Dependence(system, chains, rows, analysis, jacobian).better_rows()
         if better is None:
             return rows, analysis, jacobian

@@ -6,8 +6,14 @@ Hindmarsh et al., SUNDIALS: Suite of Nonlinear and Differential/Algebraic Equati
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from solvers.implicit_solve import ImplicitSolve, MissingExtraError, Progress, Stopped
 from solvers.solution import SUCCESS, Solution
+
+# Where the first step fails however often it is cut, it was too long by far: IDA takes it from Y', which holds no
+# derivatives of algebraic variables. As a share of the whole time:
+_SHORT_STEP = 1e-12
 
 
 def solve_ida(
@@ -18,6 +24,7 @@ def solve_ida(
     form: Any = "ggl",
     rtol: float = 1e-8,
     atol: Any = None,
+    newton: str | None = None,
     parameters: Mapping[str, Any] | None = None,
     max_steps: int = 1_000_000,
     max_seconds: float | None = None,
@@ -35,6 +42,10 @@ def solve_ida(
     - `system`: a symbolic.DAESystem; `start`, `parameters`, `start_tol` as in solvers.solve_dae.
     - `rtol`, `atol`: relative and absolute tolerance; `atol` one number, one for each entry of the reduced system's y,
       or by state name; by default `rtol`.
+    - `newton`: "modified" keeps one Jacobian over many steps, as IDA does by default, scaled where c_j has changed;
+      "full" takes a new one for each iteration (preconditioned GMRES with the exact inverse). The scaling is wrong for
+      algebraic equations: where the error test watches what they determine, the rest of the iteration is noise in it
+      that no shorter step makes smaller. So by default "full" there, "modified" elsewhere.
     - `max_steps`, `max_seconds`: when to give up.
 
     `stats` has n_steps, n_f_evals (residuals) and n_jacobian_evals. Raises ValueError for a bad argument or start,
@@ -42,31 +53,85 @@ def solve_ida(
     reason is in `result`, and the outputs end where it stopped.
     """
     IDA = _ida()
+    if newton not in (None, "modified", "full"):
+        raise ValueError(f'newton must be "modified", "full" or None (what the form needs), got {newton!r}')
     solve = ImplicitSolve(system, start, ts, form, rtol, atol, parameters, max_seconds, progress, start_tol)
+    full = _watches_algebraic(solve.form) if newton is None else newton == "full"
 
     def residual(t, Y, Yp, out):
         out[:] = solve.residual(t, Y, Yp)
 
+    stats = {"n_steps": 0, "n_f_evals": 0, "n_jacobian_evals": 0}
+    first_step = 0.0  # IDA's own choice
+    while True:
+        linear = _FullNewton(solve) if full else None
+        solver = IDA(
+            residual,
+            rtol=solve.rtol,
+            atol=solve.atol,
+            algebraic_idx=[i for i, algebraic in enumerate(solve.form.algebraic) if algebraic],
+            max_num_steps=max_steps,
+            first_step=first_step,
+            **(linear.options() if full else {"jacfn": _jacobian(solve)}),
+        )
+        try:
+            reason = _run(solver, solve, max_steps, stats)
+        except Stopped:
+            reason = f"gave up after {max_seconds:g} s"
+        except (ArithmeticError, ValueError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if full:
+            stats["n_jacobian_evals"] = linear.n_jacobian_evals
+        if reason == SUCCESS or stats["n_steps"] or first_step:
+            return solve.solution(reason, stats, throw, "IDA")
+        first_step = _SHORT_STEP * float(solve.ts[-1] - solve.ts[0])
+
+
+def _watches_algebraic(form: Any) -> bool:
+    """Whether the error test watches a variable, or a combination of variables, that only algebraic equations hold."""
+    alone = any(a and not free for a, free in zip(form.algebraic, form.uncontrolled, strict=True))
+    rates = set(form.rates)
+    return alone or any(len(rates & e.free_symbols) > 1 for e in form.equations)
+
+
+def _jacobian(solve: ImplicitSolve) -> Any:
     def jacobian(t, Y, Yp, _residual, cj, out):
         by_Y, by_Yp = solve.jacobians(t, Y, Yp)
         out[:] = by_Y + cj * by_Yp
 
-    solver = IDA(
-        residual,
-        jacfn=jacobian,
-        rtol=solve.rtol,
-        atol=solve.atol,
-        algebraic_idx=[i for i, algebraic in enumerate(solve.form.algebraic) if algebraic],
-        max_num_steps=max_steps,
-    )
-    stats = {"n_steps": 0, "n_f_evals": 0, "n_jacobian_evals": 0}
-    try:
-        reason = _run(solver, solve, max_steps, stats)
-    except Stopped:
-        reason = f"gave up after {max_seconds:g} s"
-    except (ArithmeticError, ValueError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return solve.solution(reason, stats, throw, "IDA")
+    return jacobian
+
+
+class _FullNewton:
+    """IDA's linear systems with the Jacobian J = ∂F/∂Y + c_j ∂F/∂Y' of the very point: GMRES, preconditioned by J⁻¹."""
+
+    def __init__(self, solve: ImplicitSolve) -> None:
+        self.solve, self.n_jacobian_evals = solve, 0
+        self._key: Any = None
+        self._matrix = np.zeros((0, 0))
+
+    def options(self) -> dict[str, Any]:
+        from sksundae.ida import IDAJacTimes, IDAPrecond
+
+        def product(t, Y, Yp, _residual, v, out, cj):
+            out[:] = self.matrix(t, Y, Yp, cj) @ v
+
+        def inverse(t, Y, Yp, _residual, right, out, cj, _delta):
+            matrix = self.matrix(t, Y, Yp, cj)
+            try:
+                out[:] = np.linalg.solve(matrix, right)
+            except np.linalg.LinAlgError:
+                out[:] = right  # GMRES then fails, and IDA takes a shorter step
+
+        return {"linsolver": "gmres", "precond": IDAPrecond(None, inverse), "jactimes": IDAJacTimes(None, product)}
+
+    def matrix(self, t: float, Y: np.ndarray, Yp: np.ndarray, cj: float) -> np.ndarray:
+        key = (t, cj, Y.tobytes(), Yp.tobytes())
+        if key != self._key:
+            by_Y, by_Yp = self.solve.jacobians(t, Y, Yp)
+            self._key, self._matrix = key, by_Y + cj * by_Yp
+            self.n_jacobian_evals += 1
+        return self._matrix
 
 
 def _run(solver: Any, solve: ImplicitSolve, max_steps: int, stats: dict[str, int]) -> str:

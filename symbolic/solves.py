@@ -222,7 +222,7 @@ class Arrays:
         z = self.grouped([self.freeze(g) for g in guess], size)
         eps = float(xp.finfo(z[0].dtype).eps)
         residual, jacobian = evaluate(z, frozen)
-        shape = np.broadcast_shapes(*[tuple(a.shape) for a in (*z, *residual, *jacobian)])
+        shape = np.broadcast_shapes(*[tuple(np.shape(a)) for a in (*z, *residual, *jacobian)])
         z, residual = self._spread(z, shape), self._spread(residual, shape)
         step, scales, done = measures(z, residual, jacobian)
         damping = xp.ones_like(z[0])

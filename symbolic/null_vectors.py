@@ -9,7 +9,7 @@ from sympy.polys.domains import QQ
 from sympy.polys.matrices import DomainMatrix
 
 from symbolic.modular import is_regular
-from symbolic.sampling import Evaluator
+from symbolic.sampling import ROUNDING, Evaluator
 from symbolic.structural import StructureError
 
 RANK = 1e-10  # singular values below it, of a matrix scaled to entries of size one, count as zero
@@ -45,7 +45,21 @@ def constant_null_vectors(matrix: Matrix, classes: Sequence, evaluator: Evaluato
     space, singular = _scaled_null_space(np.concatenate(list(values), axis=1))
     if not singular:
         return []
-    return [{i: _simple(u) for i, u in vector.items()} for vector in _echelon(space, classes, _NULL)]
+    found = [_verified(vector, values) for vector in _echelon(space, classes, _NULL)]
+    return [vector for vector in found if vector is not None]
+
+
+def _verified(vector: dict[int, float], values: np.ndarray) -> dict[int, sp.Expr] | None:
+    """The vector in fractions, or where these do not cancel the rows in numbers; None where they do not either.
+
+    Entries of very different sizes make the numbers inaccurate, and fractions close to them right.
+    """
+    exact = {i: _fraction(u) for i, u in vector.items()}
+    for u, result, tolerance in ((exact, exact, ROUNDING), (vector, {i: _simple(v) for i, v in vector.items()}, _NULL)):
+        parts = np.array(list(u.values()), dtype=float)[:, None] * values[:, list(u)]
+        if (np.abs(parts.sum(axis=1)) <= tolerance * np.abs(parts).sum(axis=1)).all():
+            return result
+    return None
 
 
 def varying_null_vectors(matrix: Matrix, classes: Sequence, evaluator: Evaluator) -> list[dict[int, sp.Expr]]:
@@ -115,7 +129,7 @@ def _finite_values(matrix: Matrix, evaluator: Evaluator) -> np.ndarray:
 
 def _scaled_null_space(matrix: np.ndarray) -> tuple[list[list[float]], bool]:
     """A basis of the left null space, and whether it has any member; rows and columns are brought to size one first."""
-    scaled, rows = _balanced(matrix)
+    scaled, rows = balanced(matrix)
     left, singular, _ = np.linalg.svd(scaled)
     null = left[:, singular < RANK * max(singular[0], 1e-300)]
     return [list(vector) for vector in (rows[:, None] * null).T], null.shape[1] > 0
@@ -125,11 +139,11 @@ def numerical_rank(matrix: np.ndarray) -> int:
     """Singular values above rounding, after rows and columns are brought to size one."""
     if not matrix.size:
         return 0
-    singular = np.linalg.svd(_balanced(matrix)[0], compute_uv=False)
+    singular = np.linalg.svd(balanced(matrix)[0], compute_uv=False)
     return int((singular > RANK * max(singular[0], 1e-300)).sum())
 
 
-def _balanced(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def balanced(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The matrix with rows and columns scaled to a largest entry near one, and the scale of the rows."""
     rows, columns = np.ones(matrix.shape[0]), np.ones(matrix.shape[1])
     scaled = matrix
@@ -183,8 +197,11 @@ def _echelon(space, classes: Sequence, tolerance: float) -> list[dict]:
     return result
 
 
-def _simple(value: float) -> sp.Expr:
+def _fraction(value: float) -> sp.Rational:
     fraction = Fraction(value).limit_denominator(_SIMPLE)
-    if abs(float(fraction) - value) <= 1e-12 * abs(value):
-        return sp.Rational(fraction.numerator, fraction.denominator)
-    return sp.Float(value)
+    return sp.Rational(fraction.numerator, fraction.denominator)
+
+
+def _simple(value: float) -> sp.Expr:
+    fraction = _fraction(value)
+    return fraction if abs(float(fraction) - value) <= 1e-12 * abs(value) else sp.Float(value)

@@ -8,6 +8,7 @@ import sympy as sp
 from symbolic.chains import Chains, Row, eliminate_aliases, partials
 from symbolic.dependence import Dependence
 from symbolic.linear_index import linear_index
+from symbolic.on_constraints import check_on_constraints
 from symbolic.reduced import Block, ReducedSystem
 from symbolic.structural import Offsets, StructureError, maximum_matching, pantelides, solution_order, unmatched
 from symbolic.system import DAESystem
@@ -90,6 +91,9 @@ def _assemble(system: DAESystem, chains: Chains, rows, analysis: Analysis, jacob
         for _ in range(c[i]):
             levels[i].append(chains.derivative(levels[i][-1]))
     constraint_of = sorted(((i, k) for i in range(n) for k in range(c[i])), key=lambda entry: entry[::-1])
+    constraints = tuple(levels[i][k] for i, k in constraint_of)
+    if constraints:
+        check_on_constraints(system, chains, rows, analysis, jacobian, constraints)
     blocks = []
     for group in analysis.groups:
         unknowns = sorted(analysis.offsets.matching.columns[i] for i in group)
@@ -107,7 +111,7 @@ def _assemble(system: DAESystem, chains: Chains, rows, analysis: Analysis, jacob
         rates=tuple(chains.symbol(j, k + 1) for j, k in y),
         equations=tuple(entries[-1] for entries in levels),
         differentiations=tuple(c),
-        constraints=tuple(levels[i][k] for i, k in constraint_of),
+        constraints=constraints,
         constraint_of=tuple(constraint_of),
         algebraic_equations=tuple(i for i, row in enumerate(rows) if _is_algebraic(system, row.expression)),
         blocks=tuple(blocks),
@@ -170,7 +174,7 @@ def _check_counts(system: DAESystem) -> None:
     names = [system.states[j].name for j in under]
     advice = "remove equations or add unknowns" if n > m else "add equations, or make states parameters"
     raise StructureError(
-        f"{system.name}: {n} equations for {m} unknowns: {advice}."
+        f"{system.name}: {n} equation{'s' * (n != 1)} for {m} unknown{'s' * (m != 1)}: {advice}."
         + (f" Without an unknown of their own: {_equations(system, left)}" if left else "")
         + (f" (too many among {_equations(system, over)})" if len(over) > len(left) else "")
         + (f" Without an equation of their own: unknowns {_listed(free)}" if free else "")

@@ -105,8 +105,9 @@ def pendulum_held_out(config: "RunConfig", n: int, seconds: float) -> HeldOut:
     """
     from experiments import pendulum
 
-    samples_end = pendulum.RUN_IN + config.n_train + config.n_val + config.n_test + config.horizon
-    index = samples_end + math.ceil(seconds / pendulum.DT) * np.arange(n)
+    # The last target is a horizon after the last of the inputs.
+    samples_end = pendulum.RUN_IN + config.n_train + config.n_val + config.n_test - 1 + config.horizon
+    index = samples_end + 1 + math.ceil(seconds / pendulum.DT) * np.arange(n)
     trajectory = pendulum.simulate(int(index[-1]))
     return HeldOut(
         pendulum.system(),

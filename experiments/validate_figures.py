@@ -26,12 +26,13 @@ def validation_figure(found: Validation, path: Path | str) -> Path:
     colour = METHOD_COLOURS.get(found.about.get("method"), "#0072B2")
     with figure(9.0, 6.6) as sheet:
         (rolled, one), (violation, energy) = sheet.subplots(2, 2, sharex=True)
+        for axes in (rolled, one, violation, energy):
+            axes.set_yscale("log")
         _draw_rollout(rolled, found, colour)
         _draw_one_period(one, found, colour)
         _draw_violation(violation, found, colour)
         _draw_energy(energy, found, colour)
         for axes in (rolled, one, violation, energy):
-            axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(numticks=8))
             axes.set_xlim(0, found.ts[-1])
             axes.margins(x=0)
@@ -51,21 +52,21 @@ def _draw_rollout(axes, found: Validation, colour) -> None:
     for name, (label, grey, line) in _CONTROLS.items():
         if name in found.control_errors:
             _median(axes, found.ts[1:], found.control_errors[name][:, 1:], grey, label=label, linestyle=line)
-    _level(axes, found.threshold, f"a tenth of {found.size_of}", found.ts[-1])
+    _level(axes, found.threshold, f"a tenth of {found.size_of}")
     if found.unrelated is not None:
-        _level(axes, found.unrelated, "two unrelated states", found.ts[-1])
+        _level(axes, found.unrelated, "two unrelated states")
     axes.legend(loc="lower right", fontsize=8)
     _end_at(axes, 10 * found.size)
 
 
 def _draw_one_period(axes, found: Validation, colour) -> None:
-    axes.set_title(f"One horizon of {found.period:g} s on, from the reference's state each time")
+    axes.set_title(f"One horizon on ({found.period:g} s), from true states")
     axes.set_ylabel("mean error per body (m)")
     ts = found.ts[1:]
     _median(axes, ts, found.one_period["error"], colour, label="network", linestyle=_ONE)
     label, grey, line = _CONTROLS["integrator"]
     _median(axes, ts, found.one_period["integrator"], grey, label=label, linestyle=line)
-    _level(axes, found.threshold, f"a tenth of {found.size_of}", found.ts[-1])
+    _level(axes, found.threshold, f"a tenth of {found.size_of}")
     axes.legend(loc="center right", fontsize=8)
     _end_at(axes, 10 * found.size)
 
@@ -73,7 +74,7 @@ def _draw_one_period(axes, found: Validation, colour) -> None:
 def _draw_violation(axes, found: Validation, colour) -> None:
     axes.set_title("Largest violation of all trajectories")
     axes.set_ylabel("|c| (m), |dc/dt| (m/s)")
-    for name, label, shade in (("velocity", "velocity level", 0.45), ("position", "position level", 1.0)):
+    for name, label, shade in (("velocity", "velocity", 0.45), ("position", "position", 1.0)):
         for curves, ts, line, how in (
             (found.rollout, found.ts[1:], "-", "rolled out"),
             (found.one_period, found.ts[1:], _ONE, "one horizon on"),
@@ -82,8 +83,10 @@ def _draw_violation(axes, found: Validation, colour) -> None:
             axes.plot(
                 ts, np.maximum(values, _NOTHING), color=colour, alpha=shade, linestyle=line, label=f"{label}, {how}"
             )
-    axes.legend(loc="best", fontsize=8)
     _end_at(axes, 1e6)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** 0.3)  # room for the legend, over the curves
+    axes.legend(loc="upper right", fontsize=7, ncols=2, columnspacing=1.2)
 
 
 def _draw_energy(axes, found: Validation, colour) -> None:
@@ -91,7 +94,7 @@ def _draw_energy(axes, found: Validation, colour) -> None:
     axes.set_ylabel("error of the energy (J)")
     _median(axes, found.ts[1:], found.rollout["energy_error"][:, 1:], colour, label="rolled out")
     _median(axes, found.ts[1:], found.one_period["energy_error"], colour, label="one horizon on", linestyle=_ONE)
-    _level(axes, found.energy_range, "range of the potential energy", found.ts[-1])
+    _level(axes, found.energy_range, "range of the potential energy")
     axes.legend(loc="lower right", fontsize=8)
     _end_at(axes, 100 * found.energy_range)
 
@@ -102,9 +105,13 @@ def _median(axes, ts: np.ndarray, values: np.ndarray, colour, *, label: str, lin
     axes.fill_between(ts, statistics["low"], statistics["high"], color=colour, alpha=0.18, linewidth=0)
 
 
-def _level(axes, value: float, words: str, end: float) -> None:
+def _level(axes, value: float, words: str) -> None:
     axes.axhline(value, color="black", linewidth=0.7, linestyle=(0, (1, 2)))
-    axes.annotate(words, (end, value), xytext=(-2, 2), textcoords="offset points", ha="right", va="bottom", fontsize=7)
+    # At the left, where errors are small; behind the curves, since they need not be.
+    axes.annotate(
+        words, (0, value), xycoords=axes.get_yaxis_transform(), xytext=(3, 2), textcoords="offset points",
+        va="bottom", fontsize=7, zorder=1.5,
+    )  # fmt: skip
 
 
 def _end_at(axes, most: float) -> None:

@@ -32,7 +32,7 @@ class Validation:
     - `ts` (n_times,): times since the held-out states (s), `period` (s) apart; `held_out_times` (n,): when those
       states occurred, and `samples_end` when the last sample of the run's data did.
     - `size` (m): how large the system is, called `size_of`; `energy_range` (J): what its potential energy differs by.
-    - `reference_error` (n_times,): largest error (m) of the reference, against a looser solve of itself.
+    - `reference_error` (n_times,): largest distance (m) of the reference from a solve at ten times its tolerance.
     - `unrelated`: mean distance (m) of two states that have nothing to do with each other, None for one trajectory.
     - `one_period` (from `ts[1]` on), `rollout`: curves by name, see `UNITS`.
     - `control_errors`: error (n, n_times) of the network with the true field in place of its own, rolled out: with its
@@ -172,8 +172,8 @@ def _setting(found: Validation) -> list[str]:
     times = found.held_out_times
     lines = [
         f"starts      {found.n_trajectories} states of motion later than all samples, {found.ts[-1]:g} s apart: at "
-        f"{times[0]:.1f} to {times[-1]:.1f} s, samples end at {found.samples_end:.1f} s",
-        f"reference   wrong by at most {found.reference_error.max():.0e} m within {found.ts[-1]:g} s",
+        f"{times[0]:.2f} to {times[-1]:.2f} s, samples end at {found.samples_end:.2f} s",
+        f"reference   within {found.reference_error.max():.0e} m of a solve at ten times its tolerance",
     ]
     if found.unrelated is not None:
         lines.append(f"for scale   two unrelated states of the motion are {found.unrelated:.1f} m apart")
@@ -184,7 +184,8 @@ def _setting(found: Validation) -> list[str]:
 
 def _one_period_table(found: Validation) -> Any:
     def error(values: np.ndarray) -> str:
-        return f"{_cm(values.mean())} ± {_cm(values.std())}"
+        statistics = spread(values)
+        return f"{_cm(statistics['mean'])} ± {_cm(statistics['std'])}"
 
     drawn = _table("mean ± std", found.one_period)
     for i in _shown(len(found.ts) - 1):

@@ -37,6 +37,9 @@ def mechanical_equations(
         energy = (v_vector.T * inertia * v_vector)[0, 0] / 2 + potential
     jacobian = sp.Matrix(holonomic).jacobian(q_vector) if holonomic else sp.zeros(0, n)
     along = sp.Matrix(velocity_constraints).jacobian(v_vector) if velocity_constraints else sp.zeros(0, n)
+    for i, c in enumerate(velocity_constraints):
+        if not c.free_symbols & set(v):
+            raise ValueError(f"{name}: velocity constraint {i} ({c}) contains no velocity: list it as holonomic")
     if along.free_symbols & set(v):
         raise ValueError(f"{name}: velocity constraints must be linear in v, A(q, t) v + b(q, t)")
     for i, c in enumerate(holonomic):
@@ -59,7 +62,7 @@ def mechanical_equations(
 
 
 def _symbols(entries, what: str) -> list[sp.Symbol]:
-    entries = [entries] if isinstance(entries, sp.Symbol) else list(entries)
+    entries = [entries] if isinstance(entries, sp.Expr) else list(entries)
     for s in entries:
         if not isinstance(s, sp.Symbol):
             raise ValueError(f"{what} contains {s!r}: expected SymPy symbols")
@@ -89,9 +92,9 @@ def _mass_matrix(mass, n: int, name: str) -> sp.Matrix:
     if isinstance(mass, sp.MatrixBase) and mass.shape == (n, n):
         return sp.Matrix(mass)
     if hasattr(mass, "__len__") and len(mass) == n and all(hasattr(row, "__len__") for row in mass):
-        matrix = sp.Matrix([list(row) for row in mass])
-        if matrix.shape == (n, n):
-            return matrix
+        rows = [list(row) for row in mass]
+        if all(len(row) == n for row in rows):
+            return sp.Matrix(rows)
     if not hasattr(mass, "__len__"):
         return sp.sympify(mass) * sp.eye(n)
     if isinstance(mass, sp.MatrixBase) or len(mass) != n or any(hasattr(m, "__len__") for m in mass):

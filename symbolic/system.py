@@ -67,7 +67,11 @@ class DAESystem:
         reader = _Reader(self, functions, definitions)
         self.equations = tuple(reader.read(e, f"{name}: equation {i} ({_short(e)})") for i, e in enumerate(equations))
         self.invariants = {
-            key: reader.read(sp.sympify(value, strict=True), f"{name}: invariant {key!r}", derivatives=False)
+            key: reader.read(
+                as_expressions([value], f"{name}: invariant {key!r}")[0],
+                f"{name}: invariant {key!r}",
+                derivatives=False,
+            )
             for key, value in (invariants or {}).items()
         }
 
@@ -228,6 +232,12 @@ class _Reader:
 
     def read(self, expression: sp.Expr, where: str, derivatives: bool = True) -> sp.Expr:
         expression = as_piecewise(self._plain(expression).xreplace(self.definitions))
+        unknown = sorted(expression.atoms(AppliedUndef), key=str)
+        if unknown:
+            raise ValueError(
+                f"{where}: the function {unknown[0]} is not declared: add it to the states, or if it is an input write "
+                "it as an expression of time"
+            )
         check_piecewise_smooth(expression, where)
         self._check_symbols(expression, where, derivatives)
         return expression

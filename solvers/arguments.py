@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 SOLVER_NAMES = ("dopri8", "dopri5", "tsit5", "kvaerno5")
+_NUMBERS = (float, int, np.number, np.ndarray)
 
 
 @contextmanager
@@ -55,9 +56,11 @@ def parameter_arrays(parameters: Mapping[str, Any] | None) -> dict[str, np.ndarr
 def check_settings(solver: str, max_steps: int | None, **positive: Any) -> None:
     """Raises ValueError unless the solver is known, `max_steps` at least 1, and the others positive numbers."""
     for name, value in positive.items():
-        if not (np.ndim(value) == 0 and np.isfinite(value) and value > 0):
+        if not (isinstance(value, _NUMBERS) and np.ndim(value) == 0 and np.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be a positive number, got {value!r}")
     if solver not in SOLVER_NAMES:
         raise ValueError(f"solver {solver!r} is not known; choose one of {', '.join(SOLVER_NAMES)}")
+    if max_steps is not None and not (isinstance(max_steps, _NUMBERS) and max_steps == int(max_steps)):
+        raise ValueError(f"max_steps must be a whole number, got {max_steps!r}")
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps}")

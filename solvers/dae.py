@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from solvers.arguments import check_settings, float64_on_cpu, numbers, output_times, parameter_arrays
 from solvers.formulations import Formulation, formulation_named
@@ -26,6 +27,8 @@ __all__ = ["describe_states", "output_times", "resolve_start", "solve_dae"]
 _DEFAULT_ATOL = 1e-2
 # Reciprocal condition below which a solve that stopped is said to have met a singularity.
 _SINGULAR = 1e-8
+# A variable that is this many times as large as it was at any output is said to grow without bound.
+_UNBOUNDED = 1e3
 
 
 def solve_dae(
@@ -219,7 +222,9 @@ def _solution(system: Any, outcome: Outcome, parameters: Mapping[str, Any] | Non
     for index in np.ndindex(batch):
         own = at_index(parameters, index)
         if result[index] != SUCCESS:
-            cause = _cause(system.reduce(), outcome.y[index], float(outcome.t[index]), own)
+            n = max(1, reached[index])
+            seen = np.concatenate([np.abs(part[index][:n]).max(axis=0, initial=1.0) for part in (y, w)])
+            cause = _cause(system.reduce(), outcome.y[index], float(outcome.t[index]), own, seen)
             result[index] = f"{result[index]}{cause}"
         # An output where the leading unknowns were not found is none.
         bad = np.flatnonzero(~np.isfinite(w[index][: reached[index]]).all(axis=-1))
@@ -238,8 +243,13 @@ def _solution(system: Any, outcome: Outcome, parameters: Mapping[str, Any] | Non
     return describe_states(system, ts, y, w, parameters, stats=outcome.stats, result=result, n_reached=reached)
 
 
-def _cause(reduced: Any, state: np.ndarray, t: float, parameters: Mapping[str, float]) -> str:
-    """What is singular where a solve stopped, as the end of a sentence; empty where nothing is."""
+def _cause(
+    reduced: Any, state: np.ndarray, t: float, parameters: Mapping[str, float], seen: Float[np.ndarray, "_"]
+) -> str:
+    """What is singular where a solve stopped, as the end of a sentence; empty where nothing is.
+
+    `seen` are the largest sizes of y and w, at least one, at the outputs.
+    """
     functions, y = reduced.numpy(), state[: len(reduced.y)]
     guess = np.zeros(len(reduced.w))
     nonlinear = sorted(j for block in reduced.blocks if not block.linear for j in block.unknowns)
@@ -261,6 +271,11 @@ def _cause(reduced: Any, state: np.ndarray, t: float, parameters: Mapping[str, f
         rank, _ = _reciprocal_condition(low * (np.abs(y) + 1e-8 * np.abs(y).max()))
         if rank < _SINGULAR:
             return f"; the hidden constraints lose rank there (reciprocal condition {rank:.1e})"
+    values, symbols, own = np.concatenate([y, w]), (*reduced.y, *reduced.w), set(reduced.states)
+    grown = np.flatnonzero(np.abs(values) / seen > _UNBOUNDED)
+    if grown.size:
+        j = max(grown, key=lambda j: (symbols[j] in own, np.abs(values[j]) / seen[j]))
+        return f"; {symbols[j].name} = {values[j]:.3g} there and seems to grow without bound"
     return ""
 
 

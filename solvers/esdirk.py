@@ -132,11 +132,11 @@ def _newton(residual, guess, inverse, scale):
 
 
 @lru_cache(maxsize=4)
-def _coefficients(method: type[Esdirk]) -> tuple[np.ndarray, ...]:
+def _coefficients(method: type[Esdirk]) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, np.ndarray]:
     """Sums and guesses of the stages, strictly lower triangular (n_stages, n_stages); abscissas; γ; error weights."""
     tableau = method.tableau
     n = len(tableau.b_sol)
     a, predictor = np.zeros((n, n)), np.zeros((n, n))
     for i in range(1, n):
         a[i, :i], predictor[i, :i] = tableau.a_lower[i - 1], tableau.a_predictor[i - 1]
-    return a, predictor, np.concatenate([[0.0], tableau.c]), tableau.a_diagonal[-1], tableau.b_error
+    return a, predictor, np.concatenate([[0.0], tableau.c]), float(tableau.a_diagonal[-1]), tableau.b_error

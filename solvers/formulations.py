@@ -67,8 +67,9 @@ class GGL:
     """All but the last hidden level of every constraint held by multipliers μ of their own, y' = rates + C_low,yᵀ μ.
 
     Gear, Leimkuhler and Gupta, Automatic integration of Euler-Lagrange equations with constraints (1985). C_low are the
-    f_i^(k) with k ≤ c_i - 2; μ makes them invariant along y', and is zero on the constraints. Systems of index 2 and
-    less have no C_low, and are solved as by Plain.
+    f_i^(k) with k ≤ c_i - 2; μ makes them invariant along y', and is zero on the constraints. The last levels drift as
+    by Plain, but no longer drive the ones below: drift of positions does not grow as the integral of that of
+    velocities. Systems of index 2 and less have no C_low, and are solved as by Plain.
     """
 
     projects = False

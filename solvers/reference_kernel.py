@@ -229,7 +229,10 @@ def _joined(chunks: list[dict[str, Any]], reached: np.ndarray) -> dict[str, Any]
 def _reason(exhausted: np.bool_, collapsed: np.bool_, t: np.floating, max_steps: int) -> str:
     """Why a solve stopped, in words that say what to do."""
     if exhausted:
-        return f"max_steps = {max_steps} attempts were spent at t = {t:.9g} s; raise max_steps, or rtol and atol"
+        return (
+            f"max_steps = {max_steps} attempts were spent at t = {t:.9g} s; raise max_steps, or rtol and atol, or give "
+            "solver='kvaerno5' if the equations are stiff"
+        )
     if collapsed:
         return (
             f"the step size fell below rounding at t = {t:.9g} s: the force is not finite there, the constraint "

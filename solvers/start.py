@@ -131,7 +131,8 @@ def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
     for name, value in given.items():
         array, column = places[name]
         (y if array == "y" else w)[..., column] = value
-    missing = [_name_of(system, "y", i) for i in np.flatnonzero(np.isnan(y).reshape(-1, y.shape[-1]).any(axis=0))]
+    without = np.isnan(y).reshape(-1, y.shape[-1]).any(axis=0)
+    missing = [_name_of(system, "y", i) for i in range(without.size) if without[i]]
     if missing:
         raise ValueError(
             f"start gives no value for {_list(missing)}; give one for every differential state of {system.name!r} "

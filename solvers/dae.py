@@ -14,12 +14,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from solvers.arguments import check_settings, float64_on_cpu, numbers, output_times, parameter_arrays
+from solvers.arguments import check_settings, float64_on_cpu, numbers, output_times
 from solvers.formulations import Formulation, formulation_named
 from solvers.reduced_motion import ReducedMotion
 from solvers.reference_kernel import Outcome, Progress, ReferenceKernel
 from solvers.solution import SUCCESS, ReferenceSolveError, Solution
-from solvers.start import at_index, broadcast_parameters, named_once, resolve_start
+from solvers.start import (
+    at_index,
+    broadcast_parameters,
+    check_system,
+    checked_parameters,
+    named_once,
+    resolve_start,
+)  # fmt: skip
 
 __all__ = ["describe_states", "output_times", "resolve_start", "solve_dae"]
 
@@ -183,36 +190,6 @@ def _kernel(
     reduced: Any, formulation: Formulation, solver: str, batched: bool, batched_parameters: tuple[str, ...]
 ) -> ReferenceKernel:
     return ReferenceKernel(ReducedMotion(reduced, formulation), solver, batched, batched_parameters)
-
-
-def check_system(system: Any) -> None:
-    """Raises ValueError, with what to write, for what is no DAESystem."""
-    if hasattr(system, "reduce") and hasattr(system, "states"):
-        return
-    advice = "write system.equations() for it" if hasattr(system, "equations") else "define one with ndae.DAESystem"
-    raise ValueError(f"expected a DAESystem, got {type(system).__name__}: {advice}")
-
-
-def check_parameter_names(system: Any, parameters: Mapping[str, Any] | None) -> None:
-    """Raises ValueError unless all parameters given are the system's, and all that need a value have one."""
-    known = {symbol.name: default for symbol, default in system.parameters.items()}
-    unknown = [name for name in parameters or {} if name not in known]
-    if unknown:
-        raise ValueError(
-            f"{system.name!r} has no parameter {', '.join(map(repr, unknown))}; it has {', '.join(known) or 'none'}"
-        )
-    missing = [name for name, default in known.items() if default is None and name not in (parameters or {})]
-    if missing:
-        raise ValueError(
-            f"{system.name!r} has no value of {', '.join(missing)}; give parameters={{{missing[0]!r}: ...}}"
-        )
-
-
-def checked_parameters(system: Any, parameters: Mapping[str, Any] | None) -> dict[str, np.ndarray] | None:
-    """Parameters by name as arrays of finite numbers, None where there are none; raises ValueError for others."""
-    parameters = parameter_arrays(named_once("parameters", parameters or {}))
-    check_parameter_names(system, parameters)
-    return parameters
 
 
 def _solution(system: Any, outcome: Outcome, parameters: Mapping[str, Any] | None) -> Solution:

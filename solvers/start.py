@@ -1,6 +1,6 @@
 """Consistent initial values of a DAE: read from what a user gives, checked at every level, and found from a guess."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +50,7 @@ def consistent_initial_condition(
     guess: Any = None,
     v0: Any = None,
     *,
-    keep: Sequence[Any] = (),
+    keep: Any = (),
     t0: float = 0.0,
     parameters: Mapping[str, Any] | None = None,
     max_iterations: int = 100,
@@ -59,9 +59,9 @@ def consistent_initial_condition(
     """Consistent initial values near a guess, some of them kept.
 
     Of a symbolic.DAESystem: `guess` gives every differential state by name (a mapping), or all states in their order
-    (an array, NaN for algebraic variables that have none). States named in `keep` stay as they are, differential or
-    algebraic; of the others the differential ones change as little as possible, each relative to its guess (absolutely
-    where that is 0), and the algebraic ones follow. Returns a ConsistentStart.
+    (an array, NaN for algebraic variables that have none). States named in `keep`, one or several, differential or
+    algebraic, stay as they are; of the others the differential ones change as little as possible, each relative to its
+    guess (absolutely where that is 0), and the algebraic ones follow. Returns a ConsistentStart.
 
     Of a symbolic.MechanicalSystem: `(system, q0, v0)`, nearest in the metric of the masses, with the batches and
     results of solvers.reference.consistent_initial_condition.
@@ -142,6 +142,36 @@ def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
         bad = [name for name, value in given.items() if np.any(np.isinf(value))]
         raise ValueError(f"start must be finite, but {_list(bad)} is not")
     return y, w
+
+
+def check_system(system: Any) -> None:
+    """Raises ValueError, with what to write, for what is no DAESystem."""
+    if hasattr(system, "reduce") and hasattr(system, "states"):
+        return
+    advice = "write system.equations() for it" if hasattr(system, "equations") else "define one with ndae.DAESystem"
+    raise ValueError(f"expected a DAESystem, got {type(system).__name__}: {advice}")
+
+
+def check_parameter_names(system: Any, parameters: Mapping[str, Any] | None) -> None:
+    """Raises ValueError unless all parameters given are the system's, and all that need a value have one."""
+    known = {symbol.name: default for symbol, default in system.parameters.items()}
+    unknown = [name for name in parameters or {} if name not in known]
+    if unknown:
+        raise ValueError(
+            f"{system.name!r} has no parameter {', '.join(map(repr, unknown))}; it has {', '.join(known) or 'none'}"
+        )
+    missing = [name for name, default in known.items() if default is None and name not in (parameters or {})]
+    if missing:
+        raise ValueError(
+            f"{system.name!r} has no value of {', '.join(missing)}; give parameters={{{missing[0]!r}: ...}}"
+        )
+
+
+def checked_parameters(system: Any, parameters: Mapping[str, Any] | None) -> dict[str, np.ndarray] | None:
+    """Parameters by name as arrays of finite numbers, None where there are none; raises ValueError for others."""
+    parameters = parameter_arrays(named_once("parameters", parameters or {}))
+    check_parameter_names(system, parameters)
+    return parameters
 
 
 def named_once(what: str, given: Mapping[Any, Any]) -> dict[str, Any]:
@@ -231,10 +261,11 @@ def _solve_leading(reduced, y, guess, t0, parameters) -> tuple[np.ndarray, bool]
 class _Search:
     """Gauss-Newton for the consistent values nearest to a guess."""
 
-    def __init__(self, system: Any, guess: Any, keep: Sequence[Any], t0: float, parameters: Any) -> None:
+    def __init__(self, system: Any, guess: Any, keep: Any, t0: float, parameters: Any) -> None:
+        check_system(system)
         self.system, self.reduced, self.t0 = system, system.reduce(), t0
         self.functions = self.reduced.numpy()
-        parameters = parameter_arrays(parameters) or {}
+        parameters = checked_parameters(system, parameters) or {}
         batched = [str(name) for name, value in parameters.items() if value.ndim]
         if batched:
             raise ValueError(f"parameter {batched[0]!r} has a batch of values; consistent values are found one by one")
@@ -331,11 +362,16 @@ class _Search:
         bad = np.flatnonzero(np.abs(left) > 1e-8)
         if not bad.size:
             return
+        if not self.kept_names:
+            raise ReferenceSolveError(
+                f"no consistent values of {self.system.name!r} were found: the constraints lose rank at the guess, "
+                f"where {_constraint(self.reduced, bad[0])} = {residual[bad[0]]:.3g}; give another guess"
+            )
         n = len(self.reduced.constraints)
         rows = [f"{_constraint(self.reduced, r)} = {residual[r]:.3g}" for r in bad if r < n]
         rows += [f"{self.reduced.w[self.kept_w[r - n]].name} is off by {residual[r]:.3g}" for r in bad if r >= n]
         raise ValueError(
-            f"too much is kept of {self.system.name!r}: with {_list(self.kept_names) or 'nothing'} as given, these "
+            f"too much is kept of {self.system.name!r}: with {_list(self.kept_names)} as given, these "
             f"cannot hold: {'; '.join(rows[:5])}{_KEPT}"
         )
 
@@ -373,12 +409,14 @@ def _name_of(system: Any, array: str, i: int) -> str:
     return next((s.name for s, held in zip(system.states, reduced.states, strict=True) if held == symbol), symbol.name)
 
 
-def _constraint(reduced: Any, row: int) -> str:
+def _constraint(reduced: Any, row: Any) -> str:
     i, k = reduced.constraint_of[row]
+    origins = reduced.origins[i] if reduced.origins else (i,)  # the user's equations
+    named = f"equation {origins[0]}" if len(origins) == 1 else f"combined of equations {_list(origins)}"
     text = str(reduced.constraints[row])
     text = text if len(text) <= 80 else text[:77] + "..."
     times = {0: "", 1: ", differentiated once", 2: ", differentiated twice"}.get(k, f", differentiated {k} times")
-    return f"{text} (equation {i}{times})"
+    return f"{text} ({named}{times})"
 
 
 def _of(index: tuple[int, ...]) -> str:

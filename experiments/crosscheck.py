@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments.digits import Digits, correct_digits, error_scales, score, sizes_at_end
 from experiments.problems import Problem
+from experiments.problems.start import start_of
 from experiments.terminal import UserError, is_users, one_line
 
 Progress = Callable[[str, float], None]
@@ -34,6 +35,8 @@ _COARSE = 1e-5
 # What an explicit solver may take for a coarse solution; where it needs more, an implicit one is cheaper.
 _EXPLICIT_STEPS = 5_000
 _OWN_REFERENCE = 1e-12
+# An algebraic variable that is nowhere larger is zero, and has no digits.
+_NOTHING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class CrossCheck:
     - `differential`: names of the states that have a derivative in the reduced system.
     - `published_digits`: by state, digits of the published values against the better ones; empty where there are none.
     - `stiff`: whether the explicit solver was given up.
+    - `hidden`: how many hidden constraints there are; with none, every formulation is the same solve, made once.
+    - `left_out`: algebraic variables that are zero up to rounding all along, and so are not scored.
     """
 
     problem: Problem
@@ -79,6 +84,8 @@ class CrossCheck:
     reference_kind: str
     published_digits: Mapping[str, float]
     runs: tuple[Run, ...]
+    hidden: int = 0
+    left_out: tuple[str, ...] = ()
 
     def digits(self, run: Run, differential: bool = True) -> float | None:
         """Significant correct digits of the worst component of a run: of the differential ones, or of all."""
@@ -133,7 +140,7 @@ def crosscheck(
     study = _Study(problem, consistent, max_seconds)
     tell("coarse solution", 0.0)
     study.settle(solver)
-    plan = [(study.ours, study.solver, name) for name in formulations]
+    plan = [(study.ours, study.solver, name) for name in study.different(formulations)]
     installed = [name for name in outside if find_spec(_PACKAGES[name])]
     plan += [(study.by_others, name, form) for name in installed for form in study.forms]
     runs: list[tuple[Run, Any]] = []
@@ -159,7 +166,12 @@ class _Study:
     def __init__(self, problem: Problem, consistent: Sequence[str] | None, max_seconds: float) -> None:
         self.problem, self.max_seconds = problem, max_seconds
         self.reduced = problem.system.reduce()
-        self.start = _start(problem, consistent)
+        if not self.reduced.y:
+            raise UserError(
+                f"{problem.name}: the equations determine every variable at every time by itself: there is nothing to "
+                "integrate, so no solver to check"
+            )
+        self.start = start_of(problem, consistent)
         inner = set(self.reduced.y)
         pairs = zip(problem.states, self.reduced.states, strict=True)
         self.differential = tuple(name for name, symbol in pairs if symbol in inner)
@@ -172,11 +184,20 @@ class _Study:
             self.solver, self.stiff = name, name == "kvaerno5"
             self.ts = output_times(self.problem.t_span, self.stiff)
             limit = MAX_STEPS if solver or self.stiff else _EXPLICIT_STEPS
-            self.coarse = self._solve("projection", _COARSE, 1e-14, limit)
+            self.coarse = self._solve(self.main, _COARSE, 1e-14, limit)
             if self.coarse.succeeded:
                 return
             reasons.append(f"{name}: {self.coarse.result}")
         raise UserError(f"{self.problem.name}: no coarse solution was found; {'; '.join(reasons)}")
+
+    @property
+    def main(self) -> str:
+        """The formulation of solves that others are measured by."""
+        return "projection" if self.reduced.constraints else "plain"
+
+    def different(self, formulations: Sequence[str]) -> list[str]:
+        """Those of `formulations` that differ: with no hidden constraints there is nothing to keep."""
+        return list(formulations) if self.reduced.constraints or not formulations else ["plain"]
 
     @cached_property
     def forms(self) -> tuple[str, ...]:
@@ -234,6 +255,9 @@ class _Study:
     def compared(self, runs: Sequence[tuple[Run, Any]]) -> CrossCheck:
         """The runs with their digits."""
         reference, kind, published = self._reference()
+        left_out = tuple(name for name, value in reference.items() if self._is_nothing(name, value))
+        reference = {name: value for name, value in reference.items() if name not in left_out}
+        published = {name: value for name, value in published.items() if name not in left_out}
         sizes = sizes_at_end(reference, {name: self.coarse[name] for name in reference})
         scored = []
         for run, solution in runs:
@@ -251,6 +275,16 @@ class _Study:
             reference_kind=kind,
             published_digits={n: correct_digits(v, reference[n], sizes[n]) for n, v in published.items()},
             runs=tuple(scored),
+            hidden=len(self.reduced.constraints),
+            left_out=left_out,
+        )
+
+    def _is_nothing(self, name: str, value: float) -> bool:
+        """Whether a variable is zero up to rounding: an algebraic one, for differential ones may be small and real."""
+        return (
+            name not in self.differential
+            and abs(value) < _NOTHING
+            and float(np.nanmax(np.abs(self.coarse[name]))) < _NOTHING
         )
 
     def _reference(self) -> tuple[dict[str, float], str, dict[str, float]]:
@@ -258,7 +292,7 @@ class _Study:
         best = self.problem.best_reference()
         if best is None:
             rtol = _OWN_REFERENCE
-            run, solution = self.ours(self.solver, "projection", rtol)
+            run, solution = self.ours(self.solver, self.main, rtol)
             if run.failure:
                 raise UserError(
                     f"{self.problem.name} has no reference values, and a solve at rtol {rtol:g} to take their place "
@@ -280,24 +314,6 @@ def output_times(t_span: tuple[float, float], stiff: bool) -> np.ndarray:
         return even
     early = start + np.geomspace(1e-12, 1e-2, 21) * (end - start)
     return np.unique(np.concatenate([even, early[early > start]]))
-
-
-def _start(problem: Problem, consistent: Sequence[str] | None) -> Any:
-    """What to start from: as given, or consistent values with the components to keep."""
-    from solvers.start import consistent_initial_condition, resolve_start
-
-    keep = [name for name in consistent or () if name]
-    unknown = [name for name in keep if name not in problem.states]
-    if unknown:
-        raise UserError(f"--consistent names {', '.join(unknown)}; the states are {', '.join(problem.states)}")
-    t0 = problem.t_span[0]
-    if consistent is not None:
-        return consistent_initial_condition(problem.system, problem.initial, keep=keep, t0=t0)
-    try:
-        resolve_start(problem.system, problem.initial, t0, None, 1e-8)
-    except ValueError as error:
-        raise UserError(f"{one_line(error)} (on the command line: --consistent NAMES, those to keep)") from error
-    return dict(problem.initial)
 
 
 def _timed(solver: str, formulation: str, rtol: float, solve: Callable[[], Any]) -> tuple[Run, Any]:

@@ -3,11 +3,14 @@
 import math
 import os
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from experiments.crosscheck import CrossCheck, Run
 
+# Published values with fewer digits limit what a comparison with them can show.
+_MANY_DIGITS = 12
 _PACKAGES = ("ndae", "numpy", "jax", "diffrax", "scikit-sundae", "solve-dae")
 
 
@@ -25,6 +28,8 @@ def to_json(check: CrossCheck) -> dict[str, Any]:
         "differential": list(check.differential),
         "solver": check.solver,
         "stiff": check.stiff,
+        "hidden_constraints": check.hidden,
+        "zero": list(check.left_out),
         "reference": {
             "kind": check.reference_kind,
             "end": dict(check.reference),
@@ -126,15 +131,23 @@ def notes(check: CrossCheck) -> list[str]:
         "seconds: wall time of a call after compilation",
     ]
     limit = check.published_limit()
-    if limit is not None:
+    if limit is not None and limit < _MANY_DIGITS:
         worst = min((n for n in check.differential if n in check.published_digits), key=check.published_digits.get)
         lines.append(f"the published values themselves have {limit:.1f} digits (the worst, {worst})")
+    if check.left_out:
+        lines.append(f"zero up to rounding all along, so without digits and not counted: {_listed(check.left_out)}")
+    if not check.hidden and any(run.formulation == "plain" for run in check.runs):
+        lines.append("there are no hidden constraints to keep: every formulation is the same solve as plain")
     if check.problem.index is not None and check.problem.index != check.index:
         lines.append(f"its source states index {check.problem.index}, found is {check.index}")
     failed = [run for run in check.runs if run.failure]
     if failed:
         lines.append(f"{len(failed)} of {len(check.runs)} solves did not get to the end; the last column says why")
     return lines
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _digits(value: float | None) -> str:

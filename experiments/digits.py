@@ -16,6 +16,8 @@ from jaxtyping import Float
 MOST_DIGITS = 16.0
 # An end value below this part of the largest magnitude is rounding of a zero.
 _ZERO = 1e-12
+# A component that touches zero does so for less than this part of the output points.
+_NEARBY = 0.1
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,20 @@ def score(values: Mapping[str, float], reference: Mapping[str, float], sizes: Ma
 def error_scales(states: Float[np.ndarray, "n_times n_states"]) -> Float[np.ndarray, "n_states"]:
     """The magnitude that each component's error should be small against, (n_states,), all positive.
 
-    The largest magnitude of a component that passes through zero, else its smallest one after the start (where many
-    components are zero only because nothing has happened yet). A component that is zero all along gets one.
+    The largest magnitude of a component that passes through zero, else the smallest one that it keeps for a while
+    after the start (where many components are zero only because nothing has happened yet): what decays is small from
+    some time on, what touches zero and turns is so at one output time alone. Zero all along gets one.
     """
     scales = np.ones(states.shape[1])
     for i, path in enumerate(states.T):
         later = np.abs(path[1:][np.isfinite(path[1:])])
         if later.size and later.max() > 0:
-            scales[i] = later.max() if passes_through_zero(path[1:]) or later.min() == 0 else later.min()
+            kept = _largest_nearby(later, int(_NEARBY * later.size / 2)).min()
+            scales[i] = later.max() if passes_through_zero(path[1:]) or kept == 0 else kept
     return scales
+
+
+def _largest_nearby(values: Float[np.ndarray, "n_times"], reach: int) -> Float[np.ndarray, "n_times"]:
+    """The largest value at most `reach` entries away from each."""
+    padded = np.pad(values, reach, mode="edge")
+    return np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1).max(axis=-1)

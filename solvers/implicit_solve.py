@@ -78,11 +78,14 @@ class ImplicitSolve:
         if atol is None:
             return made
         if isinstance(atol, Mapping):
-            names = {s: str(n) for s, n in zip(self.reduced.states, self.system.states, strict=True)}
+            # Of y, also what is nobody's state but the derivative of one.
+            names = {s: s.name for s in self.reduced.y}
+            names |= {s: str(n) for s, n in zip(self.reduced.states, self.system.states, strict=True)}
             given = {str(key): float(value) for key, value in atol.items()}
             unknown = set(given) - set(names.values())
             if unknown:
-                raise ValueError(f"atol names {', '.join(sorted(unknown))}; the states are {', '.join(names.values())}")
+                states = ", ".join(str(n) for n in self.system.states)
+                raise ValueError(f"atol names {', '.join(sorted(unknown))}; the states are {states}")
             for i in watched:
                 made[i] = given.get(names.get(self.form.stands_for[i], ""), made[i])
         elif np.ndim(atol) == 0:

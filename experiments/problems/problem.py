@@ -15,6 +15,8 @@ class Problem:
     - `system`: a symbolic.DAESystem.
     - `initial`: values by state name at `t_span[0]`. Those left out (multipliers, say) are solved for, all given ones
       kept.
+    - `rates`: derivatives of states at the start, by state name: guesses from which equations that are nonlinear in
+      them are solved, and the values where the system is of higher order in a state.
     - `t_span`: start and end (s).
     - `reference`: published values by state name at the end; text keeps every digit. `recomputed`: better ones, by
       which the published are judged too. `exact`: the solution as expressions of the system's time, by state name.
@@ -33,6 +35,7 @@ class Problem:
     reference: Mapping[str, float | str] | None = None
     recomputed: Mapping[str, float | str] | None = None
     exact: Mapping[str, sp.Expr] | None = None
+    rates: Mapping[str, float] | None = None
     index: int | None = None
     title: str = ""
     source: tuple[str, ...] = ()
@@ -42,7 +45,7 @@ class Problem:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"a problem's name must be text, got {self.name!r}")
-        for part in ("initial", "reference", "recomputed"):
+        for part in ("initial", "rates", "reference", "recomputed"):
             values = getattr(self, part)
             if values is not None:
                 object.__setattr__(self, part, self._checked(part, values))
@@ -95,7 +98,7 @@ class Problem:
                 finite = False
             if not finite:
                 raise ValueError(f"problem {self.name!r}: {part}[{name!r}] must be a finite number, got {value!r}")
-        keep_text = part != "initial"
+        keep_text = part in ("reference", "recomputed")
         return {n: v if keep_text and isinstance(v, str) else float(v) for n, v in values.items()}
 
     def _known(self, part: str, values: Mapping[str, Any]) -> None:

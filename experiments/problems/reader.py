@@ -6,13 +6,15 @@ number or as text, and as an expression of what was declared before it ("17*3600
 - `name`, `states` (list of names), `equations` (list of residuals over the states x, their derivatives x_dot, `t`,
   parameters and definitions; as many as states).
 - `parameters` {name: number}, `definitions` {name: expression; later ones may use earlier ones}.
-- `initial`: {"t": number, "y": {state: number}, "y_dot": {...}}; `t_span`: [start, end].
+- `initial`: {"t": number, "y": {state: number}, "y_dot": {...}}; `t_span`: [start, end]. In "y" algebraic variables
+  may be left out, and others that constraints determine; "y_dot" is needed where equations are nonlinear in it.
 - `reference_end` {"t", "y": {state: number}, "recomputed_here": {"y": {...}}}, `exact` {state: expression of t}.
 - everything else (`source`, `notes`, `conventions`, `verification`, ...) is kept as it is.
 """
 
 import difflib
 import json
+import keyword
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,7 +102,7 @@ class _Reader:
             raise ProblemFileError(
                 f"{len(equations)} equations for {len(states)} states; give as many of one as of the other"
             )
-        t_span, initial = self.span_and_start(fixed, parameters)
+        t_span, initial, rates = self.span_and_start(fixed, parameters)
         published, recomputed = self.reference(t_span, parameters)
         system = DAESystem(equations, states, parameters, self.time, definitions=definitions or None, name=self.name)
         return Problem(
@@ -108,6 +110,7 @@ class _Reader:
             system=system,
             initial=initial,
             t_span=t_span,
+            rates=rates,
             reference=published,
             recomputed=recomputed,
             exact=self.exact(states, parameters, definitions),
@@ -121,6 +124,8 @@ class _Reader:
     def declare(self, name: Any, symbol: sp.Symbol, where: str) -> None:
         if not isinstance(name, str) or not name.isascii() or not name.isidentifier():
             raise ProblemFileError(f"{where}: {name!r} is no name: write letters, digits and _, no digit first")
+        if keyword.iskeyword(name):
+            raise ProblemFileError(f"{where}: {name!r} is a word of Python: write another name, such as {name[:3]!r}")
         if name in self.symbols:
             raise ProblemFileError(f"{where}: the name {name!r} is taken by {self.said[name]}: choose another")
         self.symbols[name], self.said[name] = symbol, where
@@ -151,7 +156,9 @@ class _Reader:
         texts = _typed("equations", self.data["equations"], list, "a list of expressions")
         return [self.expression(f"equations[{i}]", text, self.symbols) for i, text in enumerate(texts)]
 
-    def span_and_start(self, fixed: Mapping, parameters: Mapping) -> tuple[tuple[float, float], dict[str, float]]:
+    def span_and_start(
+        self, fixed: Mapping, parameters: Mapping
+    ) -> tuple[tuple[float, float], dict[str, float], dict[str, float] | None]:
         span = _typed("t_span", self.data["t_span"], list, "a list of two times")
         if len(span) != 2:
             raise ProblemFileError(f"t_span: {len(span)} entries; give the start and the end")
@@ -166,8 +173,10 @@ class _Reader:
         at = self.number("initial.t", initial.get("t", start), fixed, parameters)
         if at != start:
             raise ProblemFileError(f"initial.t is {at:g}, but t_span begins at {start:g}: give the values at its begin")
-        values = self.values("initial.y", initial["y"], {**fixed, "t": self.time}, {**parameters, self.time: start})
-        return (start, end), values
+        symbols, numbers = {**fixed, "t": self.time}, {**parameters, self.time: start}
+        values = self.values("initial.y", initial["y"], symbols, numbers)
+        rates = initial.get("y_dot")
+        return (start, end), values, None if rates is None else self.values("initial.y_dot", rates, symbols, numbers)
 
     def reference(self, t_span, parameters) -> tuple[dict | None, dict | None]:
         block = self.data.get("reference_end")

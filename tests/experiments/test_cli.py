@@ -37,7 +37,7 @@ def seconds(*arguments):
     return min(times)
 
 
-COMMANDS = ("train", "compare", "sweep", "table", "constraint", "demo")
+COMMANDS = ("train", "compare", "sweep", "table", "constraint", "crosscheck", "validate", "demo")
 
 
 @pytest.mark.parametrize("arguments", [("--help",), (), *((command, "--help") for command in COMMANDS)])

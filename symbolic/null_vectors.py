@@ -15,6 +15,7 @@ from symbolic.structural import StructureError
 RANK = 1e-10  # singular values below it, of a matrix scaled to entries of size one, count as zero
 _NULL = 1e-9  # entries of a null vector below it, beside one, count as zero
 _SIMPLE = 64  # largest denominator of a number that is taken for a fraction
+_EXPANDED = 300  # operations of an expression that is multiplied out
 _LARGEST = 8  # rows of one dependence whose coefficients vary
 
 Matrix = Sequence[Sequence[sp.Expr]]
@@ -35,10 +36,11 @@ def constant_null_vectors(matrix: Matrix, classes: Sequence, evaluator: Evaluato
     Each maps rows to coefficients, first the row with coefficient 1 that no other vector contains: one of the least
     class in it.
     """
-    exact = _exact(matrix)
-    if exact is not None:
-        space = _echelon(_exact_null_space(exact), classes, 0)
-        return [{i: sp.Rational(u.numerator, u.denominator) for i, u in vector.items()} for vector in space]
+    terms, rational = _terms(matrix)
+    space = _echelon(_exact_null_space(terms), classes, 0)
+    if space or _exact(matrix) is not None:
+        number = (lambda u: sp.Rational(u.numerator, u.denominator)) if rational else (lambda u: _simple(float(u)))
+        return [{i: number(u) for i, u in vector.items()} for vector in space]
     values = _finite_values(matrix, evaluator)
     if not len(values):
         return []
@@ -118,6 +120,29 @@ def _exact(matrix: Matrix) -> list[list[Fraction]] | None:
     if not all(e.is_Rational for row in matrix for e in row):
         return None
     return [[Fraction(int(e.p), int(e.q)) for e in row] for row in matrix]
+
+
+def _terms(matrix: Matrix) -> tuple[list[list[Fraction]], bool]:
+    """Each row in coordinates, coefficients of the terms f in its entries Σ number · f; and whether all are rational.
+
+    What cancels in these cancels everywhere, whatever the size of the functions f.
+    """
+    places: dict[tuple[int, sp.Expr], int] = {}
+    rows: list[dict[int, Fraction]] = []
+    rational = True
+    for row in matrix:
+        rows.append({})
+        for j, e in enumerate(row):
+            for term in sp.Add.make_args(sp.expand_mul(e) if e.count_ops() < _EXPANDED else e):
+                number, rest = term.as_coeff_Mul()
+                if number == 0:
+                    continue
+                rational &= bool(number.is_Rational)
+                value = Fraction(int(number.p), int(number.q)) if number.is_Rational else Fraction(float(number))
+                place = places.setdefault((j, rest), len(places))
+                rows[-1][place] = rows[-1].get(place, Fraction(0)) + value
+    zero = Fraction(0)
+    return [[row.get(place, zero) for place in range(max(len(places), 1))] for row in rows], rational
 
 
 def _finite_values(matrix: Matrix, evaluator: Evaluator) -> np.ndarray:

@@ -56,7 +56,7 @@ def solve_ida(
     if newton not in (None, "modified", "full"):
         raise ValueError(f'newton must be "modified", "full" or None (what the form needs), got {newton!r}')
     solve = ImplicitSolve(system, start, ts, form, rtol, atol, parameters, max_seconds, progress, start_tol)
-    full = _watches_algebraic(solve.form) if newton is None else newton == "full"
+    full = _watches_algebraic(solve) if newton is None else newton == "full"
 
     def residual(t, Y, Yp, out):
         out[:] = solve.residual(t, Y, Yp)
@@ -87,11 +87,15 @@ def solve_ida(
         first_step = _SHORT_STEP * float(solve.ts[-1] - solve.ts[0])
 
 
-def _watches_algebraic(form: Any) -> bool:
+def _watches_algebraic(solve: ImplicitSolve) -> bool:
     """Whether the error test watches a variable, or a combination of variables, that only algebraic equations hold."""
-    alone = any(a and not free for a, free in zip(form.algebraic, form.uncontrolled, strict=True))
-    rates = set(form.rates)
-    return alone or any(len(rates & e.free_symbols) > 1 for e in form.equations)
+    form = solve.form
+    if any(a and not free for a, free in zip(form.algebraic, form.uncontrolled, strict=True)):
+        return True
+    by_rates = solve.jacobians(float(solve.ts[0]), solve.Y0, solve.Yp0)[1][:, ~np.array(form.algebraic)]
+    # In units of its own each: a derivative of 1e-6 farad is one as well.
+    by_rates = by_rates / np.maximum(np.abs(by_rates).max(axis=1, keepdims=True, initial=0.0), np.finfo(float).tiny)
+    return bool(np.linalg.matrix_rank(by_rates) < by_rates.shape[1])
 
 
 def _jacobian(solve: ImplicitSolve) -> Any:

@@ -64,7 +64,13 @@ def problem_from_text(text: str, default_name: str = "problem") -> Problem:
         raise ProblemFileError(f"no JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise ProblemFileError("no JSON that is read here: nested too deep") from None
-    return _Reader(_typed("the file", data, dict, "one object {...}"), default_name).problem()
+    reader = _Reader(_typed("the file", data, dict, "one object {...}"), default_name)
+    try:
+        return reader.problem()
+    except ProblemFileError:
+        raise
+    except ValueError as error:  # of the system or the problem, which know nothing of a file
+        raise ProblemFileError(str(error)) from error
 
 
 class _Reader:
@@ -197,7 +203,7 @@ class _Reader:
         if values is None:
             return None
         found = {}
-        for name, value in _typed(where, values, dict, "an object {state: value}").items():
+        for name, value in self.by_state(where, values).items():
             number = self.number(f"{where}.{name}", value, {}, {})
             found[name] = value if isinstance(value, str) and _is_plain(value) else repr(number)
         return found
@@ -233,8 +239,17 @@ class _Reader:
     def values(self, where: str, values: Any, symbols: Mapping, numbers: Mapping) -> dict[str, float]:
         return {
             name: self.number(f"{where}.{name}", value, symbols, numbers)
-            for name, value in _typed(where, values, dict, "an object {state: value}").items()
+            for name, value in self.by_state(where, values).items()
         }
+
+    def by_state(self, where: str, values: Any) -> dict[str, Any]:
+        values, states = _typed(where, values, dict, "an object {state: value}"), self.data["states"]
+        for name in values:
+            if name not in states:
+                close = difflib.get_close_matches(name, states, 1)
+                known = f"did you mean {close[0]!r}?" if close else f"the states are {', '.join(states[:8])}"
+                raise ProblemFileError(f"{where}.{name}: no state has this name; {known}")
+        return values
 
     def expression(self, where: str, text: Any, symbols: Mapping[str, sp.Symbol]) -> sp.Expr:
         try:

@@ -55,7 +55,7 @@ def solve_ida(
     IDA = _ida()
     if newton not in (None, "modified", "full"):
         raise ValueError(f'newton must be "modified", "full" or None (what the form needs), got {newton!r}')
-    solve = ImplicitSolve(system, start, ts, form, rtol, atol, parameters, max_seconds, progress, start_tol)
+    solve = ImplicitSolve(system, start, ts, form, rtol, atol, parameters, max_seconds, progress, start_tol, max_steps)
     full = _watches_algebraic(solve) if newton is None else newton == "full"
 
     def residual(t, Y, Yp, out):

@@ -46,16 +46,25 @@ class ImplicitSolve:
         max_seconds: float | None,
         progress: Progress | None,
         start_tol: float,
+        max_steps: int = 1,
     ) -> None:
-        from solvers.arguments import output_times
-        from solvers.start import resolve_start
+        from solvers.arguments import check_settings, output_times
+        from solvers.start import at_index, check_system, checked_parameters, resolve_start
         from symbolic.implicit_form import ImplicitForm, implicit_form
 
+        check_system(system)
         self.ts = output_times(ts)
-        self.parameters = dict(parameters or {})
+        limits = {"rtol": rtol, "start_tol": start_tol} | ({} if max_seconds is None else {"max_seconds": max_seconds})
+        check_settings("dopri8", max_steps, **limits)
+        parameters = checked_parameters(system, parameters)
         self.system, self.reduced = system, system.reduce()
         self.numeric = self.reduced.numpy()
-        y, w = resolve_start(system, start, float(self.ts[0]), self.parameters, start_tol)
+        y, w = resolve_start(system, start, float(self.ts[0]), parameters, start_tol)
+        if y.ndim > 1:
+            raise ValueError(
+                f"start and parameters have batch shape {y.shape[:-1]}; outside solvers take one at a time"
+            )
+        self.parameters = at_index(parameters, ())
         if isinstance(form, ImplicitForm):
             self.form = form
         else:
@@ -72,6 +81,9 @@ class ImplicitSolve:
 
     def tolerances(self, atol: Any) -> np.ndarray:
         """Absolute tolerances by unknown (m,): as given where the error test watches it, out of its reach elsewhere."""
+        from solvers.arguments import numbers
+        from solvers.start import named_once
+
         size = np.maximum(1.0, np.abs(self.Y0))
         made = np.where(self.form.uncontrolled, UNTESTED * size, self.rtol)
         watched = np.flatnonzero(~np.array(self.form.uncontrolled))
@@ -81,7 +93,7 @@ class ImplicitSolve:
             # Of y, also what is nobody's state but the derivative of one.
             names = {s: s.name for s in self.reduced.y}
             names |= {s: str(n) for s, n in zip(self.reduced.states, self.system.states, strict=True)}
-            given = {str(key): float(value) for key, value in atol.items()}
+            given = {key: float(numbers(f"atol[{key!r}]", value)) for key, value in named_once("atol", atol).items()}
             unknown = set(given) - set(names.values())
             if unknown:
                 states = ", ".join(str(n) for n in self.system.states)
@@ -89,9 +101,15 @@ class ImplicitSolve:
             for i in watched:
                 made[i] = given.get(names.get(self.form.stands_for[i], ""), made[i])
         elif np.ndim(atol) == 0:
-            made[watched] = float(atol)
+            made[watched] = float(numbers("atol", atol))
         else:
-            y_atol = dict(zip(self.reduced.y, np.asarray(atol, dtype=np.float64), strict=True))
+            atol = numbers("atol", atol)
+            if atol.shape != (len(self.reduced.y),):
+                raise ValueError(
+                    f"atol has shape {atol.shape}; give one number, a mapping from names of states, or an array "
+                    f"({len(self.reduced.y)},) over {', '.join(s.name for s in self.reduced.y)}"
+                )
+            y_atol = dict(zip(self.reduced.y, atol, strict=True))
             for i in watched:
                 made[i] = y_atol.get(self.form.stands_for[i], made[i])
         if not np.all(made > 0):
@@ -131,7 +149,11 @@ class ImplicitSolve:
         with np.errstate(all="ignore"):
             w, converged = self.numeric.solve_leading(y, ts, self.parameters, guess=found)
         w[:, self.form.tested] = found[:, self.form.tested]
-        bad = np.flatnonzero(~np.broadcast_to(converged, ts.shape))
-        if bad.size and reason == SUCCESS:
-            reason = f"the variables that no error test watches could not be solved for at t = {ts[bad[0]]:.6g}"
+        good = np.broadcast_to(converged, ts.shape) & np.isfinite(y).all(axis=-1) & np.isfinite(w).all(axis=-1)
+        bad = np.flatnonzero(~good)
+        if bad.size:  # an output where they were not found is none
+            n = max(1, int(bad[0]))
+            if reason == SUCCESS:
+                reason = f"the variables that no error test watches could not be solved for at t = {ts[bad[0]]:.6g}"
+            ts, y, w = ts[:n], y[:n], w[:n]
         return describe_states(self.system, ts, y, w, self.parameters, stats=stats, result=reason, n_reached=len(ts))

@@ -44,7 +44,7 @@ def solve_radau(
         stages = 3 if rtol > 1e-6 else 5 if rtol > 1e-9 else 7
     if stages not in (3, 5, 7):
         raise ValueError(f"stages must be 3, 5 or 7, got {stages!r}")
-    solve = ImplicitSolve(system, start, ts, form, rtol, atol, parameters, max_seconds, progress, start_tol)
+    solve = ImplicitSolve(system, start, ts, form, rtol, atol, parameters, max_seconds, progress, start_tol, max_steps)
     stats = dict.fromkeys(("n_steps", "n_accepted", "n_rejected", "n_f_evals", "n_jacobian_evals"), 0)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):

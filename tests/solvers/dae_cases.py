@@ -81,8 +81,9 @@ def branches():
 
 @cache
 def blow_up():
-    """x = 1 / (1 - t), and z = x."""
-    return DAESystem([dot(x) - x * z, z - x], [x, z], name="blow-up")
+    """x = x(0) / (1 - k x(0) t), and z = x."""
+    k = sp.Symbol("k")
+    return DAESystem([dot(x) - k * x * z, z - x], [x, z], {k: 1.0}, name="blow-up")
 
 
 @cache

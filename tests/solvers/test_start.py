@@ -174,7 +174,7 @@ def test_bad_arguments_are_named(call, message):
             pendulum,
             {"x": 0.0, "y": 0.0, "u": 1.0, "v": 0.0},
             [],
-            "constraints lose rank at the guess.*give another guess",
+            "constraints lose rank at the guess.*another guess",
         ),
         (branches, {"x": -1.0, "z": 1.0}, ["x"], "algebraic variables of 'branches' have no values at t = 0"),
     ],

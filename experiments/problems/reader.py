@@ -35,7 +35,6 @@ _READ = (
     "exact", "reference_end", "source", "notes",
 )  # fmt: skip
 _REQUIRED = ("states", "equations", "initial", "t_span")
-_INITIAL = ("t", "y", "y_dot")
 
 
 class ProblemFileError(ValueError):
@@ -170,12 +169,12 @@ class _Reader:
             raise ProblemFileError(f"t_span: {len(span)} entries; give the start and the end")
         start, end = (self.number(f"t_span[{i}]", t, fixed, parameters) for i, t in enumerate(span))
         initial = _typed("initial", self.data["initial"], dict, 'an object {"y": {...}}')
-        if "y" not in initial:
-            # The short form: the values themselves, without "t" and "y_dot".
-            named = {key for key in initial if key not in _INITIAL}
-            if not named or not named <= set(self.symbols):
+        if not isinstance(initial.get("y"), dict) and ("y" not in initial or "y" in self.data["states"]):
+            # The short form: the values themselves in the place of "y".
+            values = {key: value for key, value in initial.items() if key not in ("t", "y_dot")}
+            if not values or not set(values) <= set(self.data["states"]):
                 raise ProblemFileError('initial: "y" missing: write {"y": {state: value}}')
-            initial = {"y": initial}
+            initial = {key: initial[key] for key in initial if key not in values} | {"y": values}
         at = self.number("initial.t", initial.get("t", start), fixed, parameters)
         if at != start:
             raise ProblemFileError(f"initial.t is {at:g}, but t_span begins at {start:g}: give the values at its begin")

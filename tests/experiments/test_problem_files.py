@@ -34,7 +34,7 @@ def refusal(**changes):
     return str(caught.value)
 
 
-# -- what is read ----------------------------------------------------------------------------------------------------
+# -- what is read ------------------------------------------------------------------------------------------------------
 
 
 def test_the_least_that_a_file_holds():
@@ -80,6 +80,9 @@ def test_functions_with_corners_and_second_derivatives():
 
 def test_initial_values_in_the_short_form():
     assert read(initial={"x": "2*k", "z": 1}).initial == {"x": 1.0, "z": 1.0}
+    named_y = {"states": ["y", "z"], "equations": ["y_dot", "z"]}
+    assert read(**named_y, initial={"y": 2, "z": 1}).initial == {"y": 2.0, "z": 1.0}
+    assert read(**named_y, initial={"y": {"y": 2}}).initial == {"y": 2.0}
 
 
 def test_derivatives_at_the_start():
@@ -133,7 +136,7 @@ def test_every_built_in_file(path):
     assert problem.source
 
 
-# -- nothing is evaluated --------------------------------------------------------------------------------------------
+# -- nothing is evaluated ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -224,6 +227,7 @@ def test_what_would_cost_more_than_it_says_is_refused(text):
         ({"t_span": ["0", "x"]}, ["t_span[1]: name 'x' is not declared"]),
         ({"initial": [2]}, ["initial: expected an object"]),
         ({"initial": {}}, ['initial: "y" missing']),
+        ({"initial": {"y": 1}}, ["initial.y: expected an object {state: value}, got a number"]),
         ({"initial": {"y": {}}}, ["`initial` is empty"]),
         ({"states": ["theta", "z"], "equations": ["theta_dot", "z"], "initial": {"y": {"teta": 1}}}, ["'theta'?"]),
         ({"initial": {"y": {"w": 1}}}, ["initial.y.w: no state has this name; the states are x, z"]),
@@ -264,7 +268,7 @@ def test_numbers_that_json_does_not_have_are_refused(word):
 
 @pytest.mark.parametrize("text", ["", "[", '{"a": }', "'x'"])
 def test_what_is_no_json_is_refused_with_its_line(text):
-    with pytest.raises(ProblemFileError, match="no JSON: .* at line 1, column"):
+    with pytest.raises(ProblemFileError, match=r"no JSON: .* at line 1, column"):
         problem_from_text(text)
 
 

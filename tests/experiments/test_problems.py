@@ -96,7 +96,7 @@ def test_an_entry_point_does_not_hide_a_built_in_problem(entry_point):
     assert problem_names()["robertson"] == "built in"
 
 
-# -- refusals ------------------------------------------------------------------------------------------------------------
+# -- refusals ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_unknown_name_offers_those_that_are_near():
@@ -179,7 +179,7 @@ def test_the_command_lists_names_and_refuses_unknown_ones(capsys):
     assert "which problem?" in err
 
 
-# -- what they start from --------------------------------------------------------------------------------------------------
+# -- what they start from ----------------------------------------------------------------------------------------------
 
 PENDULUM = {
     "states": ["x", "y", "u", "v", "lam"],

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from solvers._types import PerSample, Residual, State
-from solvers.linear import apply_metric, factor_gram
+from solvers.linear import apply_metric
+from solvers.multipliers import constrained_acceleration, tangent_velocity
 from solvers.projection import project
 
 Time = float | Tensor | None
@@ -98,9 +99,7 @@ class TorchMotion(torch.nn.Module):
         tol = (1e-13 if q.dtype == torch.float64 else 1e-5) if tol is None else tol
         # Without a gradient through the search for the point: a solve is differentiated through its field.
         q = project(self.constraint, q, inverse_metric=metric, t=t, parameters=own, tol=tol).y
-        local = self.constraint.local_jacobian(q, t, own)
-        lam = factor_gram(self.constraint, local, metric).solve(self.constraint.velocity(q, v, t, own))
-        v = v - apply_metric(self.constraint, metric, self.constraint.apply_transpose(local, lam))
+        v = tangent_velocity(self.constraint, q, v, metric, t=t, parameters=own)
         return torch.cat([q, v], -1)
 
     def describe(self, t: Time, y: State) -> dict[str, Tensor]:
@@ -117,12 +116,9 @@ class TorchMotion(torch.nn.Module):
         }
 
     def _solve(self, q: Tensor, v: Tensor, t: Time) -> tuple[Tensor, Tensor]:
-        c, own, metric = self.constraint, self._own["constraint"], self._metric(q)
-        free = apply_metric(c, metric, self.force(q, v, t))
-        local = c.local_jacobian(q, t, own)
-        right = c.apply_jacobian(local, free) + c.curvature(q, v, t, own)
-        lam = factor_gram(c, local, metric).solve(right)
-        return lam, free - apply_metric(c, metric, c.apply_transpose(local, lam))
+        metric = self._metric(q)
+        free = apply_metric(self.constraint, metric, self.force(q, v, t))
+        return constrained_acceleration(self.constraint, q, v, free, metric, t=t, parameters=self._own["constraint"])
 
     def _metric(self, like: Tensor) -> Float[Tensor, " n_points"]:
         return self._inverse_mass.to(like)

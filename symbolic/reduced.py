@@ -34,7 +34,7 @@ class ReducedSystem:
     differentiations: tuple[int, ...]  # (n,): c_i
     constraints: tuple[sp.Expr, ...]  # (M,): C, over y, time, parameters, ordered by level
     constraint_of: tuple[tuple[int, int], ...]  # (M,): (i, k): this constraint is f_i^(k)
-    algebraic_equations: tuple[int, ...]  # the i for which f_i itself contains no derivative (level 0 of the residuals)
+    algebraic_equations: tuple[int, ...]  # the i for which f_i itself contains no derivative
     blocks: tuple[Block, ...]  # in the order in which they are solved
     states: tuple[sp.Symbol, ...]  # (n_states,): for each state of the system, the symbol of y or w that it is
     state_rates: tuple[sp.Symbol | None, ...]  # (n_states,): its derivative in y or w, or None
@@ -47,37 +47,21 @@ class ReducedSystem:
 
     @property
     def levels(self) -> dict[str, list[tuple[int, str, int]]]:
-        """Where the residuals of each level are: "level 0" the algebraic equations, "level k" their k-th derivatives.
+        """Where residuals of each level are: "level 0" the constraining equations, "level k" their k-th derivatives.
 
-        An entry (i, "constraint", m) is f_i^(k) found as constraint m, (i, "leading", i) as leading equation i, which
-        is the highest level k = c_i.
+        Constraining are equations without derivatives, and others where they had to be differentiated themselves, so
+        that every hidden constraint is on some level. An entry (i, "constraint", m) is f_i^(k) found as constraint m,
+        (i, "leading", i) as leading equation i, which is the highest level k = c_i.
         """
         place = {entry: m for m, entry in enumerate(self.constraint_of)}
+        held = [i for i, c in enumerate(self.differentiations) if c > 0 or i in self.algebraic_equations]
         result: dict[str, list[tuple[int, str, int]]] = {}
-        for k in range(max((self.differentiations[i] for i in self.algebraic_equations), default=-1) + 1):
-            entries = [i for i in self.algebraic_equations if self.differentiations[i] >= k]
+        for k in range(max((self.differentiations[i] for i in held), default=-1) + 1):
+            entries = [i for i in held if self.differentiations[i] >= k]
             result[f"level {k}"] = [
                 (i, "leading", i) if k == self.differentiations[i] else (i, "constraint", place[i, k]) for i in entries
             ]
         return result
-
-    # -- text --------------------------------------------------------------------------------------------------------
-
-    def describe(self) -> str:
-        """What the reduction found, to read: index, state, hidden constraints by level, and the leading equations."""
-        lines = [
-            f"{self.system.name}: differentiation index {self.index}",
-            f"  state y      {_listed(self.y)}",
-            f"  leading w    {_listed(self.w)}, solved for in {len(self.blocks)} block{'s' * (len(self.blocks) != 1)}",
-            f"  y'           {_listed(self.rates)}",
-        ]
-        for level in sorted({k for _, k in self.constraint_of}):
-            lines += ["", "constraints" if level == 0 else f"hidden constraints, differentiated {level} x"]
-            rows = [m for m, (_, k) in enumerate(self.constraint_of) if k == level]
-            lines += [f"  0 = {self.constraints[m]}" for m in rows]
-        lines += ["", "leading equations, with how often each was differentiated"]
-        lines += [f"  {c} x  0 = {e}" for c, e in zip(self.differentiations, self.equations, strict=True)]
-        return "\n".join(lines) + "\n"
 
     # -- compiled ----------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 """Reduced systems written for solvers of F(t, Y, Y') = 0: same solutions, right counts, right Jacobians."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import sympy as sp
@@ -144,3 +146,42 @@ def test_second_derivatives_in_the_original_equations():
     value = np.array([0.3, -0.2, np.cos(0.5)]), np.array([-0.2, np.cos(0.5) - 4 * 0.3, -np.sin(0.5)])
     assert np.abs(form.residual(0.5, *value)).max() < 1e-15
     assert np.abs(form.residual(0.5, *value, {"k": 5.0})).max() == pytest.approx(0.3)
+
+
+def pendulum(at):
+    x, y, u, v, lam, g, length = sp.symbols("x y u v lam g length")
+    equations = [dot(x) - u, dot(y) - v, dot(u) + lam * x, dot(v) + lam * y + g, x**2 + y**2 - length**2]
+    reduced = DAESystem(equations, [x, y, u, v, lam], {g: 9.81, length: None}, name="pendulum").reduce()
+    return implicit_form(reduced, "dummy", at=at)
+
+
+@pytest.mark.parametrize(("x", "y", "free"), [(0.6, -0.8, {"x", "u"}), (0.96, -0.28, {"y", "v"})])
+def test_dummy_derivatives_are_those_that_the_point_determines_best(x, y, free):
+    """Near the lowest point x and u are free, out to the side y and v; the others have no rate in the equations."""
+    form = pendulum(((x, y, 0.0, 0.0), (0.0, -9.81, 0.0), 0.0, {"length": 1.0}))
+    held = {u.name for u, algebraic in zip(form.unknowns, form.algebraic, strict=True) if not algebraic}
+    assert held == free
+    assert len(form.equations) == 6 and not any(form.uncontrolled[: len(form.reduced.y)])
+
+
+def test_dummy_derivatives_level_by_level():
+    """s1 = sin t, s2 = s1', ...: everything is determined, so no equation has a rate."""
+    states = sp.symbols("s1:5")
+    chain = [dot(p) - q for p, q in pairwise(states)]
+    reduced = DAESystem([states[0] - sp.sin(t), *chain], states, time=t).reduce()
+    form = implicit_form(reduced, "dummy", at=(np.zeros(3), np.zeros(2), 0.0))
+    assert all(form.algebraic) and len(form.equations) == 5
+    time = 0.4
+    Y = np.array([float(sp.sin(t).diff(t, k).subs(t, time)) for k in (0, 1, 2, 3, 3)])
+    assert np.abs(form.residual(time, Y, 0 * Y)).max() < 1e-15
+    assert np.linalg.matrix_rank(form.jacobians(time, Y, 0 * Y)[0]) == 5
+
+
+def test_points_that_dummy_derivatives_can_not_be_chosen_at():
+    at = ((0.6, -0.8, 0.0, 0.0), (0.0, -9.81, 0.0), 0.0, {"length": 1.0})
+    with pytest.raises(ValueError, match=r"determine only 0 variables there .*choose a regular point"):
+        pendulum(((0.0, 0.0, 0.0, 0.0), *at[1:]))
+    with pytest.raises(ValueError, match="y must be 4 finite numbers, x, y, u, v"):
+        pendulum(((0.6, -0.8), *at[1:]))
+    with pytest.raises(ValueError, match="w must be 3 finite numbers"):
+        pendulum((at[0], (np.nan, 0.0, 0.0), *at[2:]))

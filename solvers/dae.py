@@ -201,7 +201,8 @@ def _solution(system: Any, outcome: Outcome, parameters: Mapping[str, Any] | Non
         if result[index] != SUCCESS:
             n = max(1, reached[index])
             seen = np.concatenate([np.abs(part[index][:n]).max(axis=0, initial=1.0) for part in (y, w)])
-            cause = _cause(system.reduce(), outcome.y[index], float(outcome.t[index]), own, seen)
+            first = (y[index][0], w[index][0], float(outcome.ts[0]))
+            cause = _cause(system.reduce(), outcome.y[index], float(outcome.t[index]), own, seen, first)
             result[index] = f"{result[index]}{cause}"
         # An output where the leading unknowns were not found is none.
         bad = np.flatnonzero(~np.isfinite(w[index][: reached[index]]).all(axis=-1))
@@ -221,11 +222,16 @@ def _solution(system: Any, outcome: Outcome, parameters: Mapping[str, Any] | Non
 
 
 def _cause(
-    reduced: Any, state: np.ndarray, t: float, parameters: Mapping[str, float], seen: Float[np.ndarray, "_"]
+    reduced: Any,
+    state: np.ndarray,
+    t: float,
+    parameters: Mapping[str, float],
+    seen: Float[np.ndarray, "_"],
+    first: tuple[np.ndarray, np.ndarray, float],
 ) -> str:
     """What is singular where a solve stopped, as the end of a sentence; empty where nothing is.
 
-    `seen` are the largest sizes of y and w, at least one, at the outputs.
+    `seen` are the largest sizes of y and w, at least one, at the outputs, `first` is (y, w, t) at the start.
     """
     functions, y = reduced.numpy(), state[: len(reduced.y)]
     guess = np.zeros(len(reduced.w))
@@ -253,7 +259,24 @@ def _cause(
     if grown.size:
         j = max(grown, key=lambda j: (symbols[j] in own, np.abs(values[j]) / seen[j]))
         return f"; {symbols[j].name} = {values[j]:.3g} there and seems to grow without bound"
+    steep, before = (_steepness(functions, *point, parameters) for point in ((y, w, t), first))
+    grown = np.flatnonzero(steep > _UNBOUNDED * np.maximum(before, 1.0))
+    if grown.size:
+        return (
+            f"; the equations for {names[grown[0]]} become singular there: it changes infinitely fast with the others"
+        )
     return ""
+
+
+def _steepness(functions: Any, y: np.ndarray, w: np.ndarray, t: float, parameters: Mapping[str, float]) -> np.ndarray:
+    """Of every leading unknown the largest derivative by an entry of y."""
+    top = functions.leading_jacobian(y, w, t, parameters)
+    with np.errstate(all="ignore"):
+        try:
+            response = np.linalg.solve(top, functions.leading_jacobian(y, w, t, parameters, by="y"))
+        except np.linalg.LinAlgError:
+            return np.full(w.shape, np.inf)
+    return np.max(np.abs(np.nan_to_num(response)), axis=-1, initial=0.0)
 
 
 def _reciprocal_condition(matrix: np.ndarray) -> tuple[float, np.ndarray]:

@@ -151,7 +151,7 @@ class EndOnSaveTimes(diffrax.AbstractAdaptiveStepSizeController):
         )
         dt = next_t1 - next_t0
         n_steps = state.n_steps + 1
-        collapsed = ~keep & (dt <= 16 * jnp.finfo(dt.dtype).eps * jnp.abs(t0))
+        collapsed = ~keep & ~(dt > 16 * jnp.finfo(dt.dtype).eps * jnp.abs(t0))  # or is no number
         exhausted = (n_steps >= self.max_steps) & (next_t0 < self.t_end)
         result = RESULTS.where(exhausted, RESULTS.max_steps_reached, result)
         result = RESULTS.where(collapsed, RESULTS.dt_min_reached, result)

@@ -24,7 +24,7 @@ class Solution:
     - `names`: the name of each variable; empty where they have none.
     - `residual`: by level, each (*batch, n_times, n_level), in the units of its equations. Of a mechanical system
       "position" c(q, t), "velocity" J v + ∂c/∂t, "acceleration" J a + curvature; of a DAE "level k" its algebraic
-      equations differentiated k times, and "equations" the ones that its leading variables are solved from.
+      equations differentiated k times.
     - `invariants`: by name, each (*batch, n_times): what should stay as it was at the start, such as "energy" (J).
     - `stats`: counts a solve, each an int or an array of the batch's shape: `n_steps`, `n_accepted`, `n_rejected`,
       `n_f_evals`.

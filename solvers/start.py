@@ -88,6 +88,11 @@ def resolve_start(
     a residual counts as zero if a change of `start_tol` in one state (relative above 1) could make it so.
     """
     reduced = system.reduce()
+    if not reduced.y:
+        raise ValueError(
+            f"{system.name!r} has no differential variable, so there is nothing to integrate: its equations determine "
+            "the states at every time; solve them by system.reduce().numpy().solve_leading(np.zeros(0), t)"
+        )
     y, w = read_states(system, start)
     shapes = {f"parameter {name!r}": np.shape(value) for name, value in (parameters or {}).items()}
     batch = _common_shape({"start": y.shape[:-1]} | shapes)
@@ -131,7 +136,7 @@ def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
     for name, value in given.items():
         array, column = places[name]
         (y if array == "y" else w)[..., column] = value
-    without = np.isnan(y).reshape(-1, y.shape[-1]).any(axis=0)
+    without = np.isnan(y).any(axis=tuple(range(y.ndim - 1)))
     missing = [_name_of(system, "y", i) for i in range(without.size) if without[i]]
     if missing:
         raise ValueError(

@@ -139,7 +139,7 @@ class ReducedFunctions:
         batch = np.broadcast_shapes(tuple(y.shape[:-1]), tuple(w.shape[:-1]))
         parts = [self._xp.broadcast_to(a, (*batch, a.shape[-1])) for a in (y, w)]
         if nan:
-            parts.append(self._xp.full_like(parts[0][..., :1], np.nan))
+            parts.append(self._xp.full_like(parts[1][..., :1], np.nan))  # there may be no y
         return self._xp.concatenate(parts, -1)[..., self._places[key]]
 
     def rates(self, y, w):

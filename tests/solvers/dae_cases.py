@@ -97,3 +97,9 @@ def shrinking():
     """A pendulum whose link has the length 1 - t."""
     equations = [dot(x) - u, dot(y) - v, dot(u) + lam * x, dot(v) + lam * y + 1, x**2 + y**2 - (1 - t) ** 2]
     return DAESystem(equations, [x, y, u, v, lam], {}, t, name="shrinking pendulum")
+
+
+@cache
+def fold():
+    """z³ - z = x with x = t - 1: the branch from z(0) = -1.3247 ends at x = 2 / √27, where 3 z² = 1."""
+    return DAESystem([dot(x) - 1, z**3 - z - x], [x, z], name="fold")

@@ -17,6 +17,7 @@ from tests.solvers.dae_cases import (
     GRAVITY,
     blow_up,
     branches,
+    fold,
     hanging,
     hessenberg,
     hessenberg_solution,
@@ -259,6 +260,7 @@ def test_public_names():
 @pytest.mark.parametrize(
     ("system", "start", "end", "reason"),
     [
+        (fold, {"x": -1.0, "z": -1.3247179572447460}, 1 + 2 / np.sqrt(27), "equations for z become singular"),
         (blow_up, {"x": 1.0}, 1.0, "x = .* seems to grow without bound"),
         (stuck, {"x": 1.0}, 0.125, "equations for z become singular|z = .* seems to grow without bound"),
         (shrinking, {"x": 0.0, "y": -1.0, "u": 0.5, "v": 1.0}, 1.0, "(x|y|u|v|lam) = .* seems to grow without bound"),
@@ -303,6 +305,7 @@ def test_too_few_steps(swings):
 # -- arguments ---------------------------------------------------------------------------------------------------------
 
 START = hanging(0.5)
+ALGEBRAIC = ndae.DAESystem([sp.Symbol("z") ** 3 - 8], [sp.Symbol("z")], name="algebraic")
 
 
 @pytest.mark.parametrize(
@@ -326,6 +329,7 @@ START = hanging(0.5)
         ({"system": shaken(), "start": START}, r"no value of speed; give parameters=\{'speed'"),
         ({"system": library.chain_pendulum(1)}, r"expected a DAESystem, got MechanicalSystem: write system.equations"),
         ({"system": 3}, "expected a DAESystem, got int"),
+        ({"system": ALGEBRAIC, "start": {}}, "no differential variable, so there is nothing to integrate"),
         ({"start": [0.0, -1.0, 0.0, 0.0]}, r"start has shape \(4,\); expected \(\*batch, 5\).*x, y, u, v, lam"),
         ({"start": START | {"w": 1.0}}, "start names w; the states of 'pendulum' are"),
         ({"start": {"x": 0.0, "y": -1.0}}, "start gives no value for u, v; give one for every differential state"),

@@ -49,7 +49,7 @@ def test_pendulum_agrees(solver, swing, form):
     if form == "ggl":  # between its steps IDA interpolates, to about its tolerance; "index1" drifts off
         assert max(drift["level 0"], drift["level 1"]) < 1e-8
     assert drift["level 2"] < 1e-12, "multipliers are solved for from the others"
-    assert drift["energy"] < 1e-7
+    assert drift["energy"] < 1e-6
     assert solution.stats["n_steps"] > 20
     assert solution.stats["n_f_evals"] > solution.stats["n_steps"]
     assert solution.stats["n_jacobian_evals"] > 0

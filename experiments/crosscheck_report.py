@@ -32,6 +32,7 @@ def to_json(check: CrossCheck) -> dict[str, Any]:
         "zero": list(check.left_out),
         "reference": {
             "kind": check.reference_kind,
+            "origin": problem.texts.get("reference_origin"),
             "end": dict(check.reference),
             "published_digits": dict(check.published_digits),
         },
@@ -117,10 +118,11 @@ def headline(check: CrossCheck) -> str:
 
 def notes(check: CrossCheck) -> list[str]:
     """What a reader must know to read the numbers, and what they say."""
+    origin = check.problem.texts.get("reference_origin")
     said = {
         "exact": "the exact solution",
         "recomputed": "values recomputed with more digits than the published ones",
-        "published": "the published values",
+        "published": "the end values of its source" + (f" ({origin})" if origin else ""),
     }
     lines = [
         f"digits: correct ones of the worst differential variable at the end (all: of the worst variable), against "
@@ -128,7 +130,7 @@ def notes(check: CrossCheck) -> list[str]:
         "largest magnitude",
         "level k: largest residual at the output points of the algebraic equations differentiated k times; equations: "
         "of those that the highest derivatives and algebraic variables are solved from",
-        "seconds: wall time of a call after compilation",
+        "seconds: wall time of a call after compilation, the least of three where it is short",
     ]
     limit = check.published_limit()
     if limit is not None and limit < _MANY_DIGITS:

@@ -22,7 +22,8 @@ class Problem:
       which the published are judged too. `exact`: the solution as expressions of the system's time, by state name.
       Each may leave states out, which are then not scored.
     - `index`: the differentiation index that the source states, or None.
-    - `title`, `source`, `notes`, and `texts`: everything else that was said of it, for a reader.
+    - `title`, `source`, `notes`, and `texts`: everything else that was said of it, for a reader; among it as
+      "reference_origin" where `reference` comes from.
 
     Raises ValueError for names that the system does not have, values that are no finite numbers, or a span that does
     not go forward.

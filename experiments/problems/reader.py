@@ -123,8 +123,14 @@ class _Reader:
             title=_typed("title", self.data.get("title", ""), str, "text"),
             source=_texts("source", self.data.get("source", [])),
             notes=_texts("notes", self.data.get("notes", [])),
-            texts={key: value for key, value in self.data.items() if key not in _READ},
+            texts=self.texts(),
         )
+
+    def texts(self) -> dict[str, Any]:
+        """What is only kept: all other keys, and where the end values come from."""
+        origin = (self.data.get("reference_end") or {}).get("origin")
+        found = {} if origin is None else {"reference_origin": _typed("reference_end.origin", origin, str, "text")}
+        return found | {key: value for key, value in self.data.items() if key not in _READ}
 
     def declare(self, name: Any, symbol: sp.Symbol, where: str) -> None:
         if not isinstance(name, str) or not name.isascii() or not name.isidentifier():

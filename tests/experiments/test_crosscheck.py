@@ -169,6 +169,14 @@ def test_published_values_are_judged_by_better_ones():
     assert not any("themselves" in line for line in notes(crosscheck(good, tolerances=(1e-6,), outside=())))
 
 
+def test_where_end_values_come_from_is_said():
+    published = decay(exact=None, reference={"x": "0.1353352832366127"}, texts={"reference_origin": "by hand"})
+    check = crosscheck(published, tolerances=(1e-6,), outside=())
+    assert check.reference_kind == "published"
+    assert any("against the end values of its source (by hand)" in line for line in notes(check))
+    assert to_json(check)["reference"]["origin"] == "by hand"
+
+
 def test_a_source_that_states_another_index_is_noted():
     check = crosscheck(decay(index=2), tolerances=(1e-6,), outside=())
     assert "its source states index 2, found is 1" in notes(check)

@@ -92,10 +92,12 @@ def test_derivatives_at_the_start():
 
 def test_every_published_digit_is_kept_as_it_is_written():
     digits = "0.12345678901234567890123"
-    end = {"t": 3, "y": {"x": digits, "z": "1/3"}, "recomputed_here": {"y": {"x": "1.5e-1"}, "how": "twice"}}
+    better = {"y": {"x": "1.5e-1"}, "how": "twice"}
+    end = {"t": 3, "y": {"x": digits, "z": "1/3"}, "origin": "a book", "recomputed_here": better}
     problem = read(reference_end=end)
     assert problem.reference == {"x": digits, "z": repr(1 / 3)}
     assert problem.recomputed == {"x": "1.5e-1"}
+    assert problem.texts == {"reference_origin": "a book"}
     assert problem.best_reference() == ({"x": 0.15}, "recomputed")
 
 
@@ -238,6 +240,7 @@ def test_what_would_cost_more_than_it_says_is_refused(text):
         ({"reference_end": {"y": {"w": 1}}}, ["reference_end.y.w: no state has this name"]),
         ({"reference_end": {"y": {"x": "k"}}}, ["reference_end.y.x: name 'k' is not declared"]),
         ({"reference_end": {"recomputed_here": {"y": {"x": []}}}}, ["reference_end.recomputed_here.y.x: expected"]),
+        ({"reference_end": {"origin": 3}}, ["reference_end.origin: expected text"]),
         ({"exact": {"w": "1"}}, ["exact: none of 'w' is a state"]),
         ({"exact": {"x": "z"}}, ["exact.x: name 'z' is not declared"]),
         ({"exact": {"x": "a"}, "definitions": {"a": "z"}}, ["exact.x depends on a state through a definition"]),

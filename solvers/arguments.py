@@ -53,6 +53,46 @@ def parameter_arrays(parameters: Mapping[str, Any] | None) -> dict[str, np.ndarr
     return None if not parameters else {name: numbers(f"parameter {name!r}", p) for name, p in parameters.items()}
 
 
+def check_system(system: Any) -> None:
+    """Raises ValueError, with what to write, for what is no DAESystem."""
+    if hasattr(system, "reduce") and hasattr(system, "states"):
+        return
+    advice = "write system.equations() for it" if hasattr(system, "equations") else "define one with ndae.DAESystem"
+    raise ValueError(f"expected a DAESystem, got {type(system).__name__}: {advice}")
+
+
+def check_parameter_names(system: Any, parameters: Mapping[str, Any] | None) -> None:
+    """Raises ValueError unless all parameters given are the system's, and all that need a value have one."""
+    known = {symbol.name: default for symbol, default in system.parameters.items()}
+    unknown = [name for name in parameters or {} if name not in known]
+    if unknown:
+        raise ValueError(
+            f"{system.name!r} has no parameter {', '.join(map(repr, unknown))}; it has {', '.join(known) or 'none'}"
+        )
+    missing = [name for name, default in known.items() if default is None and name not in (parameters or {})]
+    if missing:
+        raise ValueError(
+            f"{system.name!r} has no value of {', '.join(missing)}; give parameters={{{missing[0]!r}: ...}}"
+        )
+
+
+def checked_parameters(system: Any, parameters: Mapping[str, Any] | None) -> dict[str, np.ndarray] | None:
+    """Parameters by name as arrays of finite numbers, None where there are none; raises ValueError for others."""
+    parameters = parameter_arrays(named_once("parameters", parameters or {}))
+    check_parameter_names(system, parameters)
+    return parameters
+
+
+def named_once(what: str, given: Mapping[Any, Any]) -> dict[str, Any]:
+    """A mapping from names or symbols as one from names. Raises ValueError where two keys have the same name."""
+    named = {str(key): value for key, value in given.items()}
+    if len(named) < len(given):
+        keys = [str(key) for key in given]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        raise ValueError(f"{what} gives {', '.join(twice)} twice, as a name and as a symbol; give each once")
+    return named
+
+
 def check_settings(solver: str, max_steps: int | None, **positive: Any) -> None:
     """Raises ValueError unless the solver is known, `max_steps` at least 1, and the others positive numbers."""
     for name, value in positive.items():

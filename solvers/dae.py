@@ -14,19 +14,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from solvers.arguments import check_settings, float64_on_cpu, numbers, output_times
+from solvers.arguments import (
+    check_settings,
+    check_system,
+    checked_parameters,
+    float64_on_cpu,
+    named_once,
+    numbers,
+    output_times,
+)
 from solvers.formulations import Formulation, formulation_named
 from solvers.reduced_motion import ReducedMotion
 from solvers.reference_kernel import Outcome, Progress, ReferenceKernel
 from solvers.solution import SUCCESS, ReferenceSolveError, Solution
-from solvers.start import (
-    at_index,
-    broadcast_parameters,
-    check_system,
-    checked_parameters,
-    named_once,
-    resolve_start,
-)  # fmt: skip
+from solvers.start import at_index, broadcast_parameters, resolve_start
 
 __all__ = ["describe_states", "output_times", "resolve_start", "solve_dae"]
 
@@ -262,9 +263,8 @@ def _cause(
     steep, before = (_steepness(functions, *point, parameters) for point in ((y, w, t), first))
     grown = np.flatnonzero(steep > _UNBOUNDED * np.maximum(before, 1.0))
     if grown.size:
-        return (
-            f"; the equations for {names[grown[0]]} become singular there: it changes infinitely fast with the others"
-        )
+        name = names[max(grown, key=lambda j: (reduced.w[j] in own, steep[j]))]
+        return f"; the equations for {name} become singular there: it changes infinitely fast with the others"
     return ""
 
 

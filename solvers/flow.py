@@ -11,21 +11,14 @@ import numpy as np
 from diffrax import RESULTS
 from jaxtyping import Array, Bool, Float64, Int64
 
-from solvers.arguments import check_settings, output_times
+from solvers.arguments import check_parameter_names, check_settings, check_system, named_once, output_times
 from solvers.dae import absolute_tolerances
 from solvers.esdirk import Esdirk
 from solvers.formulations import formulation_named
 from solvers.projected_step import EndOnSaveTimes, ProjectedSolver, StepState
 from solvers.reduced_motion import ReducedMotion
 from solvers.solution import SUCCESS
-from solvers.start import (
-    ALGEBRAIC_SLACK,
-    ConsistentStart,
-    check_parameter_names,
-    check_system,
-    name_places,
-    named_once,
-)  # fmt: skip
+from solvers.start import ALGEBRAIC_SLACK, ConsistentStart, name_places
 
 # Stages by the default loops of diffrax, which a reverse pass can go through.
 _SOLVERS: dict[str, Callable[[Any, Any], diffrax.AbstractSolver]] = {

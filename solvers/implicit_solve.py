@@ -48,8 +48,8 @@ class ImplicitSolve:
         start_tol: float,
         max_steps: int = 1,
     ) -> None:
-        from solvers.arguments import check_settings, output_times
-        from solvers.start import at_index, check_system, checked_parameters, resolve_start
+        from solvers.arguments import check_settings, check_system, checked_parameters, output_times
+        from solvers.start import at_index, resolve_start
         from symbolic.implicit_form import ImplicitForm, implicit_form
 
         check_system(system)
@@ -81,8 +81,7 @@ class ImplicitSolve:
 
     def tolerances(self, atol: Any) -> np.ndarray:
         """Absolute tolerances by unknown (m,): as given where the error test watches it, out of its reach elsewhere."""
-        from solvers.arguments import numbers
-        from solvers.start import named_once
+        from solvers.arguments import named_once, numbers
 
         size = np.maximum(1.0, np.abs(self.Y0))
         made = np.where(self.form.uncontrolled, UNTESTED * size, self.rtol)

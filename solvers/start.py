@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from solvers.arguments import numbers, parameter_arrays
+from solvers.arguments import check_system, checked_parameters, named_once, numbers
 from solvers.solution import ReferenceSolveError
 
 # An algebraic variable may differ from what its equations give by this many times the tolerance of the start: it
@@ -147,46 +147,6 @@ def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
         bad = [name for name, value in given.items() if np.any(np.isinf(value))]
         raise ValueError(f"start must be finite, but {_list(bad)} is not")
     return y, w
-
-
-def check_system(system: Any) -> None:
-    """Raises ValueError, with what to write, for what is no DAESystem."""
-    if hasattr(system, "reduce") and hasattr(system, "states"):
-        return
-    advice = "write system.equations() for it" if hasattr(system, "equations") else "define one with ndae.DAESystem"
-    raise ValueError(f"expected a DAESystem, got {type(system).__name__}: {advice}")
-
-
-def check_parameter_names(system: Any, parameters: Mapping[str, Any] | None) -> None:
-    """Raises ValueError unless all parameters given are the system's, and all that need a value have one."""
-    known = {symbol.name: default for symbol, default in system.parameters.items()}
-    unknown = [name for name in parameters or {} if name not in known]
-    if unknown:
-        raise ValueError(
-            f"{system.name!r} has no parameter {', '.join(map(repr, unknown))}; it has {', '.join(known) or 'none'}"
-        )
-    missing = [name for name, default in known.items() if default is None and name not in (parameters or {})]
-    if missing:
-        raise ValueError(
-            f"{system.name!r} has no value of {', '.join(missing)}; give parameters={{{missing[0]!r}: ...}}"
-        )
-
-
-def checked_parameters(system: Any, parameters: Mapping[str, Any] | None) -> dict[str, np.ndarray] | None:
-    """Parameters by name as arrays of finite numbers, None where there are none; raises ValueError for others."""
-    parameters = parameter_arrays(named_once("parameters", parameters or {}))
-    check_parameter_names(system, parameters)
-    return parameters
-
-
-def named_once(what: str, given: Mapping[Any, Any]) -> dict[str, Any]:
-    """A mapping from names or symbols as one from names. Raises ValueError where two keys have the same name."""
-    named = {str(key): value for key, value in given.items()}
-    if len(named) < len(given):
-        keys = [str(key) for key in given]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        raise ValueError(f"{what} gives {_list(twice)} twice, as a name and as a symbol; give each once")
-    return named
 
 
 def broadcast_parameters(parameters: Mapping[str, Any] | None, batch: tuple[int, ...]) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ from tests.solvers.dae_cases import (
     stiff_solution,
     stuck,
     valve,
-)  # fmt: skip
+)
 
 TS = np.linspace(0, 2, 21)
 

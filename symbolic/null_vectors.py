@@ -1,6 +1,6 @@
 """Left null vectors of a square matrix of expressions that is singular everywhere."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -92,10 +92,10 @@ def varying_null_vectors(matrix: Matrix, classes: Sequence, evaluator: Evaluator
 
 def _cofactors(matrix: Matrix, rows: Sequence[int]) -> dict[int, sp.Expr]:
     """The vector u with u · matrix = 0 for one row more than columns, as polynomials without a common factor."""
-    minors = []
-    for left_out in range(len(rows)):
-        minor = sp.Matrix([row for i, row in enumerate(matrix) if i != left_out])
-        minors.append((-1) ** left_out * (minor.det(method="berkowitz") if len(rows) > 1 else sp.S.One))
+    if any(e.has(sp.Float) for row in matrix for e in row):
+        minors = _minors(matrix, lambda minor: sp.Matrix(minor).det(method="berkowitz") if len(minor) else sp.S.One)
+    else:
+        minors = _polynomial_minors(matrix)
     pivot = minors[0]
     if sum(m.count_ops() for m in minors) < 400:
         ratios = [sp.cancel(m / pivot) for m in minors]
@@ -104,6 +104,47 @@ def _cofactors(matrix: Matrix, rows: Sequence[int]) -> dict[int, sp.Expr]:
             common = sp.lcm(common, sp.fraction(ratio)[1])
         minors = [sp.cancel(r * common) for r in ratios]
     return {i: m for i, m in zip(rows, minors, strict=True) if m != 0}
+
+
+def _minors(matrix: Matrix, determinant: Callable) -> list:
+    without = ([row for i, row in enumerate(matrix) if i != left_out] for left_out in range(len(matrix)))
+    return [(-1) ** left_out * determinant(minor) for left_out, minor in enumerate(without)]
+
+
+def _polynomial_minors(matrix: Matrix) -> list[sp.Expr]:
+    """Minors, but for a common factor, as polynomials in t, x, sin(t), 1/x and whatever else the entries are made of.
+
+    As expressions they would be nested: of eight rows, millions of operations.
+    """
+    if len(matrix) == 1:
+        return [sp.S.One]
+    generators: dict[sp.Expr, sp.Symbol] = {}
+    rows = [[_polynomial(e, generators) for e in row] for row in matrix]
+    values = DomainMatrix.from_Matrix(sp.Matrix(rows))
+    domain, columns = values.domain, range(len(rows) - 1)
+    minors = _minors(
+        range(len(rows)), lambda kept: values.extract(list(kept), list(columns)).charpoly()[-1] * (-1) ** len(columns)
+    )
+    common = domain.zero
+    for minor in minors:
+        common = domain.gcd(common, minor)
+    back = {symbol: e for e, symbol in generators.items()}
+    return [domain.to_sympy(domain.exquo(minor, common)).xreplace(back) for minor in minors]
+
+
+def _polynomial(e: sp.Expr, generators: dict[sp.Expr, sp.Symbol]) -> sp.Expr:
+    """The expression with all that is no sum, product or power of symbols and numbers under a symbol of its own."""
+    if e.is_Symbol or e.is_Rational:
+        return e
+    if e.is_Add or e.is_Mul:
+        return e.func(*[_polynomial(a, generators) for a in e.args])
+    if e.is_Pow and e.exp.is_Integer:
+        base = e.base if e.exp > 0 else 1 / e.base
+        power = abs(int(e.exp))
+        if e.exp > 0 and (base.is_Symbol or base.is_Add or base.is_Mul):
+            return _polynomial(base, generators) ** power
+        return generators.setdefault(base, sp.Dummy()) ** power
+    return generators.setdefault(e, sp.Dummy())
 
 
 def _independent_columns(values: np.ndarray, rank: int) -> list[int]:

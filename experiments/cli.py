@@ -262,13 +262,15 @@ def crosscheck(
     solver: Annotated[
         str | None, typer.Option(help="dopri8, dopri5, tsit5 or kvaerno5 (stiff); by default what the problem needs.")
     ] = None,
-    against: Annotated[str, typer.Option(help="Independent solvers, comma-separated; none for none.")] = "IDA,Radau",
+    against: Annotated[
+        str, typer.Option(help="Other solvers: torch (ours too), IDA, Radau; comma-separated; none for none.")
+    ] = "torch,IDA,Radau",
     consistent: Annotated[
         str | None, typer.Option(help="Make the start consistent first, keeping these components (comma-separated).")
     ] = None,
     work_precision: Annotated[Path | None, typer.Option(help="Draw digits against seconds into this PNG.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write everything as JSON into this file; - prints it.")] = None,
-    max_seconds: Annotated[float, typer.Option(min=0.1, help="Limit for each solve of IDA and Radau.")] = 120.0,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="Limit for each solve of other solvers.")] = 120.0,
     list_: Annotated[bool, typer.Option("--list", help="Show the problems known by name and leave.")] = False,
 ) -> None:
     """Solve a DAE by several solvers, formulations and tolerances, and count how many digits of each are right."""

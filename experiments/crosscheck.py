@@ -22,7 +22,7 @@ from experiments.terminal import UserError, is_users, one_line
 Progress = Callable[[str, float], None]
 
 FORMULATIONS = ("projection", "ggl", "baumgarte", "plain")
-OUTSIDE = ("IDA", "Radau")
+OUTSIDE = ("torch", "IDA", "Radau")
 SOLVERS = ("dopri8", "dopri5", "tsit5", "kvaerno5")
 _PACKAGES = {"IDA": "sksundae", "Radau": "solve_dae"}
 RTOL = 1e-10
@@ -122,9 +122,10 @@ def crosscheck(
     - `tolerances`: relative tolerances of a step's error; each run is made at all of them.
     - `formulations` of this project's solves; `solver`: "dopri8", "kvaerno5", ... or None, which takes the explicit
       dopri8 unless the problem is too stiff for it.
-    - `outside`: which independent solvers to ask, each in the forms that suit the index.
+    - `outside`: which other solvers to ask: IDA and Radau, each in the forms that suit the index, and "torch", this
+      project's own second opinion (other generated code, torchdiffeq), where the problem is not stiff.
     - `consistent`: names of the components to keep in a consistent start computed first; None takes the start as it is.
-    - `max_seconds`: limit for each solve of IDA and Radau.
+    - `max_seconds`: limit for each solve of these.
 
     A solve that fails is a run with its reason. Raises StructureError for a system that cannot be reduced, ValueError
     for a start that is not consistent, UserError where not even a coarse solution is found.
@@ -135,7 +136,7 @@ def crosscheck(
         raise UserError(f"tolerances must be numbers between 0 and 1, such as 1e-8; got {list(tolerances)}")
     for given, known, what in (
         (formulations, FORMULATIONS, "formulation"),
-        (outside, OUTSIDE, "independent solver"),
+        (outside, OUTSIDE, "other solver"),
         ([solver] if solver else [], SOLVERS, "solver"),
     ):
         wrong = [name for name in given if name not in known]
@@ -146,8 +147,8 @@ def crosscheck(
     tell("coarse solution", 0.0)
     study.settle(solver)
     plan = [(study.ours, study.solver, name) for name in study.different(formulations)]
-    installed = [name for name in outside if find_spec(_PACKAGES[name])]
-    plan += [(study.by_others, name, form) for name in installed for form in study.forms]
+    installed = [name for name in outside if name not in _PACKAGES or find_spec(_PACKAGES[name])]
+    plan += [(study.by_others, name, form) for name in installed for form in study.forms_for(name)]
     runs: list[tuple[Run, Any]] = []
     for done, (make, name, form) in enumerate(plan):
         compiled = False
@@ -210,9 +211,10 @@ class _Study:
         """Those of `formulations` that differ: with no hidden constraints there is nothing to keep."""
         return list(formulations) if self.reduced.constraints or not formulations else ["plain"]
 
-    @cached_property
-    def forms(self) -> tuple[str, ...]:
-        """Implicit forms that suit the index: the user's own equations where solvers can take them."""
+    def forms_for(self, solver: str) -> tuple[str, ...]:
+        """What to give another solver: implicit forms that suit the index, the user's own equations where it may."""
+        if solver == "torch":
+            return () if self.stiff else (self.main,)  # all its methods are explicit
         return ("original", "index1") if self.reduced.index <= 1 else ("ggl", "index1")
 
     @cached_property
@@ -242,17 +244,19 @@ class _Study:
         return _timed(solver, formulation, rtol, lambda: self._solve(formulation, rtol, self.atol(rtol), MAX_STEPS))
 
     def by_others(self, solver: str, form: str, rtol: float) -> tuple[Run, Any]:
-        """A solve by IDA or Radau."""
-        from solvers import solve_ida, solve_radau
+        """A solve by torch, IDA or Radau."""
+        from solvers import solve_ida, solve_radau, solve_torch
 
+        options = {"rtol": rtol, "atol": self.atol(rtol), "max_seconds": self.max_seconds, "throw": False}
+        arguments = (self.problem.system, self.start, self.ts)
+        if solver == "torch":
+            return _timed(solver, form, rtol, lambda: solve_torch(*arguments, max_steps=MAX_STEPS, **options))
         solve = {"IDA": solve_ida, "Radau": solve_radau}[solver]
         if form not in self._forms:
             from symbolic.implicit_form import implicit_form
 
             self._forms[form] = implicit_form(self.reduced, form)
-        options = {"form": self._forms[form], "rtol": rtol, "atol": self.atol(rtol), "max_seconds": self.max_seconds}
-        system = self.problem.system
-        return _timed(solver, form, rtol, lambda: solve(system, self.start, self.ts, **options, throw=False))
+        return _timed(solver, form, rtol, lambda: solve(*arguments, form=self._forms[form], **options))
 
     def _solve(self, formulation: str, rtol: float, atol: Any, max_steps: int) -> Any:
         from solvers.dae import solve_dae

@@ -10,7 +10,7 @@ from experiments.figures import figure
 
 # Okabe and Ito's palette, for readers who see fewer colours: one a formulation, ours filled, others' open.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#3a3a3a", "#8c6d31")
-_MARKERS = {"IDA": "s", "Radau": "^"}
+_MARKERS = {"torch": "D", "IDA": "s", "Radau": "^"}
 
 
 def work_precision(check: Mapping[str, Any], path: Path) -> Path:

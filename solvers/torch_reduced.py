@@ -3,6 +3,8 @@
 Adaptive steps of torchdiffeq between the output times, and at every output time the nearest point of the constraints.
 """
 
+import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -116,6 +118,7 @@ def solve_torch(
     atol: Any = None,
     parameters: Mapping[str, Any] | None = None,
     max_steps: int | None = None,
+    max_seconds: float | None = None,
     start_tol: float = 1e-8,
     throw: bool = True,
 ) -> Solution:
@@ -123,7 +126,7 @@ def solve_torch(
 
     Arguments are those of solvers.solve_dae, but `solver` is an adaptive method of solvers.integrate, such as "dopri8"
     and "dopri5"; all of them are explicit, so stiff equations take very many steps. The samples of a batch share their
-    steps, so that a solve that stops stops for all of them.
+    steps, so that a solve that stops stops for all of them. After `max_seconds` no further output time is begun.
 
     Returns a Solution. Raises ValueError for a bad argument or an inconsistent start, and ReferenceSolveError when the
     solve stops early; with `throw=False` the reason is in `solution.result` and the outputs end where it stopped.
@@ -142,6 +145,7 @@ def solve_torch(
         guess=torch.as_tensor(w0),
     )
     batch, counts, rows, reason = y0.shape[:-1], {}, [], SUCCESS
+    deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
     options = {"method": solver, "rtol": rtol, "atol": atol, "max_steps": max_steps or max(1_000_000, 20 * ts.size)}
     with torch.no_grad():
         states = integrate_on_manifold(
@@ -155,6 +159,9 @@ def solve_torch(
                     break
                 motion.accepted(float(t), y)
                 rows.append((y.numpy(), w.numpy()))
+                if time.monotonic() > deadline and len(rows) < ts.size:
+                    reason = f"gave up after {max_seconds:g} s at t = {t:.9g}"
+                    break
         except (IntegrationError, ProjectionError) as error:
             reason = str(error)
     y, w = (np.stack(values, axis=-2) for values in zip(*rows, strict=True))

@@ -63,6 +63,24 @@ class ReducedSystem:
             ]
         return result
 
+    # -- text --------------------------------------------------------------------------------------------------------
+
+    def describe(self) -> str:
+        """What the reduction found, to read: index, state, hidden constraints by level, and the leading equations."""
+        lines = [
+            f"{self.system.name}: differentiation index {self.index}",
+            f"  state y      {_listed(self.y)}",
+            f"  leading w    {_listed(self.w)}, solved for in {len(self.blocks)} block{'s' * (len(self.blocks) != 1)}",
+            f"  y'           {_listed(self.rates)}",
+        ]
+        for level in sorted({k for _, k in self.constraint_of}):
+            lines += ["", "constraints" if level == 0 else f"hidden constraints, differentiated {level} x"]
+            rows = [m for m, (_, k) in enumerate(self.constraint_of) if k == level]
+            lines += [f"  0 = {self.constraints[m]}" for m in rows]
+        lines += ["", "leading equations, with how often each was differentiated"]
+        lines += [f"  {c} x  0 = {e}" for c, e in zip(self.differentiations, self.equations, strict=True)]
+        return "\n".join(lines) + "\n"
+
     # -- compiled ----------------------------------------------------------------------------------------------------
 
     def jax(self):
@@ -84,6 +102,10 @@ class ReducedSystem:
         if backend not in known:
             known[backend] = ReducedFunctions(self, backend)
         return known[backend]
+
+
+def _listed(symbols: tuple[sp.Symbol, ...]) -> str:
+    return ", ".join(s.name for s in symbols) or "none"
 
 
 def _listed(symbols: tuple[sp.Symbol, ...]) -> str:

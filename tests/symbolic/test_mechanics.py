@@ -85,3 +85,25 @@ def test_batches_transforms_and_changed_masses():
     gradient = jax.jit(jax.grad(lambda g: s.acceleration(q, v, None, {"gravity": g}).sum()))(9.82)
     ahead, behind = (s.acceleration(q, v, None, {"gravity": 9.82 + h}).sum() for h in (1e-5, -1e-5))
     np.testing.assert_allclose(gradient, (ahead - behind) / 2e-5, rtol=1e-6)
+
+
+def test_equations_are_those_of_the_same_motion():
+    """The DAE written out has the accelerations and multipliers of the system, and keeps single parameters."""
+    t = sp.Symbol("tau")
+    force = Function([-0.3 * s + sp.cos(t) for s in sp.symbols("v0:4")], sp.symbols("v0:4"), time=t, name="drag")
+    pendulum = library.chain_pendulum(2, [1.0, 0.7], [2.0, 0.5])
+    system = MechanicalSystem(pendulum.constraint, pendulum.mass, pendulum.potential, force, name="two")
+    written = system.equations()
+    assert written.index == 3
+    assert [p.name for p in written.parameters] == ["gravity"]
+    q = np.array([0.6, -0.8, 0.6, -1.5])
+    v = np.array([0.8, 0.6, -0.4, 0.6])  # along both links' circles
+    reduced = written.reduce()
+    w, found = reduced.numpy().solve_leading(np.concatenate([q, v]), 0.4, {"gravity": 3.0})
+    assert found
+    w = dict(zip((s.name for s in reduced.w), w, strict=True))
+    s = system.jax()
+    expected = s.acceleration(jnp.asarray(q), jnp.asarray(v), 0.4, {"gravity": 3.0})
+    np.testing.assert_allclose([w[f"v{i}_dot"] for i in range(4)], expected, rtol=1e-12)
+    multiplier = s.multiplier(jnp.asarray(q), jnp.asarray(v), 0.4, {"gravity": 3.0})
+    np.testing.assert_allclose([w["lam0"], w["lam1"]], multiplier, rtol=1e-12)

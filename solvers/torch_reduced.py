@@ -144,7 +144,8 @@ def solve_torch(
         floor=atol / rtol,
         guess=torch.as_tensor(w0),
     )
-    batch, counts, rows, reason = y0.shape[:-1], {}, [], SUCCESS
+    batch, rows, reason = y0.shape[:-1], [], SUCCESS
+    counts = dict.fromkeys(("n_steps", "n_accepted", "n_rejected", "n_f_evals"), 0)
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
     options = {"method": solver, "rtol": rtol, "atol": atol, "max_steps": max_steps or max(1_000_000, 20 * ts.size)}
     with torch.no_grad():

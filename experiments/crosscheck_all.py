@@ -47,15 +47,15 @@ def markdown(checks: list[Mapping[str, Any]]) -> str:
     Stabilised are "ggl" and "baumgarte"; of IDA and Radau the form with the most digits counts.
     """
     lines = [
-        "| problem | index | variables | projection | stabilised | plain | IDA | Radau | published | "
+        "| problem | index | variables | projection | stabilised | plain | torch | IDA | Radau | published | "
         "residuals: projection | stabilised | plain | s |",
-        "| --- " + "| ---: " * 12 + "|",
+        "| --- " + "| ---: " * 13 + "|",
     ]
     for check in checks:
         runs = check["runs"]
         ours = {run["formulation"]: run for run in runs if run["solver"] == check["solver"]}
         ways = [[ours[name] for name in names if name in ours] for names in _OURS]
-        outside = [_best([run for run in runs if run["solver"] == name]) for name in ("IDA", "Radau")]
+        outside = [_best([run for run in runs if run["solver"] == name]) for name in ("torch", "IDA", "Radau")]
         published = check["reference"]["published_digits"]
         said = [published[name] for name in check["differential"] if name in published]
         cells = [

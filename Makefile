@@ -11,11 +11,14 @@ export OMP_WAIT_POLICY = passive
 demo: $(STAMP)
 	$(BIN)/ndae demo --out demo
 
+# A process a core, four at most: most of the time goes into compilation. A file's tests share what they compile.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow $(PARALLEL)
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest -q experiments/benchmarks --benchmark-only --timeout 0

@@ -21,8 +21,9 @@ Parameters = Mapping[str, Any] | None
 # A Newton correction this small, relative to the state, squares to less than rounding: the last one.
 _LAST_CORRECTION = 1e-9
 _MAX_ITERATIONS = 10
-# What a component may be moved by in a projection, at least, as a share of the largest one.
-_LEAST_SCALE = 1e-8
+# What a component may be moved by in a projection, at least, as a share of the largest one: with less, and several at
+# zero, the Gram matrix of these moves is singular to rounding.
+_LEAST_SCALE = 1e-6
 
 
 class ReducedMotion:

@@ -22,7 +22,7 @@ from solvers.solution import SUCCESS, ReferenceSolveError, Solution
 from solvers.start import resolve_start
 
 # As solvers.reduced_motion: the last of the Newton corrections, their number, and the least size of a component.
-_LAST_CORRECTION, _MAX_ITERATIONS, _LEAST_SCALE = 1e-9, 10, 1e-8
+_LAST_CORRECTION, _MAX_ITERATIONS, _LEAST_SCALE = 1e-9, 10, 1e-6
 
 Time = float | Tensor | None
 

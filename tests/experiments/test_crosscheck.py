@@ -221,7 +221,7 @@ def test_a_solve_that_gives_up_is_a_line_and_the_others_go_on(arevalo):
     ours, *others = check.runs
     assert ours.failure is None
     assert len(others) == 5
-    assert {run.failure for run in others} == {"gave up after 0.001 s"}
+    assert all(run.failure.startswith("gave up after 0.001 s") for run in others)
     assert all(run.digits is None for run in others)
 
 

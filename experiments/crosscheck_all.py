@@ -44,7 +44,8 @@ def _check(name: str, rtol: float, path: Path) -> None:
 def markdown(checks: list[Mapping[str, Any]]) -> str:
     """A line for each problem: digits of the worst differential variable, and the largest residual of the constraints.
 
-    Stabilised are "ggl" and "baumgarte"; of IDA and Radau the form with the most digits counts.
+    Stabilised are "ggl" and "baumgarte"; of IDA and Radau the form with the most digits counts. Seconds are those of the
+    first formulation, projection where anything is hidden and plain elsewhere.
     """
     lines = [
         "| problem | index | variables | projection | stabilised | plain | torch | IDA | Radau | published | "
@@ -66,7 +67,7 @@ def markdown(checks: list[Mapping[str, Any]]) -> str:
             *map(_digits, outside),
             _published(check["reference"]["kind"], said),
             *(_size(_worst_drift(way)) for way in ways),
-            f"{ours['projection']['seconds']:.3f}",
+            f"{next(iter(ours.values()))['seconds']:.3f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from typing import Any
 
 _HERE = {
     "Auxiliary": "ndae.methods", "Combined": "ndae.methods", "EndProjection": "ndae.methods",
-    "Manifold": "ndae.methods", "Method": "ndae.methods", "Penalty": "ndae.methods",
+    "Manifold": "ndae.methods", "Method": "ndae.methods", "Multiplier": "ndae.methods", "Penalty": "ndae.methods",
     "SmoothProjection": "ndae.methods", "Unconstrained": "ndae.methods",
     "LinearMap": "ndae.maps", "NeuralDAE": "ndae.neural_dae", "Prediction": "ndae.neural_dae",
     "MLPField": "ndae.fields", "MimeticField": "ndae.fields", "ORIGIN": "ndae.fields",

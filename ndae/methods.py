@@ -16,6 +16,7 @@ from torch import Tensor
 from ndae._types import Latent, Output, Scalar
 from solvers import Projection, project_latent, stabilisation_latent
 from solvers.closing import close
+from solvers.multipliers import tangent_latent
 
 
 @dataclass
@@ -117,6 +118,18 @@ class Penalty(Method):
         )
 
 
+class Multiplier(Method):
+    """The field on the tangent space (eq. 6): `z' = σ − K_cᵀ Jᵀ λ` with `λ` such that `d/dτ c(K_c z) = 0`.
+
+    `(J K_c K_cᵀ Jᵀ) λ = J K_c σ`, solved at every evaluation: the index-1 form of the multiplier DAE. What `c` is at
+    the start stays, but for the integrator's drift; a penalty, which is added to the tangent field, or a projection
+    removes that.
+    """
+
+    def field(self, velocity: Latent, z: Latent, manifold: Manifold) -> Latent:
+        return tangent_latent(manifold.constraint, z, velocity, manifold.close_weight, orthonormal=manifold.orthonormal)
+
+
 class _Projecting(Method):
     def __init__(
         self,
@@ -155,10 +168,11 @@ class SmoothProjection(_Projecting):
 
 
 class Combined(Method):
-    """Several methods at once; each hook is applied in the order given."""
+    """Several methods at once; each hook is applied in the order given, but for the multiplier's, which comes first."""
 
     def __init__(self, methods: Sequence[Method]):
-        self.methods = list(methods)
+        # After a penalty it would take away what that added: a penalty points off the tangent space.
+        self.methods = sorted(methods, key=lambda method: not isinstance(method, Multiplier))
         kinds = [type(method) for method in self.methods]
         twice = {kind.__name__ for kind in kinds if kinds.count(kind) > 1}
         if twice:

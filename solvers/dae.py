@@ -32,7 +32,7 @@ from solvers.start import at_index, broadcast_parameters, resolve_start
 __all__ = ["describe_states", "output_times", "resolve_start", "solve_dae"]
 
 # Absolute tolerance where none is given, as a share of `rtol`: components are measured relatively down to this size.
-_DEFAULT_ATOL = 1e-2
+_DEFAULT_ATOL = 1e-4
 # Reciprocal condition below which a solve that stopped is said to have met a singularity.
 _SINGULAR = 1e-8
 # A variable that is this many times as large as it was at any output is said to grow without bound.
@@ -66,7 +66,7 @@ def solve_dae(
     - `solver`: "dopri8", "dopri5", "tsit5" for equations that are not stiff, "kvaerno5" (implicit) for stiff ones.
     - `rtol`, `atol`: tolerances of a step's local error, |error_i| ≤ atol_i + rtol |y_i| in the mean over the
       differential variables. `atol` is one number, a mapping from names of states, or an array (N,) over
-      `system.reduce().y`; where it is not given it is rtol / 100, so that a variable counts relatively down to 0.01.
+      `system.reduce().y`; where it is not given it is 1e-4 rtol, so that a variable counts relatively down to 1e-4.
       For digits of variables that are smaller, give their size times rtol.
     - `parameters`: values by name instead of the system's own: one number, or an array of the batch's shape.
     - `max_steps`: attempts after which a solve gives up; default a million, or twenty an output time if that is more.

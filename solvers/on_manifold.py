@@ -13,6 +13,9 @@ from solvers.integration import integrate
 # (time, state) -> the state on the constraints, or the derivative of the state.
 OfState = Callable[[Tensor, Tensor], Tensor]
 
+# What stands for a derivative that is not finite: its square is.
+_HUGE = 1e100
+
 
 class _Steps:
     """y' = field(t, y) in units of `scale`, with its steps and evaluations counted.
@@ -26,7 +29,9 @@ class _Steps:
 
     def __call__(self, t: Tensor, u: Tensor) -> Tensor:
         self.n_f_evals += 1
-        return self._field(t, u * self._scale) / self._scale
+        rate = self._field(t, u * self._scale) / self._scale
+        # torchdiffeq takes no shorter step after a NaN, as it does after a large error.
+        return rate.nan_to_num(_HUGE, _HUGE, -_HUGE)
 
     def callback_accept_step(self, t: Tensor, u: Tensor, dt: Tensor) -> None:
         self.n_accepted += 1

@@ -9,6 +9,7 @@ from ndae import (
     Combined,
     EndProjection,
     MimeticField,
+    Multiplier,
     NeuralDAE,
     Penalty,
     SmoothProjection,
@@ -23,6 +24,7 @@ METHODS = {
     "none": Unconstrained(),
     "auxiliary": Auxiliary(10.0),
     "penalty": Penalty(10.0),
+    "multiplier": Multiplier() + Penalty(10.0) + Auxiliary(10.0),
     "end": EndProjection(tol=1e-14) + Penalty(10.0) + Auxiliary(10.0),
     "smooth": SmoothProjection(tol=1e-14) + Penalty(10.0) + Auxiliary(10.0),
 }
@@ -84,6 +86,43 @@ def test_penalty_is_equation_14_in_the_vector_field(constraint):
 
     with torch.no_grad():
         torch.testing.assert_close(net(x), by_hand(net, x, extra), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("orthonormal", [True, False])
+def test_multiplier_is_equation_6_in_its_index_1_form(constraint, orthonormal):
+    """σ − Kᵀ Jᵀ (J K Kᵀ Jᵀ)⁻¹ J K σ with the Jacobian by autograd and the dense matrices written out."""
+    net, x = model(constraint, Multiplier(), layers=1, orthonormal=orthonormal), states()
+    if not orthonormal:
+        with torch.no_grad():
+            net.close.weight.add_(0.1 * torch.randn_like(net.close.weight))
+    close = net.close.matrix().detach()
+    field = net.field(0)
+
+    def tangent(z):
+        jacobian = torch.func.vmap(torch.func.jacrev(lambda z: links(z @ close)))(z).flatten(2)  # of c(K z) by z
+        sigma = field(0.0, z).flatten(1)[..., None]
+        lam = torch.linalg.solve(jacobian @ jacobian.mT, jacobian @ sigma)
+        return (sigma - jacobian.mT @ lam).reshape(z.shape) - field(0.0, z)
+
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), by_hand(net, x, tangent), rtol=1e-10, atol=1e-10)
+
+
+def test_multiplier_keeps_the_constraint_as_it_was_up_to_the_integrator(constraint):
+    options = {"initial_step": 0.2, "integrator": "dopri5", "rtol": 1e-10, "atol": 1e-12}
+    net, x = model(constraint, Multiplier(), **options), states()
+    y = net(x)
+    assert (y - x[..., :2]).abs().max() > 1e-3
+    opened = x @ net.open.matrix().mT @ net.close.matrix()
+    torch.testing.assert_close(links(y), links(opened), rtol=0, atol=1e-9)
+
+
+def test_multiplier_and_penalty_add_up_in_either_order(constraint):
+    x = states()
+    x[..., :2] *= 1.05
+    one, other = (model(constraint, method)(x) for method in (Multiplier() + Penalty(5.0), Penalty(5.0) + Multiplier()))
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert (links(one).abs() < links(x[..., :2]).abs()).all()
 
 
 def test_penalty_with_the_gram_matrix_decays_at_the_rate_gamma(constraint):

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from experiments.figures import figure
 
 # Okabe and Ito's palette, for readers who see fewer colours: one a formulation, ours filled, others' open.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#3a3a3a", "#8c6d31")
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#3a3a3a", "#8c6d31", "#9a9a9a")
 _MARKERS = {"torch": "D", "IDA": "s", "Radau": "^"}
 
 

@@ -48,8 +48,8 @@ def _check(name: str, rtol: float, path: Path) -> None:
 def markdown(checks: list[Mapping[str, Any]]) -> str:
     """A line for each problem: digits of the worst differential variable, and the largest residual of the constraints.
 
-    Stabilised are "ggl" and "baumgarte"; of IDA and Radau the form with the most digits counts. Seconds are those of the
-    first formulation, projection where anything is hidden and plain elsewhere.
+    Stabilised are "ggl" and "baumgarte"; of IDA and Radau the form with the most digits counts. Seconds are those of
+    the first formulation, projection where anything is hidden and plain elsewhere.
     """
     lines = [
         "| problem | index | variables | projection | stabilised | plain | torch | IDA | Radau | published | "

@@ -10,6 +10,7 @@ import sympy as sp
 
 from experiments import crosscheck as module
 from experiments.crosscheck import Run, crosscheck, output_times
+from experiments.crosscheck_all import markdown
 from experiments.crosscheck_report import headline, notes, table, to_json
 from experiments.digits import correct_digits
 from experiments.problems import load_problem, problem_from_text
@@ -373,3 +374,15 @@ def test_json_alone_on_standard_output_and_names_of_solvers_in_any_case(file, ca
     runs = strict(out)["runs"]
     assert [(run["solver"], run["formulation"]) for run in runs[1:]] == [("IDA", "original"), ("IDA", "index1")]
     assert all(run["digits_differential"] > 4 for run in runs)
+
+
+def test_the_table_of_all_problems_has_a_line_for_each(swing, plain_decay):
+    checks = [to_json(check) for check in (swing[0], plain_decay)]
+    header, rule, *lines = (line.strip("| ").split(" | ") for line in markdown(checks).splitlines())
+    assert len(header) == len(rule) == 14
+    first, second = (dict(zip(range(14), line, strict=True)) for line in lines)
+    runs = {run.formulation: swing[0].digits(run) for run in swing[0].runs if run.solver == "dopri8"}
+    assert (first[1], second[1]) == ("3", "1")
+    assert float(first[3]) == pytest.approx(runs["projection"], abs=0.051)
+    assert float(first[10]) < 1e-12 and first[9] == "exact"
+    assert second[3] == "" and float(second[5]) > 4  # nothing is hidden: one solve, plain

@@ -1,0 +1,158 @@
+"""Motion under learned forces, against the reference solver, by hand, and as a network that is trained."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ndae import Auxiliary, EndProjection, Multiplier, NeuralMotion, Penalty, SmoothProjection, Unconstrained, fit
+from solvers import reference_solution
+from solvers.torch_motion import TorchMotion
+from symbolic import library
+
+LENGTHS, MASSES = [1.0, 0.8, 1.2], [1.0, 0.5, 2.0]
+SYSTEM = library.chain_pendulum(3, LENGTHS, MASSES)
+
+
+class Weight(nn.Module):
+    """m g, with a g to be learned."""
+
+    def __init__(self, g=9.82):
+        super().__init__()
+        self.g = nn.Parameter(torch.tensor(g, dtype=torch.float64))
+
+    def forward(self, t, y):
+        down = torch.zeros_like(y[..., :2])
+        down[..., 1] = -torch.tensor(MASSES, dtype=y.dtype)
+        return self.g.to(y) * down
+
+
+def states(n=4):
+    """Chains on the manifold with velocities tangent to it, (n, 3, 4)."""
+    rng = np.random.default_rng(0)
+    angle, rate = rng.uniform(-2, 2, (n, 3)), rng.normal(size=(n, 3))
+    along = np.stack([np.sin(angle), -np.cos(angle)], -1) * np.array(LENGTHS)[:, None]
+    across = np.stack([np.cos(angle), np.sin(angle)], -1) * (np.array(LENGTHS) * rate)[..., None]
+    return torch.as_tensor(np.concatenate([along.cumsum(1), across.cumsum(1)], -1))
+
+
+def motion(**options):
+    options = {"duration": 0.2, "mass": MASSES} | options
+    return NeuralMotion(SYSTEM.constraint.torch(), Weight(), **options).double()
+
+
+def reference(x, ts):
+    q, v = (part.numpy().reshape(len(x), -1) for part in (x[..., :2], x[..., 2:]))
+    return reference_solution(SYSTEM, q, v, ts, rtol=1e-12, atol=1e-12)
+
+
+METHODS = {
+    "nothing": Unconstrained(),
+    "projection": SmoothProjection(tol=1e-12),
+    "end": EndProjection(tol=1e-12),
+    "ggl": Multiplier(),
+    "penalty": Penalty(2.0) + Auxiliary(1.0),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_with_the_true_force_it_is_the_true_motion_to_fourth_order(name):
+    x = states()
+    exact = torch.as_tensor(reference(x, np.array([0.0, 0.2])).q[:, -1].reshape(4, 3, 2))
+    errors = []
+    for n_steps in (8, 16):
+        with torch.no_grad():
+            errors.append((motion(method=METHODS[name], n_steps=n_steps)(x) - exact).norm().item())
+    assert 11 < errors[0] / errors[1] < 23
+    assert errors[1] < 1e-4
+
+
+def test_a_trajectory_has_velocities_and_multipliers_of_the_reference():
+    x, ts = states(), np.array([0.0, 0.07, 0.3])
+    found, exact = motion(n_steps=80).trajectory(x, ts), reference(x, ts)
+    for part, known in ((found.q, exact.q), (found.v, exact.v), (found.multiplier, exact.multiplier)):
+        np.testing.assert_allclose(part.detach().flatten(2), known, rtol=0, atol=2e-6 * np.abs(known).max())
+    torch.testing.assert_close(motion(n_steps=80, duration=0.3)(x), found.q[:, -1], rtol=0, atol=1e-6)
+
+
+def test_multipliers_are_those_of_the_equations_of_motion():
+    x = states()
+    exact = TorchMotion(SYSTEM).multiplier(x[..., :2].flatten(1), x[..., 2:].flatten(1))
+    torch.testing.assert_close(motion().multiplier(x), exact, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_adjoint_and_direct_gradients_agree(name):
+    x, gradients = states(), []
+    for adjoint in (False, True):
+        model = motion(method=METHODS[name], n_steps=2, integrator="dopri5", adjoint=adjoint, rtol=1e-9, atol=1e-11)
+        start = x.clone().requires_grad_()
+        (model(start).square().sum()).backward()
+        gradients.append((start.grad, model.force.g.grad))
+    for direct, by_adjoint in zip(*gradients, strict=True):
+        torch.testing.assert_close(direct, by_adjoint, rtol=1e-6, atol=1e-6)
+
+
+def test_projection_holds_links_and_their_rates_and_is_recorded():
+    model = motion(method=SmoothProjection(tol=1e-12), n_steps=4)
+    found = model.trajectory(states(), [0.0, 0.2, 0.4])
+    q, v = (part.detach().flatten(2) for part in (found.q, found.v))
+    assert model.constraint.residual(q).abs().max() < 1e-12
+    assert model.constraint.velocity(q, v).abs().max() < 1e-12
+    assert len(found.projections) == 8
+    with torch.no_grad():
+        free = motion(method=Unconstrained(), n_steps=4).trajectory(states(), [0.0, 0.2, 0.4])
+    assert model.constraint.residual(free.q.flatten(2)).abs().max() > 1e-7
+
+
+def test_baumgarte_pulls_back_at_its_rate():
+    """c̈ + 2 α ċ + α² c = 0: from c and ċ = 0 the solution is c (1 + α t) exp(-α t)."""
+    x = states()
+    x[..., :2] *= 1.01
+    model = motion(method=Unconstrained(), baumgarte=5.0, n_steps=50)
+    c = model.constraint.residual(x[..., :2].flatten(1))
+    rate = model.constraint.velocity(x[..., :2].flatten(1), x[..., 2:].flatten(1))
+    expected = (c * (1 + 5.0 * 0.2) + rate * 0.2) * np.exp(-5.0 * 0.2)
+    torch.testing.assert_close(model.constraint.residual(model(x).flatten(1)), expected, rtol=1e-4, atol=1e-8)
+
+
+def test_samples_do_not_touch_each_other():
+    x = states().requires_grad_()
+    (gradient,) = torch.autograd.grad(motion()(x)[1].sum(), x)
+    assert gradient[[0, 2, 3]].abs().max() == 0
+    torch.testing.assert_close(motion()(x)[1], motion()(x[1:2])[0], rtol=1e-12, atol=1e-12)
+
+
+def test_gravity_and_masses_are_learned_from_positions(tmp_path):
+    x = states(24)
+    y = torch.as_tensor(reference(x, np.array([0.0, 0.2])).q[:, -1].reshape(24, 3, 2))
+    model = NeuralMotion(SYSTEM.constraint.torch(), Weight(5.0), duration=0.2, mass=1.0, learn_mass=True).double()
+    before = (model(x) - y).norm(dim=-1).mean().item()
+    result = fit(model, (x[:16], y[:16]), (x[16:], y[16:]), epochs=60, batch_size=8, learning_rate=0.05, out=tmp_path)
+    assert result.best.val_mae < 0.03 * before
+    assert (model.mass > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"duration": 0.0}, "duration is a time"),
+        ({"n_steps": 0}, "n_steps is a whole number"),
+        ({"baumgarte": -1.0}, "baumgarte is a rate"),
+        ({"mass": [1.0, -1.0, 1.0]}, "masses are positive"),
+        ({"mass": [1.0, 2.0]}, "2 masses for 3 nodes"),
+    ],
+)
+def test_what_no_motion_can_have_is_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        motion(**options)
+
+
+def test_states_and_times_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"the state is \(batch, 3, 4\)"):
+        motion()(torch.zeros(2, 3, 3, dtype=torch.float64))
+    with pytest.raises(ValueError, match="increasing"):
+        motion().trajectory(states(), [0.0, 0.1, 0.1])
+    wrong = NeuralMotion(SYSTEM.constraint.torch(), lambda t, y: y, duration=0.1).double()
+    with pytest.raises(ValueError, match="the force has shape"):
+        wrong(states())

@@ -7,8 +7,10 @@ import typer
 
 Problem = Annotated[Literal["pendulum"], typer.Argument(help="Problem to learn.")]
 Method = Annotated[
-    Literal["none", "auxiliary", "penalty", "end", "smooth"],
-    typer.Option(metavar="NAME", help="none, auxiliary, penalty, end or smooth: how the constraint is enforced."),
+    Literal["none", "auxiliary", "penalty", "end", "smooth", "multiplier"],
+    typer.Option(
+        metavar="NAME", help="none, auxiliary, penalty, end, smooth, multiplier: how constraints are enforced."
+    ),
 ]
 Gamma = Annotated[float, typer.Option(min=0, help="Strength of the penalty (eq. 14), in penalty, end, smooth.")]
 Eta = Annotated[float, typer.Option(min=0, help="Strength of the auxiliary loss (eq. 4), in auxiliary, end, smooth.")]

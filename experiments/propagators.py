@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ndae import Method, NeuralDAE
+from ndae import Method, NeuralDAE, NeuralMotion
 from solvers import IntegrationError
 from solvers.torch_motion import TorchMotion
 
@@ -89,6 +89,43 @@ class HorizonMap:
         after = {n: self._tight(_nodes(self._tight, y + n * _DIFFERENCE * rate)) for n in (-2, -1, 1, 2)}
         velocity = (8 * (after[1] - after[-1]) - (after[2] - after[-2])) / (12 * _DIFFERENCE)
         return torch.cat([prediction.y.flatten(1).to(y), velocity.flatten(1)], -1)
+
+
+class MotionMap:
+    """A NeuralMotion over one `period` (s), its own duration: it has velocities, so it is a propagator as it stands.
+
+    `projections` and `unconverged` count its own projections.
+    """
+
+    def __init__(self, model: NeuralMotion) -> None:
+        self.period, self._model = model.duration, model
+        self.projections = self.unconverged = 0
+
+    def advance(self, q: States, v: States) -> tuple[States, States]:
+        return _advance(self._step, q, v)
+
+    def _step(self, y: Tensor) -> Tensor:
+        like = next(self._model.parameters(), y)
+        x = torch.cat([part.unflatten(-1, (-1, self._model.dim)) for part in y.to(like).chunk(2, -1)], -1)
+        found = self._model.trajectory(x, [0.0, self.period])
+        for projection in found.projections:
+            self.projections += projection.converged.numel()
+            self.unconverged += int((~projection.converged).sum())
+        return torch.cat([found.q[:, -1].flatten(1), found.v[:, -1].flatten(1)], -1).to(y)
+
+
+def with_true_force(model: NeuralMotion, motion: TorchMotion) -> NeuralMotion:
+    """The same motion with the force of a mechanical system in place of the learned one: steps and method stay."""
+
+    def force(t: Any, x: Tensor) -> Tensor:
+        q, v = (part.flatten(-2) for part in x.chunk(2, -1))
+        return motion.force(q, v, t).unflatten(-1, (-1, model.dim))
+
+    true = copy.copy(model)
+    true._modules = {**model._modules}
+    del true._modules["force"]
+    true.force = force
+    return true
 
 
 class TrueFieldMap:

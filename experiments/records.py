@@ -9,13 +9,14 @@ from pathlib import Path
 
 from ndae.files import write_atomically
 
-# What the paper calls each method; the order is the order of its Table 1.
+# What the paper calls each method, in the order of its Table 1; the last one it writes down (eq. 6) but does not train.
 METHOD_TITLES = {
     "none": "No constraint",
     "auxiliary": "Auxiliary loss",
     "penalty": "Penalty",
     "end": "End projection",
     "smooth": "Smooth projection",
+    "multiplier": "Multiplier",
 }
 _USES_GAMMA = {"penalty", "end", "smooth"}
 _USES_ETA = {"auxiliary", "end", "smooth"}

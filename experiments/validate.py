@@ -123,10 +123,13 @@ def pendulum_held_out(config: "RunConfig", n: int, seconds: float) -> HeldOut:
 
 def contest_of(model: Any, system: "MechanicalSystem", period: float) -> Contest:
     """What a network that predicts one `period` (s) ahead is compared with."""
-    from experiments.propagators import HorizonMap, TrueFieldMap
+    from experiments.propagators import HorizonMap, MotionMap, TrueFieldMap, with_true_force
+    from ndae import NeuralMotion
     from solvers.torch_motion import TorchMotion
 
     motion = TorchMotion(system)
+    if isinstance(model, NeuralMotion):
+        return Contest(MotionMap(model), MotionMap(with_true_force(model, motion)))
     true_field = TrueFieldMap(model, motion, period)
     return Contest(HorizonMap(model, motion, period), true_field, HorizonMap(true_field.network, motion, period))
 

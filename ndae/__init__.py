@@ -12,7 +12,7 @@ _HERE = {
     "Manifold": "ndae.methods", "Method": "ndae.methods", "Multiplier": "ndae.methods", "Penalty": "ndae.methods",
     "SmoothProjection": "ndae.methods", "Unconstrained": "ndae.methods",
     "LinearMap": "ndae.maps", "NeuralDAE": "ndae.neural_dae", "Prediction": "ndae.neural_dae",
-    "Motion": "ndae.motion", "NeuralMotion": "ndae.motion",
+    "Motion": "ndae.motion", "NeuralMotion": "ndae.motion", "GraphForce": "ndae.forces", "MLPForce": "ndae.forces",
     "MLPField": "ndae.fields", "MimeticField": "ndae.fields", "ORIGIN": "ndae.fields",
     "TrainingResult": "ndae.training", "fit": "ndae.training", "load_weights": "ndae.checkpoints",
     "CheckpointError": "ndae.checkpoints", "NonFiniteError": "ndae.history", "evaluate": "ndae.evaluation",

@@ -46,6 +46,19 @@ def test_train_leaves_what_it_promises(trained):
     assert (trained / "checkpoints" / "best.ckpt").is_file()
 
 
+def test_motion_with_multipliers_is_trained_and_validated(capsys, workplace):
+    out = workplace / "multiplier"
+    code, _, err = in_process(capsys, "train", *SMALL, "--method", "multiplier", "--epochs", 5, "--out", out)
+    assert code == 0, err
+    result = json.loads((out / "result.json").read_text())
+    assert result["method"] == "multiplier" and json.loads((out / "config.json").read_text())["gamma"] == 0
+    assert result["violation_max"] < 2e-6
+    assert result["test_mae_cm"] < 25  # forces and all, constant velocity on the links is 30 cm off
+    code, out_text, err = in_process(capsys, "validate", out, "--trajectories", 2, "--seconds", 0.4)
+    assert code == 0, err
+    assert "Multiplier" in out_text and "velocities" not in out_text
+
+
 def test_a_finished_run_is_shown_again_at_once(capsys, trained):
     before = (trained / "result.json").read_bytes()
     code, out, err = in_process(capsys, "train", *SMALL, "--method", "smooth", "--out", trained)

@@ -11,7 +11,7 @@ import torch
 
 import ndae
 from experiments import pendulum, runs, validate_command
-from experiments.propagators import HorizonMap, TrueFieldMap, one_period_on, roll_out
+from experiments.propagators import HorizonMap, MotionMap, TrueFieldMap, one_period_on, roll_out, with_true_force
 from experiments.validate import Contest, HeldOut, compare, contest_of, pendulum_held_out, validate
 from experiments.validate_figures import validation_figure
 from experiments.validation_report import spread, time_of_passing
@@ -192,6 +192,23 @@ def test_a_network_with_the_true_field_has_learned_everything(system, motion, he
     bare = compare(Contest(true_field, true_field), held_out, 0.5)  # one that has velocities of its own
     assert "velocities" not in bare.rollout
     np.testing.assert_array_equal(bare.rollout["error"], bare.rollout["integrator"])
+
+
+def test_a_motion_with_velocities_of_its_own_is_compared_as_it_stands(system, motion, held_out):
+    force = ndae.MLPForce(2, 2, 8)
+    model = ndae.NeuralMotion(system.constraint.torch(), force, duration=PERIOD, n_steps=8).double()
+    untrained = compare(contest_of(model, system, PERIOD), held_out, 0.35)
+    rollout = untrained.rollout
+    assert "velocities" not in rollout
+    assert np.all(rollout["error"] <= rollout["learning"] + rollout["integrator"] + 1e-15)
+    assert 0 < rollout["integrator"].max() < 1e-4  # steps of 12.5 ms, and positions projected to 1e-6
+    assert rollout["learning"][:, -1].min() > 1e-2  # it knows nothing of weight yet
+    assert rollout["position_violation"].max() < 1e-6 and untrained.projections > 0
+    true = with_true_force(model, motion)
+    assert model.force is force
+    found = compare(Contest(MotionMap(true), MotionMap(true)), held_out, 0.35)
+    np.testing.assert_array_equal(found.rollout["learning"], 0)
+    np.testing.assert_array_equal(found.rollout["integrator"], rollout["integrator"])
 
 
 def test_times_are_whole_periods_and_shapes_fit(found):

@@ -1,0 +1,65 @@
+"""Forces of a NeuralMotion: a plain network over all nodes, and a graph network whose size does not depend on them."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ndae._types import Features, Output
+from ndae.fields import MimeticField
+
+
+class MLPForce(nn.Module):
+    """`F = W_L tanh(… tanh(W₁ y + β₁) …) + β_L` over positions and velocities of all nodes at once.
+
+    `nodes`, `dim`: of the system; `hidden`, `depth`: width and number of hidden layers. The last layer starts at zero,
+    so that an untrained motion is free of forces but for the constraint's. Time is not an input.
+    """
+
+    def __init__(self, nodes: int, dim: int, hidden: int = 64, *, depth: int = 2):
+        super().__init__()
+        if min(nodes, dim, hidden, depth) < 1:
+            raise ValueError(f"nodes={nodes}, dim={dim}, hidden={hidden}, depth={depth}: each is at least 1")
+        widths = [2 * nodes * dim, *[hidden] * depth]
+        layers = [module for a, b in itertools.pairwise(widths) for module in (nn.Linear(a, b), nn.Tanh())]
+        self.network = nn.Sequential(*layers, _silent(nn.Linear(hidden, nodes * dim)))
+
+    def forward(self, t: Any, y: Features) -> Output:
+        """Forces `(batch, nodes, dim)` at states `(batch, nodes, 2 dim)`, in newtons."""
+        return self.network(y.flatten(-2)).unflatten(-1, (y.shape[-2], y.shape[-1] // 2))
+
+
+class GraphForce(nn.Module):
+    """A force on every node from itself and from its edges: `F_i = N(v_i) + (a mimetic graph network)_i`.
+
+    `N` is a small network of the node's velocity, the same for every node (weight, drag); the rest a MimeticField
+    (Eliasof et al. 2022) over the states at the two ends of an edge. The weights know nothing of the number of nodes:
+    `on(edges)` puts them on another graph. Both start at zero. `edges` as in MimeticField.
+    """
+
+    def __init__(self, edges: Sequence[Sequence[int | None]], dim: int, hidden: int = 64):
+        super().__init__()
+        self.dim = dim
+        self.node = nn.Sequential(nn.Linear(dim, hidden), nn.Tanh(), _silent(nn.Linear(hidden, dim)))
+        self.edge = MimeticField(edges, latent=2 * dim, hidden=hidden)
+        _silent(self.edge.write)
+
+    def on(self, edges: Sequence[Sequence[int | None]]) -> "GraphForce":
+        """The same weights (shared, not copied) on another graph."""
+        other = GraphForce.__new__(GraphForce)
+        nn.Module.__init__(other)
+        other.dim, other.node, other.edge = self.dim, self.node, self.edge.on(edges)
+        return other
+
+    def forward(self, t: Any, y: Features) -> Output:
+        """Forces `(batch, nodes, dim)` at states `(batch, nodes, 2 dim)`, in newtons."""
+        return self.node(y[..., self.dim :]) + self.edge(t, y)[..., self.dim :]
+
+
+def _silent(last: nn.Linear) -> nn.Linear:
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.zero_()
+    return last

@@ -133,7 +133,7 @@ _HAVE = {"gamma": "penalty, end or smooth", "eta": "auxiliary, end or smooth"}
 def _summary(record: Record) -> str:
     result = record.result
     return (
-        f"error {result['test_mae_cm']:.1f} cm, largest violation {result['violation_max']:.1e} m, "
+        f"error {result['test_mae_cm']:.3g} cm, largest violation {result['violation_max']:.1e} m, "
         f"trained {result['train_seconds']:.0f} s"
     )
 

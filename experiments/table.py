@@ -226,6 +226,6 @@ def _known(value: float) -> float | None:
 
 
 def _with_spread(spread: Spread) -> str:
-    digits = 2 if spread.mean < 10 else 1
+    digits = 3 if spread.mean < 1 else 2 if spread.mean < 10 else 1
     text = f"{spread.mean:.{digits}f}"
     return text if math.isnan(spread.std) else f"{text} ± {spread.std:.{digits}f}"

@@ -125,7 +125,7 @@ def snapshots_figure(snapshots: Snapshots, path: Path, *, title: str = "") -> Pa
     rows, columns = len(snapshots.times), len(snapshots.predictions)
     if not rows or not columns:
         raise ValueError("no snapshots to draw")
-    with figure(1.75 * columns + 0.3, 1.9 * rows + 0.7) as sheet:
+    with figure(max(1.75 * columns + 0.3, 5.0), 1.9 * rows + 0.7) as sheet:  # one column is narrower than the legend
         panels = sheet.subplots(rows, columns, squeeze=False)
         for row in range(rows):
             start, truth = np.asarray(snapshots.start[row]), np.asarray(snapshots.truth[row])
@@ -137,7 +137,9 @@ def snapshots_figure(snapshots: Snapshots, path: Path, *, title: str = "") -> Pa
                 draw_chain(axes, np.asarray(predicted[row]), colour=METHOD_COLOURS[snapshots.methods[name]], width=1.5)
                 bare(axes, window)
                 error = snapshots.errors_cm(name)[row]
-                axes.set_xlabel(f"{error:.1f} cm" if error < 100 else f"{error:.0f} cm")
+                axes.set_xlabel(
+                    f"{error:.2g} cm" if error < 1 else f"{error:.1f} cm" if error < 100 else f"{error:.0f} cm"
+                )
             panels[row, 0].set_ylabel(f"t = {snapshots.times[row]:.2f} s")
         for axes, name in zip(panels[0], snapshots.predictions, strict=True):
             axes.set_title(two_lines(name, snapshots.methods[name]), fontsize=9)

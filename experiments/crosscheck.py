@@ -31,10 +31,8 @@ MAX_STEPS = 500_000
 MAX_SECONDS = 120.0
 
 _N_OUTPUTS = 101
-_COARSE = 1e-5
-# Absolute tolerances of the coarse solution, before any scale is known. The first one sees the smallest variables, but
-# a projection, which measures moves by tolerances, may be singular in it where others start at zero.
-_COARSE_ATOL = (1e-14, 1e-10)
+# Relative and absolute tolerance of the coarse solution: before any scale is known, the smallest variables count too.
+_COARSE, _COARSE_ATOL = 1e-5, 1e-14
 # What an explicit solver may take for a coarse solution; where it needs more, an implicit one is cheaper.
 _EXPLICIT_STEPS = 5_000
 _OWN_REFERENCE = 1e-12
@@ -193,12 +191,9 @@ class _Study:
             self.solver, self.stiff = name, name == "kvaerno5"
             self.ts = output_times(self.problem.t_span, self.stiff)
             limit = MAX_STEPS if solver or self.stiff else _EXPLICIT_STEPS
-            for atol in _COARSE_ATOL:
-                self.coarse = self._solve(self.main, _COARSE, atol, limit)
-                if self.coarse.succeeded:
-                    return
-                if self.coarse.n_reached > 1:
-                    break
+            self.coarse = self._solve(self.main, _COARSE, _COARSE_ATOL, limit)
+            if self.coarse.succeeded:
+                return
             reasons.append(f"{name}: {self.coarse.result}")
         raise UserError(f"{self.problem.name}: no coarse solution was found; {'; '.join(reasons)}")
 

@@ -51,6 +51,8 @@ def markdown(checks: list[Mapping[str, Any]]) -> str:
     Stabilised are "ggl" and "baumgarte"; of IDA and Radau the form with the most digits counts. Seconds are those of
     the first formulation, projection where anything is hidden and plain elsewhere.
     """
+    from experiments.crosscheck_report import digits_text, size_text
+
     lines = [
         "| problem | index | variables | projection | stabilised | plain | torch | IDA | Radau | published | "
         "residuals: projection | stabilised | plain | s |",
@@ -67,10 +69,10 @@ def markdown(checks: list[Mapping[str, Any]]) -> str:
             check["problem"],
             str(check["index"]),
             str(len(check["states"])),
-            *(_digits(min((run["digits_differential"] or 0.0 for run in way), default=None)) for way in ways),
-            *map(_digits, outside),
-            _published(check["reference"]["kind"], said),
-            *(_size(_worst_drift(way)) for way in ways),
+            *(digits_text(min((run["digits_differential"] or 0.0 for run in way), default=None)) for way in ways),
+            *map(digits_text, outside),
+            "exact" if check["reference"]["kind"] == "exact" else digits_text(min(said, default=None)),
+            *(size_text(_worst_drift(way)) for way in ways),
             f"{next(iter(ours.values()))['seconds']:.3f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -85,19 +87,6 @@ def _worst_drift(runs: list[Mapping[str, Any]]) -> float | None:
 
 def _best(runs: list[Mapping[str, Any]]) -> float | None:
     return max((run["digits_differential"] for run in runs if run["digits_differential"] is not None), default=None)
-
-
-def _digits(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
-
-
-def _size(value: float | None) -> str:
-    return "" if value is None else f"{value:.0e}"
-
-
-def _published(kind: str, digits: list[float]) -> str:
-    """How many digits the published values have, where there are better ones to tell."""
-    return {"published": "", "exact": "exact"}.get(kind) or (_digits(min(digits)) if digits else "")
 
 
 if __name__ == "__main__":

@@ -94,9 +94,9 @@ def table(check: CrossCheck) -> Any:
         made.add_row(
             *(("", "") if same else (run.solver, run.formulation)),
             f"{run.rtol:.0e}",
-            _digits(check.digits(run)),
-            _digits(check.digits(run, differential=False)),
-            *(_size(run.drift.get(level)) for level in levels),
+            digits_text(check.digits(run)),
+            digits_text(check.digits(run, differential=False)),
+            *(size_text(run.drift.get(level)) for level in levels),
             "" if run.n_steps is None else f"{run.n_steps:,}",
             "" if run.n_f_evals is None else f"{run.n_f_evals:,}",
             _seconds(run.seconds),
@@ -152,11 +152,11 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _digits(value: float | None) -> str:
+def digits_text(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
-def _size(value: float | None) -> str:
+def size_text(value: float | None) -> str:
     return "" if value is None else "nan" if math.isnan(value) else "0" if value == 0 else f"{value:.0e}"
 
 

@@ -1,6 +1,5 @@
 """Forces of a NeuralMotion: a plain network over all nodes, and a graph network whose size does not depend on them."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import nn
 
 from ndae._types import Features, Output
 from ndae.fields import MimeticField
+from ndae.fields.mlp import tanh_layers
 
 
 class MLPForce(nn.Module):
@@ -22,8 +22,7 @@ class MLPForce(nn.Module):
         super().__init__()
         if min(nodes, dim, hidden, depth) < 1:
             raise ValueError(f"nodes={nodes}, dim={dim}, hidden={hidden}, depth={depth}: each is at least 1")
-        widths = [2 * nodes * dim, *[hidden] * depth]
-        layers = [module for a, b in itertools.pairwise(widths) for module in (nn.Linear(a, b), nn.Tanh())]
+        layers = tanh_layers(2 * nodes * dim, hidden, depth)
         self.network = nn.Sequential(*layers, _silent(nn.Linear(hidden, nodes * dim)))
 
     def forward(self, t: Any, y: Features) -> Output:

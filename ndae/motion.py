@@ -143,7 +143,13 @@ class NeuralMotion(nn.Module):
 
     def _advance(self, q, v, t0: float, t1: float, n_steps: int, manifold: Manifold, is_last: bool):
         """Positions and velocities (batch, nodes, dim) at t1, in equal steps with the method's work after each."""
-        field, h = _Equations(self, manifold), (t1 - t0) / n_steps
+        h = (t1 - t0) / n_steps
+
+        def field(t: Any, y: Tensor) -> Tensor:
+            q, v = self._nodes(y)
+            _, a = self._dynamics(t, *y.chunk(2, -1))
+            return torch.cat([self.method.field(v, q, manifold).flatten(-2), a], -1)
+
         y = torch.cat([q.flatten(-2), v.flatten(-2)], -1)
         for step in range(n_steps):
             y = self._step(field, y, t0 + step * h, h)
@@ -155,7 +161,7 @@ class NeuralMotion(nn.Module):
                 y = self._held(y, t1, manifold, self.method.after_last)
         return self._nodes(y)
 
-    def _step(self, field: "_Equations", y: Tensor, t: float, h: float) -> Tensor:
+    def _step(self, field: Callable[[Any, Tensor], Tensor], y: Tensor, t: float, h: float) -> Tensor:
         if self.integrator == "classical_rk4" and not self.adjoint:
             return classical_rk4_step(field, t, y, h)
         options: dict[str, Any] = {"method": self.integrator, "rtol": self.rtol, "atol": self.atol}
@@ -197,18 +203,3 @@ class NeuralMotion(nn.Module):
                 f"every node, not {tuple(x.shape)}"
             )
         return x[..., : self.dim], x[..., self.dim :]
-
-
-class _Equations(nn.Module):
-    """The derivative of flat states (q, v), side by side."""
-
-    def __init__(self, motion: NeuralMotion, manifold: Manifold):
-        super().__init__()
-        # Not as submodules: the adjoint is told its parameters, and every prediction makes one of these.
-        self.__dict__["motion"], self.__dict__["manifold"] = motion, manifold
-
-    def forward(self, t: Any, y: Tensor) -> Tensor:
-        q, v = y.chunk(2, -1)
-        nodes_q, nodes_v = self.motion._nodes(y)
-        _, a = self.motion._dynamics(t, q, v)
-        return torch.cat([self.motion.method.field(nodes_v, nodes_q, self.manifold).flatten(-2), a], -1)

@@ -93,12 +93,12 @@ def named_once(what: str, given: Mapping[Any, Any]) -> dict[str, Any]:
     return named
 
 
-def check_settings(solver: str, max_steps: int | None, **positive: Any) -> None:
-    """Raises ValueError unless the solver is known, `max_steps` at least 1, and the others positive numbers."""
+def check_settings(solver: str | None, max_steps: int | None, **positive: Any) -> None:
+    """Raises ValueError unless a solver, if there is one, is known, `max_steps` at least 1, and the others positive."""
     for name, value in positive.items():
         if not (isinstance(value, _NUMBERS) and np.ndim(value) == 0 and np.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be a positive number, got {value!r}")
-    if solver not in SOLVER_NAMES:
+    if solver is not None and solver not in SOLVER_NAMES:
         raise ValueError(f"solver {solver!r} is not known; choose one of {', '.join(SOLVER_NAMES)}")
     if max_steps is not None and not (isinstance(max_steps, _NUMBERS) and max_steps == int(max_steps)):
         raise ValueError(f"max_steps must be a whole number, got {max_steps!r}")

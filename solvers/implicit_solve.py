@@ -55,7 +55,7 @@ class ImplicitSolve:
         check_system(system)
         self.ts = output_times(ts)
         limits = {"rtol": rtol, "start_tol": start_tol} | ({} if max_seconds is None else {"max_seconds": max_seconds})
-        check_settings("dopri8", max_steps, **limits)
+        check_settings(None, max_steps, **limits)
         parameters = checked_parameters(system, parameters)
         self.system, self.reduced = system, system.reduce()
         self.numeric = self.reduced.numpy()

@@ -19,11 +19,11 @@ from solvers.formulations import Formulation
 Parameters = Mapping[str, Any] | None
 
 # A Newton correction this small, relative to the state, squares to less than rounding: the last one.
-_LAST_CORRECTION = 1e-9
-_MAX_ITERATIONS = 10
+LAST_CORRECTION = 1e-9
+MAX_ITERATIONS = 10
 # What a component may be moved by in a projection, at least, as a share of the largest one: with less, and several at
 # zero, the Gram matrix of these moves is singular to rounding.
-_LEAST_SCALE = 1e-6
+LEAST_SCALE = 1e-6
 
 
 class ReducedMotion:
@@ -70,7 +70,7 @@ class ReducedMotion:
         return state, good
 
     def project(
-        self, t: Any, state: PhaseState, parameters: Parameters, floor: Any, max_iterations: int = _MAX_ITERATIONS
+        self, t: Any, state: PhaseState, parameters: Parameters, floor: Any, max_iterations: int = MAX_ITERATIONS
     ) -> tuple[PhaseState, Flag]:
         """The state whose y is the point of C(·, t) = 0 nearest to it, and whether Gauss-Newton steps converged.
 
@@ -83,7 +83,7 @@ class ReducedMotion:
         start = jax.lax.stop_gradient(state[: self.n_y])
         size = jnp.abs(start)
         floor = jnp.broadcast_to(jnp.asarray(floor), state.shape)[: self.n_y]
-        scale = size + floor + _LEAST_SCALE * jnp.max(size)
+        scale = size + floor + LEAST_SCALE * jnp.max(size)
 
         def correct(carry):
             y, _, iteration = carry
@@ -93,7 +93,7 @@ class ReducedMotion:
 
         def unfinished(carry):
             _, correction, iteration = carry
-            return (iteration < max_iterations) & ~(correction <= _LAST_CORRECTION)
+            return (iteration < max_iterations) & ~(correction <= LAST_CORRECTION)
 
         first = (start, jnp.asarray(jnp.inf), jnp.asarray(0))
         y, correction, _ = jax.lax.while_loop(unfinished, correct, first)
@@ -102,7 +102,7 @@ class ReducedMotion:
             _, jacobian = self._linearised(t, y, frozen, scale)
             y = state[: self.n_y] + (y - start)
             y = y - self._nearest(jacobian, self.functions.constraints(y, t, parameters), scale)
-        return state.at[: self.n_y].set(y), correction <= _LAST_CORRECTION
+        return state.at[: self.n_y].set(y), correction <= LAST_CORRECTION
 
     def describe(self, t: Any, state: PhaseState, parameters: Parameters) -> dict[str, Array]:
         """y and w of one state, w NaN where it is not found."""

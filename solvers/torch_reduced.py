@@ -13,16 +13,14 @@ import torch
 from torch import Tensor
 
 from solvers._types import Flag, State, Times, Trajectory
-from solvers.arguments import check_settings, output_times, parameter_arrays
+from solvers.arguments import check_settings, check_system, checked_parameters, output_times
 from solvers.dae import absolute_tolerances, describe_states
 from solvers.errors import IntegrationError, ProjectionError
 from solvers.integration import ADAPTIVE
 from solvers.on_manifold import integrate_on_manifold
+from solvers.reduced_motion import LAST_CORRECTION, LEAST_SCALE, MAX_ITERATIONS
 from solvers.solution import SUCCESS, ReferenceSolveError, Solution
-from solvers.start import resolve_start
-
-# As solvers.reduced_motion: the last of the Newton corrections, their number, and the least size of a component.
-_LAST_CORRECTION, _MAX_ITERATIONS, _LEAST_SCALE = 1e-9, 10, 1e-6
+from solvers.start import broadcast_parameters, resolve_start
 
 Time = float | Tensor | None
 
@@ -71,16 +69,16 @@ class TorchReduced:
             return y
         with torch.no_grad():
             size = y.abs()
-            scale = size + self.floor.to(y) + _LEAST_SCALE * size.amax(-1, keepdim=True)
+            scale = size + self.floor.to(y) + LEAST_SCALE * size.amax(-1, keepdim=True)
             nearest, converged, iteration = y, torch.zeros(()), 0
             while not bool(converged.all()):
-                if iteration == _MAX_ITERATIONS:
+                if iteration == MAX_ITERATIONS:
                     raise self._off(t, ~converged)
                 residual = self.functions.constraints(nearest, t, self.parameters)
                 jacobian = self._scaled_jacobian(t, nearest, scale)
                 left = residual + (jacobian @ ((y - nearest) / scale)[..., None])[..., 0]
                 before, nearest = nearest, y - _smallest(jacobian, left, scale)
-                converged = ((nearest - before).abs() / scale).amax(-1) <= _LAST_CORRECTION
+                converged = ((nearest - before).abs() / scale).amax(-1) <= LAST_CORRECTION
                 iteration += 1
             jacobian = self._scaled_jacobian(t, nearest, scale)
         # The value stays, but for rounding; its derivative is that of y, projected on the tangent space.
@@ -131,20 +129,23 @@ def solve_torch(
     Returns a Solution. Raises ValueError for a bad argument or an inconsistent start, and ReferenceSolveError when the
     solve stops early; with `throw=False` the reason is in `solution.result` and the outputs end where it stopped.
     """
+    check_system(system)
     ts = output_times(ts)
     if solver not in ADAPTIVE:
         raise ValueError(f"solver {solver!r} has no adaptive steps here; choose one of {', '.join(ADAPTIVE)}")
-    check_settings("dopri8", max_steps, rtol=rtol, start_tol=start_tol)  # the solver's name is checked above
-    parameters = parameter_arrays(parameters) or {}
+    check_settings(None, max_steps, rtol=rtol, start_tol=start_tol)
+    parameters = checked_parameters(system, parameters)
     y0, w0 = resolve_start(system, start, float(ts[0]), parameters, start_tol)
+    batch = y0.shape[:-1]
+    parameters = broadcast_parameters(parameters, batch) or {}
     atol = torch.as_tensor(absolute_tolerances(system, atol, rtol))
     motion = TorchReduced(
         system.reduce(),
-        {name: torch.as_tensor(value) for name, value in parameters.items()},
+        {name: torch.tensor(value) for name, value in parameters.items()},  # broadcast arrays can't be shared
         floor=atol / rtol,
         guess=torch.as_tensor(w0),
     )
-    batch, rows, reason = y0.shape[:-1], [], SUCCESS
+    rows, reason = [], SUCCESS
     counts = dict.fromkeys(("n_steps", "n_accepted", "n_rejected", "n_f_evals"), 0)
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
     options = {"method": solver, "rtol": rtol, "atol": atol, "max_steps": max_steps or max(1_000_000, 20 * ts.size)}

@@ -25,6 +25,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin
 
 import numpy as np
 
+from experiments.digits import correct_digits
+
 SECONDS, N_OUTPUTS = 10.0, 101
 TOLERANCES = {
     "dopri8, projection": (1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-11, 1e-12, 1e-13),
@@ -135,8 +137,7 @@ def _many_row(name: str, seconds: float, digits: Any) -> dict:
 
 def _digits(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Correct significant digits of the worst component, the last axis."""
-    error = np.abs(values - reference) / np.abs(reference)
-    return -np.log10(np.maximum(error.max(axis=-1), 1e-16))
+    return np.vectorize(correct_digits)(values, reference, np.abs(reference)).min(axis=-1)
 
 
 def _one_table(runs: list[dict]) -> str:

@@ -20,8 +20,7 @@ class MLPField(nn.Module):
         super().__init__()
         if min(nodes, latent, hidden, depth) < 1:
             raise ValueError(f"nodes={nodes}, latent={latent}, hidden={hidden}, depth={depth}: each is at least 1")
-        widths = [nodes * latent, *[hidden] * depth]
-        layers = [module for a, b in itertools.pairwise(widths) for module in (nn.Linear(a, b), nn.Tanh())]
+        layers = tanh_layers(nodes * latent, hidden, depth)
         last = nn.Linear(hidden, nodes * latent)
         with torch.no_grad():
             last.weight.mul_(0.1)
@@ -36,3 +35,9 @@ class MLPField(nn.Module):
                 f"the field is over {(self.nodes, self.latent)} numbers, the state is {tuple(z.shape[-2:])}"
             )
         return self.network(z.flatten(-2)).unflatten(-1, (self.nodes, self.latent))
+
+
+def tanh_layers(n_inputs: int, hidden: int, depth: int) -> list[nn.Module]:
+    """`depth` linear layers of width `hidden`, each with a tanh behind it."""
+    widths = [n_inputs, *[hidden] * depth]
+    return [module for a, b in itertools.pairwise(widths) for module in (nn.Linear(a, b), nn.Tanh())]

@@ -82,8 +82,10 @@ def _top(
 def train(
     problem: opt.Problem,
     method: opt.Method = "none",
-    gamma: opt.Gamma = 10.0,
-    eta: opt.Eta = 10.0,
+    gamma: opt.Gamma = None,
+    eta: opt.Eta = None,
+    stabilisation: opt.Stabilisation = "projection",
+    force: opt.Force = "free",
     n_train: opt.TrainingSamples = 100,
     horizon: opt.Horizon = 20,
     seed: opt.Seed = 0,
@@ -91,6 +93,7 @@ def train(
     network: opt.Network = "mimetic",
     batch_size: opt.BatchSize = 10,
     learning_rate: opt.LearningRate = 1e-3,
+    schedule: opt.Schedule = "constant",
     patience: opt.Patience = None,
     device: opt.Device = "cpu",
     dtype: opt.Dtype = "float32",
@@ -107,8 +110,11 @@ def train(
     from experiments.compare import Study, train_one
     from experiments.records import Variant
 
-    settings = _settings(batch_size, learning_rate, patience, device, dtype, integrator, adjoint, threads)
-    study = Study(problem, network, n_train, horizon, epochs, (Variant.of(method, gamma, eta),), (seed,), settings)
+    settings = _settings(batch_size, learning_rate, schedule, patience, device, dtype, integrator, adjoint, threads)
+    if method != "multiplier" and (stabilisation, force) != ("projection", "free"):
+        raise UserError(f"--stabilisation and --force are of --method multiplier: the method is {method}")
+    variants = (Variant.of(method, gamma, eta, stabilisation, force),)
+    study = Study(problem, network, n_train, horizon, epochs, variants, (seed,), settings)
     record, folder = train_one(study, out, fresh=fresh)
     _show_run(record)
     _show_files([folder / name for name in ("config.json", "log.csv", "result.json", "checkpoints/best.ckpt")])
@@ -118,8 +124,10 @@ def train(
 def compare(
     problem: opt.Problem,
     methods: opt.Methods = opt.ALL_METHODS,
-    gamma: opt.Gamma = 10.0,
-    eta: opt.Eta = 10.0,
+    gamma: opt.Gamma = None,
+    eta: opt.Eta = None,
+    stabilisation: opt.Stabilisation = "projection",
+    force: opt.Force = "free",
     n_train: opt.TrainingSamples = 100,
     horizon: opt.Horizon = 20,
     seeds: opt.Seeds = 3,
@@ -127,6 +135,7 @@ def compare(
     network: opt.Network = "mimetic",
     batch_size: opt.BatchSize = 10,
     learning_rate: opt.LearningRate = 1e-3,
+    schedule: opt.Schedule = "constant",
     patience: opt.Patience = None,
     device: opt.Device = "cpu",
     dtype: opt.Dtype = "float32",
@@ -144,8 +153,9 @@ def compare(
     from experiments.compare import Study, run_study, write_results, write_snapshots
     from experiments.records import Variant
 
-    variants = tuple(Variant.parse(name, gamma, eta) for name in methods.split(","))
-    settings = _settings(batch_size, learning_rate, patience, device, dtype, integrator, adjoint, threads)
+    motion = {"stabilisation": stabilisation, "force": force}
+    variants = tuple(Variant.parse(name, gamma, eta, **motion) for name in methods.split(","))
+    settings = _settings(batch_size, learning_rate, schedule, patience, device, dtype, integrator, adjoint, threads)
     study = Study(problem, network, n_train, horizon, epochs, variants, tuple(range(seeds)), settings)
     outcome = run_study(study, out, results=results, fresh=fresh)
     tables, files = write_results(outcome.records, out)
@@ -161,8 +171,8 @@ def sweep(
     over: opt.Over,
     values: opt.Values = "1,3,10,30",
     method: opt.SweepMethod = None,
-    gamma: opt.Gamma = 10.0,
-    eta: opt.Eta = 10.0,
+    gamma: opt.Gamma = None,
+    eta: opt.Eta = None,
     n_train: opt.TrainingSamples = 100,
     horizon: opt.Horizon = 20,
     seeds: opt.Seeds = 3,
@@ -170,6 +180,7 @@ def sweep(
     network: opt.Network = "mimetic",
     batch_size: opt.BatchSize = 10,
     learning_rate: opt.LearningRate = 1e-3,
+    schedule: opt.Schedule = "constant",
     patience: opt.Patience = None,
     device: opt.Device = "cpu",
     dtype: opt.Dtype = "float32",
@@ -184,7 +195,7 @@ def sweep(
     from experiments.compare import Study, run_study, sweep_variants, write_sweep
 
     variants = sweep_variants(over, values, method, gamma, eta)
-    settings = _settings(batch_size, learning_rate, patience, device, dtype, integrator, adjoint, threads)
+    settings = _settings(batch_size, learning_rate, schedule, patience, device, dtype, integrator, adjoint, threads)
     study = Study(problem, network, n_train, horizon, epochs, variants, tuple(range(seeds)), settings)
     outcome = run_study(study, out, results=results, fresh=fresh)
     tables, files = write_sweep(outcome.records, over, out)
@@ -332,12 +343,13 @@ def demo(
     run_demo(out, fresh=fresh)
 
 
-def _settings(batch_size, learning_rate, patience, device, dtype, integrator, adjoint, threads) -> dict:
+def _settings(batch_size, learning_rate, schedule, patience, device, dtype, integrator, adjoint, threads) -> dict:
     """The options that every run takes as they are; those not given are left to `RunConfig`."""
     _set_threads(threads)
     given = {
         "batch_size": batch_size,
         "learning_rate": learning_rate,
+        "schedule": schedule,
         "patience": patience,
         "device": device,
         "dtype": dtype,

@@ -1,12 +1,23 @@
 """Studies: many runs side by side, each made once, then the table and the figures from their records."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.records import Record, Variant, group, read_run, record_name, run_name, write_record, write_text
+from experiments.records import (
+    Record,
+    Setting,
+    Variant,
+    group,
+    read_run,
+    record_name,
+    run_name,
+    write_record,
+    write_text,
+)
 from experiments.table import Table, make_tables, to_csv
 from experiments.terminal import UserError, note, one_line
 
@@ -36,16 +47,19 @@ class Study:
 
     def name(self, variant: Variant, seed: int) -> str:
         """Name of a run's folder."""
-        return run_name(variant, self.network, self.n_train, self.horizon, self.epochs, seed)
+        return run_name(self.setting, variant, seed)
+
+    @property
+    def setting(self) -> Setting:
+        """What all its runs have in common."""
+        given = {"schedule": self.settings["schedule"]} if "schedule" in self.settings else {}
+        return Setting(self.problem, self.network, self.n_train, self.horizon, self.epochs, **given)
 
     def config(self, variant: Variant, seed: int):
         """The full configuration of one run."""
         from experiments.runs import RunConfig
 
-        return RunConfig(
-            problem=self.problem, method=variant.method, gamma=variant.gamma, eta=variant.eta, network=self.network,
-            n_train=self.n_train, horizon=self.horizon, epochs=self.epochs, seed=seed, **self.settings,
-        )  # fmt: skip
+        return RunConfig(**dataclasses.asdict(variant), **self.setting._asdict() | dict(self.settings), seed=seed)
 
 
 @dataclass(frozen=True)
@@ -107,7 +121,9 @@ def train_one(study: Study, out: Path | None, *, fresh: bool = False) -> tuple[R
     return read_run(folder), folder
 
 
-def sweep_variants(over: str, values: str, method: str | None, gamma: float, eta: float) -> tuple[Variant, ...]:
+def sweep_variants(
+    over: str, values: str, method: str | None, gamma: float | None, eta: float | None
+) -> tuple[Variant, ...]:
     """The variants of a sweep over `gamma` or `eta`, whose comma-separated `values` come as text.
 
     Raises `ValueError` for a value that is no number of at least 0, or a method without that strength.
@@ -127,7 +143,7 @@ def sweep_variants(over: str, values: str, method: str | None, gamma: float, eta
     return tuple(variants)
 
 
-_HAVE = {"gamma": "penalty, end or smooth", "eta": "auxiliary, end or smooth"}
+_HAVE = {"gamma": "penalty, end, smooth or multiplier", "eta": "auxiliary, end, smooth or multiplier"}
 
 
 def _summary(record: Record) -> str:
@@ -150,7 +166,7 @@ def write_curves_of(records: Iterable[Record], out: Path) -> list[Path]:
     """Draw Figures 4 and 5 for every setting in `records`."""
     groups, written = group(records), []
     for setting, runs in groups.items():
-        ending = "" if len(groups) == 1 else "-" + "-".join(map(str, setting))
+        ending = "" if len(groups) == 1 else f"-{setting.name}"
         written += _write_curves(runs, out, setting_title(setting), ending)
     return written
 
@@ -202,7 +218,7 @@ def write_snapshots(study: Study, out: Path, samples: int = 3) -> list[Path]:
     return [data, snapshots_figure(snapshots, out / "figure6.png", title=title)]
 
 
-def setting_title(setting: tuple) -> str:
+def setting_title(setting: Setting) -> str:
     """One line for a figure: what all its runs have in common."""
-    problem, network, n_train, horizon, _ = setting
-    return f"{problem.capitalize()}: {n_train:,} training samples, {horizon} steps ahead, {network} network"
+    what = f"{setting.n_train:,} training samples, {setting.horizon} steps ahead, {setting.network} network"
+    return f"{setting.problem.replace('_', ' ').capitalize()}: {what}"

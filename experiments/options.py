@@ -12,8 +12,33 @@ Method = Annotated[
         metavar="NAME", help="none, auxiliary, penalty, end, smooth, multiplier: how constraints are enforced."
     ),
 ]
-Gamma = Annotated[float, typer.Option(min=0, help="Strength of the penalty (eq. 14), in penalty, end, smooth.")]
-Eta = Annotated[float, typer.Option(min=0, help="Strength of the auxiliary loss (eq. 4), in auxiliary, end, smooth.")]
+Gamma = Annotated[
+    float | None,
+    typer.Option(
+        min=0, help="Strength of the penalty (eq. 14): by default 10 in penalty, end, smooth, 0 in multiplier."
+    ),
+]
+Eta = Annotated[
+    float | None,
+    typer.Option(
+        min=0, help="Strength of the auxiliary loss (eq. 4): by default 10 in auxiliary, end, smooth, 0 in multiplier."
+    ),
+]
+Stabilisation = Annotated[
+    Literal["projection", "ggl", "baumgarte", "none"],
+    typer.Option(
+        metavar="NAME",
+        help="Against drift-off, in multiplier: projection, ggl (Gear, Gupta, Leimkuhler), baumgarte, none.",
+    ),
+]
+Force = Annotated[
+    Literal["free", "potential"],
+    typer.Option(metavar="NAME", help="What multiplier learns: free, any force, or potential, one with a potential."),
+]
+Schedule = Annotated[
+    Literal["constant", "cosine"],
+    typer.Option(metavar="NAME", help="Learning rate over the epochs: constant, or cosine, down to zero."),
+]
 TrainingSamples = Annotated[int, typer.Option("--n-train", min=1, help="Training samples.")]
 Horizon = Annotated[int, typer.Option(min=1, help="Steps of 0.01 s to predict ahead.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the split, the weights and the order of batches.")]
@@ -36,14 +61,15 @@ StudyOut = Annotated[Path, typer.Option(help="Folder for runs, table and figures
 Results = Annotated[Path | None, typer.Option(help="Folder for one small JSON a run; by default results/ under --out.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over where a run can be resumed or is finished.")]
 
-ALL_METHODS = "none,auxiliary,penalty,end,smooth,end-alone,smooth-alone"
+ALL_METHODS = "none,auxiliary,penalty,end,smooth,end-alone,smooth-alone,multiplier"
 Methods = Annotated[
-    str, typer.Option(help="Methods, comma-separated; end-alone and smooth-alone are projections without γ and η.")
+    str,
+    typer.Option(help="Methods, comma-separated; end-alone and smooth-alone are projections without γ and η."),
 ]
 Over = Annotated[Literal["gamma", "eta"], typer.Option(help="Which strength to vary.")]
 Values = Annotated[str, typer.Option(help="Strengths to try, comma-separated.")]
 SweepMethod = Annotated[
-    Literal["auxiliary", "penalty", "end", "smooth"] | None,
+    Literal["auxiliary", "penalty", "end", "smooth", "multiplier"] | None,
     typer.Option(metavar="NAME", help="Method to vary; by default penalty for gamma and auxiliary for eta."),
 ]
 Backend = Literal["torch", "jax", "numpy"] | None

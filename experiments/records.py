@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ndae.files import write_atomically
 
@@ -18,8 +19,20 @@ METHOD_TITLES = {
     "smooth": "Smooth projection",
     "multiplier": "Multiplier",
 }
-_USES_GAMMA = {"penalty", "end", "smooth"}
-_USES_ETA = {"auxiliary", "end", "smooth"}
+# Which strengths a method can have. Both projections come with a penalty and an auxiliary loss, as in section 4.1; the
+# multiplier has them only where they are asked for.
+STRENGTHS = {
+    "none": (),
+    "auxiliary": ("eta",),
+    "penalty": ("gamma",),
+    "end": ("gamma", "eta"),
+    "smooth": ("gamma", "eta"),
+    "multiplier": ("gamma", "eta"),
+}
+# What keeps a motion with multipliers from drifting off, and which force it learns: the first is the default.
+STABILISATIONS = ("projection", "ggl", "baumgarte", "none")
+FORCES = ("free", "potential")
+SCHEDULES = ("constant", "cosine")
 # Without these a record says nothing; everything else in it is optional.
 _REQUIRED = (
     "problem", "method", "network", "parameters", "n_train", "horizon", "seed",
@@ -29,32 +42,62 @@ _REQUIRED = (
 _PARTS = {"config", "log", "result"}
 
 
+def default_strength(method: str, name: str) -> float:
+    """γ or η of a method where none is given: the paper's 10, and 0 with multipliers."""
+    return 10.0 if name in STRENGTHS[method] and method != "multiplier" else 0.0
+
+
 @dataclass(frozen=True)
 class Variant:
-    """A method at the strengths it really uses: γ (eq. 14) and η (eq. 4) are 0 where the method has no such term."""
+    """A method at the strengths it really uses: γ (eq. 14) and η (eq. 4) are 0 where the method has no such term.
+
+    `stabilisation` and `force` are of the method "multiplier": what keeps its constraints from drifting off, and
+    whether its force is free or has a potential.
+    """
 
     method: str
     gamma: float = 0.0
     eta: float = 0.0
+    stabilisation: str = STABILISATIONS[0]
+    force: str = FORCES[0]
 
     @classmethod
-    def of(cls, method: str, gamma: float, eta: float) -> "Variant":
-        """Build a variant, dropping the strengths `method` does not use.
+    def of(
+        cls,
+        method: str,
+        gamma: float | None = None,
+        eta: float | None = None,
+        stabilisation: str = STABILISATIONS[0],
+        force: str = FORCES[0],
+    ) -> "Variant":
+        """Build a variant, dropping what `method` does not use; strengths left out are `default_strength`.
 
-        Raises `ValueError` for a method the paper does not have.
+        Raises `ValueError` for an unknown method, stabilisation or force.
         """
         if method not in METHOD_TITLES:
             raise ValueError(f"unknown method {method!r}: expected one of {', '.join(METHOD_TITLES)}")
-        return cls(method, float(gamma) if method in _USES_GAMMA else 0.0, float(eta) if method in _USES_ETA else 0.0)
+        for name, value, known in (("stabilisation", stabilisation, STABILISATIONS), ("force", force, FORCES)):
+            if value not in known:
+                raise ValueError(f"unknown {name} {value!r}: expected one of {', '.join(known)}")
+        gamma, eta = (
+            default_strength(method, name) if value is None else float(value) if name in STRENGTHS[method] else 0.0
+            for name, value in (("gamma", gamma), ("eta", eta))
+        )
+        return cls(method, gamma, eta, stabilisation, force) if method == "multiplier" else cls(method, gamma, eta)
 
     @classmethod
-    def parse(cls, text: str, gamma: float, eta: float) -> "Variant":
-        """Read a name as typed: a method, or `end-alone` or `smooth-alone` for a projection with γ = η = 0."""
+    def parse(cls, text: str, gamma: float | None = None, eta: float | None = None, **motion: str) -> "Variant":
+        """Read a name as typed: a method, or with `-alone` behind it a projection or multiplier with γ = η = 0.
+
+        `motion`: stabilisation and force of a multiplier.
+        """
         name = text.strip()
         method = name.removesuffix("-alone")
-        if method != name and method not in ("end", "smooth"):
-            raise ValueError(f"unknown method {name!r}: only 'end' and 'smooth' can be run '-alone' (without γ and η)")
-        return cls.of(method, 0.0, 0.0) if method != name else cls.of(method, gamma, eta)
+        if method != name and method not in ("end", "smooth", "multiplier"):
+            raise ValueError(
+                f"unknown method {name!r}: only 'end', 'smooth' and 'multiplier' can be run '-alone' (without γ and η)"
+            )
+        return cls.of(method, 0.0, 0.0, **motion) if method != name else cls.of(method, gamma, eta, **motion)
 
     @property
     def alone(self) -> bool:
@@ -63,8 +106,18 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """Name for folders and the command line, such as `smooth` or `end-alone`."""
-        return f"{self.method}-alone" if self.alone else self.method
+        """Name for folders and the command line, such as `smooth`, `end-alone` or `multiplier-ggl`."""
+        return f"{self.method}-alone" if self.alone else "-".join([self.method, *self.choices])
+
+    @property
+    def choices(self) -> list[str]:
+        """Stabilisation and force where they are not the default."""
+        choices = []
+        if self.stabilisation != STABILISATIONS[0]:
+            choices.append("drifting" if self.stabilisation == "none" else self.stabilisation)
+        if self.force != FORCES[0]:
+            choices.append(self.force)
+        return choices
 
     @property
     def strengths(self) -> str:
@@ -79,13 +132,32 @@ class Variant:
 
     @property
     def title(self) -> str:
-        """Name for tables and legends, such as `Smooth projection γ,η=10`."""
-        return f"{METHOD_TITLES[self.method]} {self.strengths}".strip()
+        """Name for tables and legends, such as `Smooth projection γ,η=10` or `Multiplier GGL, potential`."""
+        choices = [{"ggl": "GGL", "baumgarte": "Baumgarte"}.get(choice, choice) for choice in self.choices]
+        return f"{METHOD_TITLES[self.method]} {', '.join([*choices, *filter(None, [self.strengths])])}".strip()
 
     @property
     def order(self) -> tuple:
         """Sort key: the paper's order, projections alone after all others."""
-        return self.alone, list(METHOD_TITLES).index(self.method), self.gamma, self.eta
+        choices = STABILISATIONS.index(self.stabilisation), FORCES.index(self.force)
+        return self.alone, list(METHOD_TITLES).index(self.method), *choices, self.gamma, self.eta
+
+
+class Setting(NamedTuple):
+    """What must agree for two runs to stand in one table."""
+
+    problem: str
+    network: str
+    n_train: int
+    horizon: int
+    epochs: int
+    schedule: str = SCHEDULES[0]
+
+    @property
+    def name(self) -> str:
+        """For files: everything that is not the default."""
+        *parts, schedule = self
+        return "-".join(map(str, parts)) + f"-{schedule}" * (schedule != SCHEDULES[0])
 
 
 # Table 1 of the paper: mean absolute error in cm over 1,000 test samples, keyed by (horizon k, n_t).
@@ -124,21 +196,27 @@ class Record:
 
     @property
     def variant(self) -> Variant:
-        return Variant.of(self.result["method"], self._strength("gamma"), self._strength("eta"))
+        # Records made before there was a choice have none.
+        choices = {name: self._either(name) for name in ("stabilisation", "force")}
+        given = {name: value for name, value in choices.items() if value is not None}
+        return Variant.of(self.result["method"], self._strength("gamma"), self._strength("eta"), **given)
 
     @property
-    def setting(self) -> tuple:
-        """What must agree for two runs to stand in one table: problem, network, n_train, horizon, epochs."""
+    def setting(self) -> Setting:
+        """What must agree for two runs to stand in one table."""
         epochs = self.result.get("epochs", self.config.get("epochs", len(self.log.get("epoch", ()))))
         keys = ("problem", "network", "n_train", "horizon")
-        return (*(self.result[key] for key in keys), epochs)
+        return Setting(*(self.result[key] for key in keys), epochs, self._either("schedule") or SCHEDULES[0])
 
     @property
     def seed(self) -> int:
         return self.result["seed"]
 
+    def _either(self, name: str):
+        return self.result.get(name, self.config.get(name))
+
     def _strength(self, name: str) -> float:
-        value = self.result.get(name, self.config.get(name))
+        value = self._either(name)
         if value is None:
             raise ValueError(f"run {self.result['method']!r}, seed {self.seed}: neither result nor config has {name!r}")
         return value
@@ -196,14 +274,16 @@ def read_records(directory: Path) -> list[Record]:
 
 def record_name(record: Record) -> str:
     """File name of a record, the same for the same setting, variant and seed."""
-    _, network, n_train, horizon, epochs = record.setting
-    return run_name(record.variant, network, n_train, horizon, epochs, record.seed) + ".json"
+    return run_name(record.setting, record.variant, record.seed) + ".json"
 
 
-def run_name(variant: Variant, network: str, n_train: int, horizon: int, epochs: int, seed: int) -> str:
-    """Name of a run's folder: everything that tells it from the other runs of a study."""
+def run_name(setting: Setting, variant: Variant, seed: int) -> str:
+    """Name of a run's folder: everything that tells it from other runs, but for the problem of the paper and other
+    defaults."""
     strengths = [f"{letter}{value:g}" for letter, value in (("g", variant.gamma), ("e", variant.eta)) if value]
-    parts = [variant.method, *strengths, network, f"n{n_train}", f"k{horizon}", f"ep{epochs}", f"s{seed}"]
+    parts = [setting.problem] * (setting.problem != "pendulum") + [variant.method, *variant.choices, *strengths]
+    parts += [setting.network, f"n{setting.n_train}", f"k{setting.horizon}", f"ep{setting.epochs}"]
+    parts += [setting.schedule] * (setting.schedule != SCHEDULES[0]) + [f"s{seed}"]
     return "-".join(parts)
 
 
@@ -225,16 +305,18 @@ class Spread:
         return cls(mean, math.sqrt(variance), max(values))
 
 
-def group(records: Iterable[Record]) -> dict[tuple, dict[Variant, list[Record]]]:
+def group(records: Iterable[Record]) -> dict[Setting, dict[Variant, list[Record]]]:
     """Sort records by setting, then by variant in the paper's order, then by seed.
 
     Raises `ValueError` where one setting and variant has a seed twice: the mean over seeds would count it double.
     """
-    groups: dict[tuple, dict[Variant, list[Record]]] = {}
+    groups: dict[Setting, dict[Variant, list[Record]]] = {}
     for record in sorted(records, key=lambda r: (r.setting, r.variant.order, r.seed)):
         runs = groups.setdefault(record.setting, {}).setdefault(record.variant, [])
         if runs and runs[-1].seed == record.seed:
-            raise ValueError(f"{record.variant.title}, seed {record.seed}: two runs of one setting {record.setting}")
+            raise ValueError(
+                f"{record.variant.title}, seed {record.seed}: two runs of one setting {tuple(record.setting)}"
+            )
         runs.append(record)
     return groups
 

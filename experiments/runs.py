@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.records import write_text
+from experiments.records import FORCES, SCHEDULES, STABILISATIONS, STRENGTHS, default_strength, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
 PROBLEMS = ("pendulum",)
 NETWORKS = ("mimetic", "mimetic-small", "mlp")
 DTYPES = ("float32", "float64")
-# Which strengths a method uses. Both projections come with a penalty and an auxiliary loss, as in section 4.1.
-STRENGTHS = {
-    "none": (),
-    "auxiliary": ("eta",),
-    "penalty": ("gamma",),
-    "end": ("gamma", "eta"),
-    "smooth": ("gamma", "eta"),
-    "multiplier": (),
-}
 
 Report = Callable[[float, float, str], object]
 
@@ -41,14 +32,18 @@ class RunConfig:
     """Everything that a run's numbers depend on, but for the machine and the number of its threads.
 
     `gamma`, `eta`: strengths of penalty (eq. 14) and auxiliary loss (eq. 4); 0 where the method has no such part, and 0
-    switches a part off. `horizon`: steps of 0.01 s to predict ahead. `patience`: epochs without a better validation
-    error after which training stops. Raises `ValueError` for a value that no run can have.
+    switches a part off; None is the method's default. `stabilisation`, `force`: of the method "multiplier", what keeps
+    constraints from drifting off, and whether its force is free or has a potential. `horizon`: steps (of 0.01 s for the
+    pendulum) to predict ahead. `patience`: epochs without a better validation error after which training stops.
+    Raises `ValueError` for a value that no run can have.
     """
 
     problem: str = "pendulum"
     method: str = "none"
-    gamma: float = 10.0
-    eta: float = 10.0
+    gamma: float | None = None
+    eta: float | None = None
+    stabilisation: str = STABILISATIONS[0]
+    force: str = FORCES[0]
     n_train: int = 100
     horizon: int = 20
     seed: int = 0
@@ -68,15 +63,22 @@ class RunConfig:
 
     def __post_init__(self):
         choices = {"problem": PROBLEMS, "method": tuple(STRENGTHS), "network": NETWORKS, "dtype": DTYPES}
-        for name, known in (choices | {"schedule": ("constant", "cosine")}).items():
+        choices |= {"schedule": SCHEDULES, "stabilisation": STABILISATIONS, "force": FORCES}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown: give one of {', '.join(known)}")
+            if self.method != "multiplier" and name in ("stabilisation", "force") and getattr(self, name) != known[0]:
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r} is of the method 'multiplier' alone, and the method is "
+                    f"{self.method!r}: leave it out"
+                )
         for name in ("n_train", "horizon", "epochs", "batch_size", "patience", "n_val", "n_test", "seed"):
             self._check_count(name, least=0 if name == "seed" else 1)
+        for name in ("gamma", "eta"):
+            if getattr(self, name) is None or name not in STRENGTHS[self.method]:
+                object.__setattr__(self, name, default_strength(self.method, name))
         for name in ("learning_rate", "gradient_clip", "gamma", "eta"):
             self._check_number(name, zero=name in ("gamma", "eta"))
-        for name in {"gamma", "eta"} - set(STRENGTHS[self.method]):
-            object.__setattr__(self, name, 0.0)
         if not isinstance(self.adjoint, bool):
             raise ValueError(f"adjoint is true or false, not {self.adjoint!r}")
         for name in ("integrator", "device"):
@@ -119,7 +121,10 @@ class RunConfig:
 
 
 def build_method(config: RunConfig) -> "Method":
-    """The paper's method of that name, with its strengths; a strength of 0 leaves that part out."""
+    """The method of that name, with its strengths; a strength of 0 leaves that part out.
+
+    Of "multiplier" it is what keeps the motion from drifting off; Baumgarte's stabilisation is no method but a rate.
+    """
     import ndae
 
     parts = []
@@ -129,6 +134,10 @@ def build_method(config: RunConfig) -> "Method":
         parts.append(ndae.Auxiliary(config.eta))
     if config.method in ("end", "smooth"):
         parts.append({"end": ndae.EndProjection, "smooth": ndae.SmoothProjection}[config.method]())
+    if config.method == "multiplier" and config.stabilisation == "projection":
+        parts.append(ndae.SmoothProjection(tol=_MOTION_TOL[config.dtype]))
+    if config.method == "multiplier" and config.stabilisation == "ggl":
+        parts.append(ndae.Multiplier())
     method = parts[0] if parts else ndae.Unconstrained()
     for part in parts[1:]:
         method = method + part
@@ -137,6 +146,10 @@ def build_method(config: RunConfig) -> "Method":
 
 # Longest step (s) of a motion with multipliers: RK4 with the true forces is then wrong by less than 0.01 cm in 0.2 s.
 _MOTION_STEP = 0.02
+# What is left of violations after a projection (m), near what the precision can tell.
+_MOTION_TOL = {"float32": 1e-6, "float64": 1e-10}
+# Rate (1/s) at which Baumgarte's stabilisation lets violations decay: a time constant of a few steps.
+_BAUMGARTE = 20.0
 # Width of a learned force; the graph's does not grow with the bodies.
 _FORCES = {"mlp": 64, "mimetic-small": 64, "mimetic": 256}
 
@@ -144,7 +157,7 @@ _FORCES = {"mlp": 64, "mimetic-small": 64, "mimetic": 256}
 def build_model(config: RunConfig) -> "NeuralDAE | NeuralMotion":
     """The network of a configuration on the chain of bodies, with weights that depend on the seed alone.
 
-    By the method "multiplier" it is a NeuralMotion: unit masses, a learned force, projection after every step.
+    By the method "multiplier" it is a NeuralMotion: masses are known, the force is learned.
 
     Raises `ValueError` for an unknown integrator.
     """
@@ -170,11 +183,29 @@ def _build_motion(config: RunConfig, links: list) -> "NeuralMotion":
     import ndae
     from experiments import pendulum
 
-    width, duration = _FORCES[config.network], config.horizon * pendulum.DT
-    force = ndae.MLPForce(pendulum.N_BODIES, 2, width) if config.network == "mlp" else ndae.GraphForce(links, 2, width)
+    duration = config.horizon * pendulum.DT
+    force = _build_force(config, pendulum.N_BODIES, 2, links)
     n_steps = math.ceil(duration / _MOTION_STEP * (1 - 1e-9))
-    options = {"mass": pendulum.MASS, "integrator": config.integrator, "adjoint": config.adjoint}
+    options = {
+        "mass": pendulum.MASS, "integrator": config.integrator, "adjoint": config.adjoint,
+        "method": build_method(config), "baumgarte": _BAUMGARTE if config.stabilisation == "baumgarte" else 0.0,
+    }  # fmt: skip
     return ndae.NeuralMotion(pendulum.constraint().torch(), force, duration=duration, n_steps=n_steps, **options)
+
+
+def _build_force(config: RunConfig, nodes: int, dim: int, edges: list) -> "torch.nn.Module":
+    """The force to be learned: over all nodes at once, or by a graph network of the same name as the field would be."""
+    import ndae
+    from ndae.potentials import GraphPotential, MLPPotential, PotentialForce
+
+    width = _FORCES[config.network]
+    if config.network == "mlp":
+        of_all = ndae.MLPForce if config.force == "free" else MLPPotential
+        network = of_all(nodes, dim, width)
+    else:
+        of_edges = ndae.GraphForce if config.force == "free" else GraphPotential
+        network = of_edges(edges, dim, width)
+    return network if config.force == "free" else PotentialForce(network)
 
 
 def build_data(config: RunConfig, report: Report | None = None) -> "PendulumData":
@@ -333,7 +364,12 @@ def _read_result(config: RunConfig, path: Path) -> dict[str, Any]:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(mend) from error
-    ours = dataclasses.asdict(config)
-    if not isinstance(result, dict) or any(result.get(name, ours) != value for name, value in ours.items()):
+    # Results made before a field was there have its default.
+    ours = {field.name for field in dataclasses.fields(RunConfig)}
+    try:
+        theirs = RunConfig(**{name: value for name, value in result.items() if name in ours})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(mend) from error
+    if theirs != config or "test_mae_cm" not in result:
         raise ValueError(mend)
     return result

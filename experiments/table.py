@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from experiments.records import PAPER_TABLE_1, Record, Spread, Variant, group
+from experiments.records import PAPER_TABLE_1, Record, Setting, Spread, Variant, group
 
 
 @dataclass(frozen=True)
@@ -30,24 +30,24 @@ class Row:
     paper: float | None = None
     parameters: int | None = None
     train_seconds: Spread | None = None
+    stabilisation: str | None = None
+    force: str | None = None
 
 
 @dataclass(frozen=True)
 class Table:
     """All variants of one setting side by side."""
 
-    problem: str
-    network: str
-    n_train: int
-    horizon: int
-    epochs: int
+    setting: Setting
     rows: tuple[Row, ...]
 
     @property
     def title(self) -> str:
+        problem, network, n_train, horizon, epochs, schedule = self.setting
+        ending = f", {schedule} schedule" if schedule != "constant" else ""
         return (
-            f"{self.problem}: {self.n_train:,} training samples, {self.horizon} steps ahead, "
-            f"{self.network} network, {self.epochs} epochs"
+            f"{problem.replace('_', ' ')}: {n_train:,} training samples, {horizon} steps ahead, "
+            f"{network} network, {epochs} epochs{ending}"
         )
 
     @property
@@ -72,12 +72,11 @@ def make_tables(records: Iterable[Record]) -> list[Table]:
     return [_make_table(setting, runs) for setting, runs in group(records).items()]
 
 
-def _make_table(setting: tuple, runs: Mapping[Variant, Sequence[Record]]) -> Table:
-    problem, network, n_train, horizon, epochs = setting
-    paper = PAPER_TABLE_1.get((horizon, n_train), {}) if problem == "pendulum" else {}
+def _make_table(setting: Setting, runs: Mapping[Variant, Sequence[Record]]) -> Table:
+    paper = PAPER_TABLE_1.get((setting.horizon, setting.n_train), {}) if setting.problem == "pendulum" else {}
     plain = next((_spread(rs, "step_ms").mean for v, rs in runs.items() if v.method == "none"), None)
     rows = [_row(variant, records, plain, paper.get(variant)) for variant, records in runs.items()]
-    return Table(problem, network, n_train, horizon, epochs, (*_baseline_rows(runs), *rows))
+    return Table(setting, (*_baseline_rows(runs), *rows))
 
 
 def _row(variant: Variant, records: Sequence[Record], plain_step: float | None, paper: float | None) -> Row:
@@ -96,6 +95,8 @@ def _row(variant: Variant, records: Sequence[Record], plain_step: float | None, 
         paper=paper,
         parameters=int(records[0].result["parameters"]),
         train_seconds=_spread(records, "train_seconds"),
+        stabilisation=variant.stabilisation if variant.method == "multiplier" else None,
+        force=variant.force if variant.method == "multiplier" else None,
     )
 
 
@@ -205,15 +206,17 @@ def to_csv(tables: Iterable[Table]) -> str:
         "test_mae_cm": "error", "violation_mean": "violation_mean", "violation_max": "violation_max", "step_ms": "step",
         "train_seconds": "train_seconds",
     }  # fmt: skip
-    head = ["problem", "network", "parameters", "n_train", "horizon", "epochs", "method", "gamma", "eta", "seeds"]
+    head = ["problem", "network", "parameters", "n_train", "horizon", "epochs", "schedule"]
+    head += ["method", "gamma", "eta", "stabilisation", "force", "seeds"]
     head += [f"{name}{end}" for name in spreads for end in ("", "_std")] + ["step_ratio", "paper_mae_cm"]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(head)
     for table in tables:
         for row in table.rows:
-            line = [table.problem, table.network, row.parameters, table.n_train, table.horizon, table.epochs]
-            line += [row.method, row.gamma, row.eta, row.seeds]
+            problem, network, n_train, horizon, epochs, schedule = table.setting
+            line = [problem, network, row.parameters, n_train, horizon, epochs, schedule]
+            line += [row.method, row.gamma, row.eta, row.stabilisation, row.force, row.seeds]
             for attribute in spreads.values():
                 spread = getattr(row, attribute)
                 line += [None, None] if spread is None else [spread.mean, _known(spread.std)]

@@ -161,7 +161,8 @@ def title_of(about: Mapping[str, Any]) -> str:
 
     if "method" not in about:
         return "A model against the reference"
-    variant = Variant.of(about["method"], about["gamma"], about["eta"])
+    motion = {name: about[name] for name in ("stabilisation", "force") if name in about}
+    variant = Variant.of(about["method"], about["gamma"], about["eta"], **motion)
     return (
         f"{about['problem']}: {variant.title}, {about['network']} network, {about['n_train']:,} training samples, "
         f"{about['horizon']} steps ahead, seed {about['seed']}"

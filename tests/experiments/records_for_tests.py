@@ -35,7 +35,8 @@ def record(variant: Variant, seed: int = 0, *, epochs: int = 4, error: float | N
     }
     config = {
         "problem": "pendulum", "method": variant.method, "gamma": variant.gamma, "eta": variant.eta, "n_train": 100,
-        "horizon": 20, "seed": seed, "epochs": epochs, "network": "mimetic",
+        "horizon": 20, "seed": seed, "epochs": epochs, "network": "mimetic", "schedule": "constant",
+        "stabilisation": variant.stabilisation, "force": variant.force,
     }  # fmt: skip
     result = {key: config[key] for key in ("problem", "method", "network", "n_train", "horizon", "seed")} | {
         "parameters": 5_778_048,

@@ -25,6 +25,9 @@ class FakeConfig:
     horizon: int
     epochs: int
     seed: int
+    stabilisation: str
+    force: str
+    schedule: str
     batch_size: int = 10
 
 

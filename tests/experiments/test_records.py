@@ -3,11 +3,15 @@
 import json
 import math
 import statistics
+from pathlib import Path
 
 import pytest
 
+from experiments import records
 from experiments.records import (
+    FORCES,
     PAPER_TABLE_1,
+    STABILISATIONS,
     Spread,
     Variant,
     group,
@@ -19,12 +23,23 @@ from experiments.records import (
 )
 from tests.experiments.records_for_tests import ALONE, PAPERS, record, write_run
 
+RESULTS = Path(records.__file__).parent / "results"
+
 
 def test_variant_keeps_only_strengths_its_method_uses():
     assert Variant.of("none", 10, 10) == Variant("none", 0, 0)
     assert Variant.of("auxiliary", 3, 4) == Variant("auxiliary", 0, 4)
     assert Variant.of("penalty", 3, 4) == Variant("penalty", 3, 0)
     assert Variant.of("smooth", 3, 4) == Variant("smooth", 3, 4)
+    assert Variant.of("smooth", 3, 4, "ggl", "potential") == Variant("smooth", 3, 4)
+    assert Variant.of("multiplier", 3, 4, "ggl", "potential") == Variant("multiplier", 3, 4, "ggl", "potential")
+
+
+def test_strengths_left_out_are_the_papers_and_none_with_multipliers():
+    assert Variant.of("smooth") == Variant("smooth", 10, 10)
+    assert Variant.of("penalty", None, 3) == Variant("penalty", 10, 0)
+    assert Variant.of("multiplier") == Variant("multiplier", 0, 0)
+    assert Variant.of("end", 0, None) == Variant("end", 0, 10)
 
 
 @pytest.mark.parametrize(
@@ -35,10 +50,22 @@ def test_variant_keeps_only_strengths_its_method_uses():
         ("penalty", "Penalty γ=3"),
         (" end ", "End projection γ=3, η=10"),
         ("smooth-alone", "Smooth projection alone"),
+        ("multiplier", "Multiplier γ=3, η=10"),
+        ("multiplier-alone", "Multiplier"),
     ],
 )
 def test_variant_from_the_command_line(text, title):
     assert Variant.parse(text, gamma=3, eta=10).title == title
+
+
+def test_what_a_multiplier_chooses_is_in_its_names():
+    plain, ggl = Variant("multiplier"), Variant.parse("multiplier", stabilisation="ggl", force="potential")
+    assert (plain.name, plain.title) == ("multiplier", "Multiplier")
+    assert (ggl.name, ggl.title) == ("multiplier-ggl-potential", "Multiplier GGL, potential")
+    free = Variant.of("multiplier", 2, None, "none")
+    assert (free.name, free.title) == ("multiplier-drifting", "Multiplier drifting, γ=2")
+    with pytest.raises(ValueError, match="unknown stabilisation 'glue': expected one of projection, ggl"):
+        Variant.of("multiplier", stabilisation="glue")
 
 
 @pytest.mark.parametrize("text", ["sooth", "", "none-alone", "penalty-alone"])
@@ -74,7 +101,17 @@ def test_a_run_folder_is_read(tmp_path):
 
 def test_names_tell_runs_apart():
     made = [record(v, s, epochs=e) for v in PAPERS + ALONE for s in range(2) for e in (4, 5)]
+    made += [record(PAPERS[0], problem="robot_arm"), record(PAPERS[0], schedule="cosine")]
+    motions = [Variant("multiplier", stabilisation=s, force=f) for s in STABILISATIONS for f in FORCES]
+    made += [record(v) for v in (*motions, Variant("multiplier", gamma=1.0))]
     assert len({record_name(r) for r in made}) == len(made)
+
+
+def test_committed_results_keep_their_names():
+    paths = [path for path in RESULTS.glob("*.json") if "log" in json.loads(path.read_text())]
+    assert len(paths) > 40
+    assert {record_name(read_record(path)) for path in paths} == {path.name for path in paths}
+    assert any(read_record(path).variant == Variant("multiplier") for path in paths)
 
 
 @pytest.mark.parametrize(

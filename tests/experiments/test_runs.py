@@ -87,11 +87,21 @@ def test_strengths_that_a_method_has_not_are_zero(method, gamma, eta):
         ({"method": "penalty", "gamma": "10"}, "gamma is a finite number of at least 0, not '10'"),
         ({"patience": 0}, "patience is a whole number of at least 1"),
         ({"adjoint": 1}, "adjoint is true or false"),
+        ({"method": "multiplier", "stabilisation": "glue"}, "stabilisation 'glue' is unknown: give one of projection"),
+        ({"method": "multiplier", "force": "weak"}, "force 'weak' is unknown: give one of free, potential"),
+        ({"schedule": "steep"}, "schedule 'steep' is unknown: give one of constant, cosine"),
+        ({"method": "end", "stabilisation": "ggl"}, "'ggl' is of the method 'multiplier' alone, and the method is 'en"),
     ],
 )
 def test_configurations_are_checked(values, message):
     with pytest.raises(ValueError, match=message):
         RunConfig(**values)
+
+
+def test_strengths_not_given_are_the_methods_own():
+    assert RunConfig(method="smooth") == RunConfig(method="smooth", gamma=10, eta=10)
+    assert RunConfig(method="multiplier") == RunConfig(method="multiplier", gamma=0, eta=0)
+    assert RunConfig(method="multiplier", eta=3).eta == 3.0
 
 
 def test_unknown_fields_are_refused():
@@ -118,6 +128,29 @@ def test_methods_of_the_paper():
         assert (found[ndae.Penalty]["gamma"], found[ndae.Auxiliary]["eta"]) == (3.0, 5.0)
         assert set(parts(method=method, gamma=0, eta=0)) == {projection}
     assert set(parts(method="penalty", gamma=0)) == {ndae.Unconstrained}
+
+
+def test_methods_of_a_motion():
+    def parts(**values):
+        model = build_model(tiny(method="multiplier", **values))
+        return {type(part) for part in getattr(model.method, "methods", [model.method])}, model.baumgarte
+
+    assert parts() == ({ndae.SmoothProjection}, 0.0)
+    assert parts(stabilisation="ggl") == ({ndae.Multiplier}, 0.0)
+    assert parts(stabilisation="none") == ({ndae.Unconstrained}, 0.0)
+    kind, rate = parts(stabilisation="baumgarte")
+    assert kind == {ndae.Unconstrained} and rate > 0
+    assert parts(stabilisation="ggl", gamma=3, eta=5)[0] == {ndae.Multiplier, ndae.Penalty, ndae.Auxiliary}
+    assert build_model(tiny(method="multiplier", dtype="float64")).method.tol < 1e-9
+
+
+@pytest.mark.parametrize(("network", "free", "potential"), [
+    ("mlp", "MLPForce", "MLPPotential"), ("mimetic-small", "GraphForce", "GraphPotential"),
+])  # fmt: skip
+def test_forces_of_a_motion(network, free, potential):
+    assert type(build_model(tiny(method="multiplier", network=network)).force).__name__ == free
+    force = build_model(tiny(method="multiplier", network=network, force="potential")).force
+    assert (type(force).__name__, type(force.potential).__name__) == ("PotentialForce", potential)
 
 
 def test_models_depend_on_the_seed_alone():
@@ -237,6 +270,18 @@ def test_damaged_files_are_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=r"config\.json is no configuration|another configuration"):
         run(tiny(), tmp_path, progress=False)
+
+
+def test_a_run_made_before_there_was_a_choice_is_found_again(tmp_path):
+    result = run(tiny(method="multiplier"), tmp_path, progress=False)
+    for name in ("config.json", "result.json"):
+        content = json.loads((tmp_path / name).read_text())
+        del content["stabilisation"], content["force"]
+        (tmp_path / name).write_text(json.dumps(content))
+    again = run(tiny(method="multiplier"), tmp_path, progress=False)
+    assert again["test_mae_cm"] == result["test_mae_cm"] and "force" not in again
+    with pytest.raises(ValueError, match=r"another configuration, stabilisation projection \(now ggl\)"):
+        run(tiny(method="multiplier", stabilisation="ggl"), tmp_path, progress=False)
 
 
 def test_removing_the_result_makes_it_again(tmp_path):

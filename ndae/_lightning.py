@@ -18,7 +18,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor, nn
 
 from ndae.checkpoints import load_checkpoint, save_checkpoint
-from ndae.evaluation import Tally, check_output, evaluate, predict
+from ndae.evaluation import Data, Tally, check_output, evaluate, predict
 from ndae.history import Files, History, NonFiniteError, Row, epoch_seed
 from ndae.progress import Report
 from solvers import IntegrationError, ProjectionError
@@ -45,8 +45,8 @@ class SafeCheckpointIO(CheckpointIO):
 class Batches:
     """Batches of tensors that stay on the device, in an order that depends on the seed and the epoch alone."""
 
-    def __init__(self, inputs: Tensor, targets: Tensor, batch_size: int, seed: int):
-        self.inputs, self.targets, self.batch_size, self.seed = inputs, targets, batch_size, seed
+    def __init__(self, data: Data, batch_size: int, seed: int):
+        self.data, self.batch_size, self.seed = data, batch_size, seed
         self.epoch = 0
         self.sampler = self  # Lightning tells the sampler of its loader which epoch begins
 
@@ -55,15 +55,14 @@ class Batches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return math.ceil(len(self.inputs) / self.batch_size)
+        return math.ceil(len(self.data.inputs) / self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Data]]:
         # A generator: the order is drawn when the first batch is asked for, after the epoch is known.
         generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch, 0))
-        order = torch.randperm(len(self.inputs), generator=generator)
+        order = torch.randperm(len(self.data.inputs), generator=generator)
         for chosen in order.split(self.batch_size):
-            here = chosen.to(self.inputs.device)
-            yield chosen, self.inputs[here], self.targets[here]
+            yield chosen, self.data.take(chosen.to(self.data.inputs.device))
 
 
 class Regression(LightningModule):
@@ -101,12 +100,12 @@ class Regression(LightningModule):
         for group, rate in zip(self.optimizers(use_pl_optimizer=False).param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Data], batch_idx: int) -> Tensor:
         """The loss of a batch; raises `NonFiniteError`, with what is known of the cause, before weights are touched."""
-        chosen, x, target = batch
+        chosen, (x, target, conditions) = batch
         when = f"at epoch {self.current_epoch + 1}, step {batch_idx + 1}"
         try:
-            prediction = predict(self.model, x)
+            prediction = predict(self.model, x, conditions)
         except (IntegrationError, ProjectionError) as error:
             cause = self._broken_weights() or f"{error} (training samples {_listing(chosen)})"
             raise NonFiniteError(f"the forward pass failed {when}: {cause}; {REMEDY}") from error
@@ -141,7 +140,7 @@ def _listing(samples: Tensor) -> str:
 class Recorder(Callback):
     """Validates, logs and checkpoints after every epoch; what it knows travels in the checkpoint."""
 
-    def __init__(self, history: History, files: Files, validation: tuple[Tensor, Tensor]):
+    def __init__(self, history: History, files: Files, validation: Data):
         self.history, self.files, self.validation = history, files, validation
         self._epoch_began = self._step_began = 0.0
 

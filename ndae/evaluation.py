@@ -1,8 +1,9 @@
 """How good predictions are: error per body, violation of the constraint, and what the projections took."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,19 @@ class Evaluation:
     projections: ProjectionSummary | None
 
 
+class Data(NamedTuple):
+    """Samples: inputs `(n, nodes, features)`, targets `(n, nodes, dim)` or `(n, n_times, nodes, dim)`, and by name what
+    else the model is told of each, `(n, ...)`."""
+
+    inputs: Tensor
+    targets: Tensor
+    conditions: dict[str, Tensor]
+
+    def take(self, chosen: Any) -> "Data":
+        """The samples chosen, by a slice or by their numbers."""
+        return Data(self.inputs[chosen], self.targets[chosen], {k: x[chosen] for k, x in self.conditions.items()})
+
+
 class Tally:
     """Sums errors and violations over batches in float64, on the data's device, without waiting for it."""
 
@@ -48,8 +62,8 @@ class Tally:
         self.samples += len(y)
         self.bodies += errors.numel()
         self.error = self.error + errors.sum(dtype=torch.float64)
-        if self.constraint is not None:
-            violation = self.constraint.residual(y.flatten(-2)).detach().abs()
+        violation = self._violation(prediction, y)
+        if violation is not None:
             self.residuals += violation.numel()
             self.violation = self.violation + violation.sum(dtype=torch.float64)
             # amax of the NaN of one sample is NaN, where Python's max would drop it.
@@ -62,6 +76,12 @@ class Tally:
             )
             self.unconverged = self.unconverged + (~projection.converged).sum()
         return errors
+
+    def _violation(self, prediction: Any, y: Tensor) -> Tensor | None:
+        residual = getattr(prediction, "residual", None)
+        if residual is not None:
+            return residual().detach().abs()
+        return None if self.constraint is None else self.constraint.residual(y.flatten(-2)).detach().abs()
 
     def result(self) -> Evaluation:
         """Means and maxima of what was counted."""
@@ -88,33 +108,36 @@ class PlainPrediction:
     projections: tuple = ()
 
 
-def predict(model: nn.Module, x: Tensor) -> Any:
+def predict(model: nn.Module, x: Tensor, conditions: Mapping[str, Tensor] | None = None) -> Any:
     """`model.predict(x)`, or `model(x)` of a module that has no such method as a prediction without regularisation."""
     if hasattr(model, "predict"):
-        return model.predict(x)
-    y = model(x)
+        return model.predict(x, **(conditions or {}))
+    y = model(x, **(conditions or {}))
     return PlainPrediction(y, y.new_zeros(()))
 
 
-def evaluate(model: nn.Module, inputs: Any, targets: Any, *, batch_size: int = 250) -> Evaluation:
+def evaluate(
+    model: nn.Module, inputs: Any, targets: Any, conditions: Mapping[str, Any] | None = None, *, batch_size: int = 250
+) -> Evaluation:
     """Errors and violations of `model` over samples: inputs `(n, nodes, features)`, targets `(n, nodes, dim)`.
 
+    `conditions`: what else `model.predict` is told of each sample, as in `fit`.
     The model is run in evaluation mode without gradients, on the device and in the precision of its weights.
 
     Raises `ValueError` if the shapes don't fit each other or a number in the data is not finite.
     """
     like = reference_tensor(model)
-    x, target = as_data((inputs, targets), "evaluation", like.device, like.dtype)
+    data = as_data((inputs, targets, conditions or {}), "evaluation", like.device, like.dtype)
     tally = Tally(model)
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            for start in range(0, len(x), batch_size):
-                chunk = slice(start, start + batch_size)
-                prediction = predict(model, x[chunk])
-                check_output(prediction.y, target[chunk])
-                tally.add(prediction, target[chunk])
+            for start in range(0, len(data.inputs), batch_size):
+                x, target, known = data.take(slice(start, start + batch_size))
+                prediction = predict(model, x, known)
+                check_output(prediction.y, target)
+                tally.add(prediction, target)
     finally:
         model.train(was_training)
     return tally.result()
@@ -128,25 +151,36 @@ def reference_tensor(model: nn.Module) -> Tensor:
     return torch.zeros(())
 
 
-def as_data(pair: Any, name: str, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """A pair (inputs, targets) as tensors on `device`; raises `ValueError` naming what does not fit and where."""
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise ValueError(f"{name} data: give a pair (inputs, targets), not {type(pair).__name__}")
-    inputs, targets = (torch.as_tensor(part).to(device=device, dtype=dtype) for part in pair)
-    if inputs.ndim < 3 or targets.ndim < 3 or inputs.shape[:-1] != targets.shape[:-1] or not len(inputs):
+def as_data(parts: Any, name: str, device: torch.device, dtype: torch.dtype) -> Data:
+    """(inputs, targets) or (inputs, targets, conditions) as tensors on `device`; raises `ValueError` naming what does
+    not fit and where."""
+    if not isinstance(parts, tuple | list) or len(parts) not in (2, 3):
+        raise ValueError(f"{name} data: give a pair (inputs, targets), not {type(parts).__name__}")
+    inputs, targets = (torch.as_tensor(part).to(device=device, dtype=dtype) for part in parts[:2])
+    several = (
+        inputs.ndim == 3 and targets.ndim == 4 and (len(inputs), inputs.shape[1]) == (len(targets), targets.shape[2])
+    )
+    fits = several or (inputs.ndim >= 3 and targets.ndim >= 3 and inputs.shape[:-1] == targets.shape[:-1])
+    if not fits or not len(inputs):
         raise ValueError(
-            f"{name} data: expected inputs (n, nodes, features) and targets (n, nodes, dim) with n >= 1, "
-            f"got {tuple(inputs.shape)} and {tuple(targets.shape)}"
+            f"{name} data: expected inputs (n, nodes, features) and targets (n, nodes, dim), or (n, n_times, nodes, "
+            f"dim), with n >= 1, got {tuple(inputs.shape)} and {tuple(targets.shape)}"
         )
-    for part, tensor in (("inputs", inputs), ("targets", targets)):
-        finite = tensor.isfinite().flatten(1).all(1)
+    conditions = {}
+    for key, values in (parts[2] if len(parts) == 3 else {}).items():
+        values = torch.as_tensor(values)
+        conditions[key] = values.to(device=device, dtype=dtype if values.is_floating_point() else values.dtype)
+        if not values.ndim or len(values) != len(inputs):
+            raise ValueError(f"{name} data: {key} has shape {tuple(values.shape)}, expected ({len(inputs)}, ...)")
+    for part, tensor in (("inputs", inputs), ("targets", targets), *conditions.items()):
+        finite = tensor.isfinite().reshape(len(tensor), -1).all(1)
         if not finite.all():
             samples = (~finite).nonzero().flatten().tolist()
             raise ValueError(
                 f"{name} {part}: {len(samples)} of {len(tensor)} samples hold a number that is not finite, "
                 f"first sample {samples[0]}; remove or mend them"
             )
-    return inputs, targets
+    return Data(inputs, targets, conditions)
 
 
 def check_output(y: Tensor, target: Tensor) -> None:

@@ -1,6 +1,6 @@
 """Forces of a NeuralMotion: a plain network over all nodes, and a graph network whose size does not depend on them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -55,6 +55,22 @@ class GraphForce(nn.Module):
     def forward(self, t: Any, y: Features) -> Output:
         """Forces `(batch, nodes, dim)` at states `(batch, nodes, 2 dim)`, in newtons."""
         return self.node(y[..., self.dim :]) + self.edge(t, y)[..., self.dim :]
+
+
+class SumForce(nn.Module):
+    """The sum of several forces, modules or functions `F(t, y)`: those that are known, and those to be learned."""
+
+    def __init__(self, forces: Sequence[Callable[[Any, Features], Output]]):
+        super().__init__()
+        if not forces:
+            raise ValueError("a sum of no forces: give at least one")
+        self.parts = tuple(forces)
+        self.modules_of_parts = nn.ModuleList(force for force in forces if isinstance(force, nn.Module))
+
+    def forward(self, t: Any, y: Features) -> Output:
+        """Forces `(batch, nodes, dim)` at states `(batch, nodes, 2 dim)`, in newtons."""
+        first, *others = (force(t, y) for force in self.parts)
+        return sum(others, first)
 
 
 def _silent(last: nn.Linear) -> nn.Linear:

@@ -24,15 +24,24 @@ class Manifold:
     """`{z : c(K_c z) = 0}`: a constraint, the closing matrix of this forward pass, and what the methods recorded.
 
     `constraint` is a compiled torch constraint over the closed state (all nodes, flattened), `close_weight` is
-    `K_cᵀ` with shape `(latent, dim)`, applied to every node; `unprojected` are the latent states that layers, or the
-    last one, ended in before any projection.
+    `K_cᵀ` with shape `(latent, dim)`, applied to every node; `time` (s) is for a constraint that depends on it, one
+    number or one for each sample, where depth is time.
     """
 
     constraint: torch.nn.Module
     close_weight: Tensor
     orthonormal: bool
-    unprojected: list[Tensor] = field(default_factory=list)
+    time: float | Tensor | None = None
     projections: list[Projection] = field(default_factory=list)
+    _unprojected: list[tuple[Latent, float | Tensor | None]] = field(default_factory=list)
+
+    def record(self, z: Latent) -> None:
+        """Remember a state that a layer, or the last one, ended in before any projection."""
+        self._unprojected.append((z, self.time))
+
+    def violations(self) -> list[Tensor]:
+        """`c` of the states recorded, each `(batch, n_residuals)`."""
+        return [self.constraint.residual(self.close(z).flatten(-2), t) for z, t in self._unprojected]
 
     def close(self, z: Latent) -> Output:
         """`y = K_c z`, node by node."""
@@ -41,7 +50,7 @@ class Manifold:
     def project(self, z: Latent, **options) -> Latent:
         """The nearest latent state with `c(K_c z) = 0` (eq. 12); the outcome is recorded."""
         z, projection = project_latent(
-            self.constraint, z, self.close_weight, orthonormal=self.orthonormal, throw=False, **options
+            self.constraint, z, self.close_weight, orthonormal=self.orthonormal, t=self.time, throw=False, **options
         )
         self.projections.append(projection)
         return z
@@ -63,7 +72,7 @@ class Method:
         return z
 
     def regularisation(self, manifold: Manifold) -> Scalar | None:
-        """What is added to the loss, given the states recorded in `manifold.unprojected`."""
+        """What is added to the loss, given the states that were recorded in the manifold."""
         return None
 
     @property
@@ -93,8 +102,7 @@ class Auxiliary(Method):
         self.eta = _strength("eta", eta)
 
     def regularisation(self, manifold: Manifold) -> Scalar:
-        states = [manifold.close(z).flatten(-2) for z in manifold.unprojected]
-        squares = [manifold.constraint.residual(y).square().sum(-1).mean() for y in states]
+        squares = [c.square().sum(-1).mean() for c in manifold.violations()]
         return self.eta / 2 * torch.stack(squares).sum()
 
 
@@ -114,7 +122,13 @@ class Penalty(Method):
 
     def field(self, velocity: Latent, z: Latent, manifold: Manifold) -> Latent:
         return velocity + stabilisation_latent(
-            manifold.constraint, z, manifold.close_weight, self.gamma, self.H, orthonormal=manifold.orthonormal
+            manifold.constraint,
+            z,
+            manifold.close_weight,
+            self.gamma,
+            self.H,
+            orthonormal=manifold.orthonormal,
+            t=manifold.time,
         )
 
 
@@ -127,7 +141,14 @@ class Multiplier(Method):
     """
 
     def field(self, velocity: Latent, z: Latent, manifold: Manifold) -> Latent:
-        return tangent_latent(manifold.constraint, z, velocity, manifold.close_weight, orthonormal=manifold.orthonormal)
+        return tangent_latent(
+            manifold.constraint,
+            z,
+            velocity,
+            manifold.close_weight,
+            orthonormal=manifold.orthonormal,
+            t=manifold.time,
+        )
 
 
 class _Projecting(Method):

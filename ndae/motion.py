@@ -11,16 +11,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ndae._types import Features, Output
-from ndae.methods import Manifold, Method, SmoothProjection
+from ndae.forces import SumForce
+from ndae.masses import Mass, Masses
+from ndae.methods import Manifold, Method, SmoothProjection, Unconstrained
 from ndae.neural_dae import Prediction
-from solvers import Projection, integrate
+from ndae.starts import check_starts
+from solvers import Projection, integrate, project
 from solvers.classical_rk4 import classical_rk4_step
 from solvers.integration import ADAPTIVE
-from solvers.linear import apply_metric
 from solvers.multipliers import constrained_acceleration, tangent_velocity
+from solvers.nonholonomic import joint_acceleration, joint_tangent_velocity
 
 # A force (batch, nodes, dim) from the time and the state (batch, nodes, 2 dim), positions before velocities.
 Force = Callable[[Any, Features], Output]
+PerSample = Float[Tensor, " batch"]
+
+STARTS = ("check", "project", "given")
 
 
 @dataclass(frozen=True)
@@ -28,12 +34,12 @@ class Motion:
     """A motion at `n_times` times: positions and velocities of the nodes, and the multipliers.
 
     A multiplier is the force of its constraint in the direction of the constraint's gradient; of a distance, the
-    tension. `regularisation` and `projections` are as in Prediction.
+    tension. Those of velocity constraints come last. `regularisation` and `projections` are as in Prediction.
     """
 
     q: Float[Tensor, "batch n_times nodes dim"]
     v: Float[Tensor, "batch n_times nodes dim"]
-    multiplier: Float[Tensor, "batch n_times n_residuals"]
+    multiplier: Float[Tensor, "batch n_times n_multipliers"]
     regularisation: Tensor
     projections: tuple[Projection, ...]
 
@@ -48,83 +54,103 @@ class NeuralMotion(nn.Module):
     `baumgarte`, the rate α.
 
     - `constraint`: a compiled torch constraint over the positions of all nodes; its learned parameters are trained too.
-    - `force`: a module or function `F(t, y)`, from the state `y` `(batch, nodes, 2 dim)` to `(batch, nodes, dim)`.
+      None where there are velocity constraints alone, with one node of all coordinates.
+    - `force`: a module or function `F(t, y)`, from the state `y` `(batch, nodes, 2 dim)` to `(batch, nodes, dim)`, or
+      several, whose sum acts: those that are known, and those to be learned. `t` (s) is a number or one a sample.
     - `duration` (s): how far ahead `forward` predicts, in `n_steps` equal steps of `integrator`; an adaptive one
-      chooses steps of its own between their ends. `adjoint=True` for gradients by the adjoint equation.
-    - `mass` (kg): one number, or one for each node. `learn_mass=True` takes it as the start of masses that are trained;
-      they stay positive. Forces and masses are known up to a common factor alone.
+      chooses steps of its own between their ends. `n_times` > 1 predicts at as many times, evenly up to `duration`.
+      `adjoint=True` for gradients by the adjoint equation.
+    - `mass` (kg): one number, one for each node, or a block (dim, dim) for each. `learn_mass=True` takes it as the
+      start of masses that are trained; they stay positive (definite). Forces and masses are known up to a common
+      factor alone.
+    - `velocity_constraint`: compiled over `[*q, *v]`, the residual `A(q, t) v + b(q, t)`, linear in v: rolling, say.
+    - `starts`: "check" refuses starts off the manifold by more than `start_tol` (in the constraint's unit, and that
+      per second for velocities), in `check` and `trajectory`; "project" moves them to the nearest point, as is right
+      for measured ones; "given" takes them as they are.
 
     Raises ValueError for values that no motion can have.
     """
 
     def __init__(
         self,
-        constraint: nn.Module,
-        force: Force,
+        constraint: nn.Module | None,
+        force: Force | Sequence[Force],
         *,
         duration: float,
         n_steps: int = 8,
-        mass: float | Sequence[float] = 1.0,
+        n_times: int = 1,
+        mass: float | Sequence[Any] | Tensor = 1.0,
         learn_mass: bool = False,
+        velocity_constraint: nn.Module | None = None,
         method: Method | None = None,
         baumgarte: float = 0.0,
+        starts: str = "check",
+        start_tol: float = 1e-4,
         integrator: str = "classical_rk4",
         adjoint: bool = False,
         rtol: float = 1e-7,
         atol: float = 1e-9,
     ):
         super().__init__()
-        if not (math.isfinite(duration) and duration > 0):
-            raise ValueError(f"duration is a time in seconds, positive and finite, not {duration!r}")
-        if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 1:
-            raise ValueError(f"n_steps is a whole number of at least 1, not {n_steps!r}")
-        if not (math.isfinite(baumgarte) and baumgarte >= 0):
-            raise ValueError(f"baumgarte is a rate in 1/s, not negative, not {baumgarte!r}")
-        masses = torch.as_tensor(mass, dtype=torch.float64)
-        if masses.ndim > 1 or not bool((masses > 0).all() & masses.isfinite().all()):
-            raise ValueError(f"mass={mass!r}: masses are positive, one number or one for each node, in kg")
-        if masses.ndim and len(masses) != constraint.n_points:
-            raise ValueError(f"{len(masses)} masses for {constraint.n_points} nodes: give one number, or one for each")
-        self.constraint, self.force = constraint, force
-        self.method = SmoothProjection(tol=1e-6) if method is None else method
-        self.duration, self.n_steps, self.baumgarte = float(duration), n_steps, float(baumgarte)
-        self.dim, self.features = constraint.dim, 2 * constraint.dim
+        _check(duration, n_steps, n_times, baumgarte, starts, start_tol)
+        method = SmoothProjection(tol=1e-6) if method is None else method
+        self.nodes, self.dim = _sizes(constraint, velocity_constraint, method)
+        self.features = 2 * self.dim
+        self.constraint, self.velocity_constraint, self.method = constraint, velocity_constraint, method
+        self.force = SumForce(force) if isinstance(force, Sequence) else force
+        self.masses = Masses(mass, self.nodes, self.dim, learn_mass)
+        self.duration, self.n_steps, self.n_times = float(duration), n_steps, n_times
+        self.baumgarte, self.starts, self.start_tol = float(baumgarte), starts, float(start_tol)
         self.integrator, self.adjoint, self.rtol, self.atol = integrator, adjoint, rtol, atol
-        masses = masses.expand(constraint.n_points)
-        self._mass = masses.clone()  # float64, cast to what the state has
-        self.log_mass = nn.Parameter(masses.log().to(torch.get_default_dtype())) if learn_mass else None
 
     @property
-    def mass(self) -> Float[Tensor, " nodes"]:
+    def mass(self) -> Mass:
         """The mass of every node, in kg, as given or as learned so far."""
-        return self._mass if self.log_mass is None else self.log_mass.exp()
-
-    def _inverse_mass(self, like: Tensor) -> Float[Tensor, " nodes"]:
-        return (1 / self.mass).to(like)
+        return self.masses.value
 
     def forward(self, x: Features) -> Output:
         """Positions `(batch, nodes, dim)` after `duration`, from positions and velocities `(batch, nodes, 2 dim)`."""
         return self.predict(x).y
 
-    def predict(self, x: Features) -> Prediction:
-        """The prediction with the method's loss term and the projections' outcomes."""
+    def predict(self, x: Features, *, t0: PerSample | None = None, duration: PerSample | None = None) -> Prediction:
+        """The prediction with the method's loss term and the projections' outcomes.
+
+        `t0` (s, 0 if left out) and `duration` (s) may differ from sample to sample, `(batch,)`; every sample takes
+        `n_steps` steps of its own length, so that none depends on its neighbours. With `n_times` > 1, `y` is
+        `(batch, n_times, nodes, dim)`.
+        """
+        start = 0.0 if t0 is None else self._per_sample("t0", t0, x)
+        span = self.duration if duration is None else self._per_sample("duration", duration, x)
         manifold = self._manifold(x)
-        q, _ = self._advance(*self._split(x), 0.0, self.duration, self.n_steps, manifold, is_last=True)
+        q, v = self._start(x, start)
+        part, states = 1 / self.n_times, []
+        for k in range(self.n_times):
+            t, n_steps = start + k * part * span, self.n_steps // self.n_times
+            q, v = self._advance(q, v, t, part * span, n_steps, manifold, is_last=True)
+            states.append((q, v))
+        positions = q if self.n_times == 1 else torch.stack([q for q, _ in states], -3)
         term = self.method.regularisation(manifold)
-        return Prediction(q, q.new_zeros(()) if term is None else term, tuple(manifold.projections))
+
+        def residual() -> Tensor:
+            times = [start + (k + 1) * part * span for k in range(self.n_times)]
+            return torch.cat([self._residual(*state, t) for state, t in zip(states, times, strict=True)], -1)
+
+        return Prediction(positions, q.new_zeros(()) if term is None else term, tuple(manifold.projections), residual)
 
     def trajectory(self, x: Features, ts: Any) -> Motion:
         """The motion at the times `ts` (s), which increase from the start at `ts[0]`; steps are `duration / n_steps`
-        long or shorter, and end on them. Raises ValueError for other times."""
+        long or shorter, and end on them. Raises ValueError for other times, and as `check` for starts."""
         ts = [float(t) for t in ts]
         if len(ts) < 2 or not all(a < b for a, b in itertools.pairwise(ts)):
             raise ValueError("ts are the start and at least one more time, increasing")
+        if self.starts == "check":
+            self.check(x, t0=torch.full(x.shape[:-2], ts[0], dtype=x.dtype, device=x.device))
         manifold = self._manifold(x)
-        states = [self._split(x)]
+        states = [self._start(x, ts[0])]
         longest = self.duration / self.n_steps
         for t0, t1 in itertools.pairwise(ts):
             n_steps = math.ceil((t1 - t0) / longest * (1 - 1e-9))
-            states.append(self._advance(*states[-1], t0, t1, n_steps, manifold, is_last=t1 == ts[-1]))
+            states.append(self._advance(*states[-1], t0, t1 - t0, n_steps, manifold, is_last=t1 == ts[-1]))
         multiplier = [self.multiplier(torch.cat(state, -1), t) for t, state in zip(ts, states, strict=True)]
         term = self.method.regularisation(manifold)
         q, v = (torch.stack(parts, 1) for parts in zip(*states, strict=True))
@@ -136,29 +162,74 @@ class NeuralMotion(nn.Module):
             tuple(manifold.projections),
         )
 
-    def multiplier(self, x: Features, t: float | Tensor | None = None) -> Float[Tensor, "batch n_residuals"]:
+    def multiplier(self, x: Features, t: float | Tensor | None = None) -> Float[Tensor, "batch n_multipliers"]:
         """λ at states `(batch, nodes, 2 dim)`."""
         q, v = self._split(x)
-        return self._dynamics(t, q.flatten(-2), v.flatten(-2))[0]
+        return self._dynamics(t, q.flatten(-2), v.flatten(-2), self.masses.inverse(q))[0]
 
-    def _advance(self, q, v, t0: float, t1: float, n_steps: int, manifold: Manifold, is_last: bool):
-        """Positions and velocities (batch, nodes, dim) at t1, in equal steps with the method's work after each."""
-        h = (t1 - t0) / n_steps
+    def energy(self, x: Features) -> Float[Tensor, " batch"]:
+        """`½ vᵀ M v + V(q)` (J) at states `(batch, nodes, 2 dim)`, V of the forces that have a potential.
 
-        def field(t: Any, y: Tensor) -> Tensor:
+        Raises ValueError if none has.
+        """
+        q, v = self._split(x)
+        forces = self.force.parts if isinstance(self.force, SumForce) else [self.force]
+        potentials = [force.energy(q) for force in forces if hasattr(force, "energy")]
+        if not potentials:
+            raise ValueError("none of the forces has a potential, so that there is no energy: give a PotentialForce")
+        mass = self.mass.to(v)
+        momentum = mass[:, None] * v if mass.ndim == 1 else (mass * v.unsqueeze(-2)).sum(-1)
+        return (momentum * v).sum((-2, -1)) / 2 + sum(potentials)
+
+    def check(self, x: Features, *, t0: PerSample | None = None, **unused: Any) -> None:
+        """Raise ValueError where the constraints are redundant at a start, and, with `starts="check"`, where a start is
+        off the manifold or its velocity not tangent to it; the sample and the residual are named. `fit` calls it."""
+        q, v = (part.flatten(-2) for part in self._split(x))
+        t0 = None if t0 is None else self._per_sample("t0", t0, x)
+        tolerance = self.start_tol if self.starts == "check" else None
+        with torch.no_grad():
+            check_starts(self.constraint, self.velocity_constraint, q, v, t0, tolerance)
+
+    def _start(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        q, v = self._split(x)
+        if self.starts != "project":
+            return q, v
+        # Nearest as measured, not in the metric of the masses: noise knows nothing of these.
+        if self.constraint is not None:
+            tol = self.method.tol if isinstance(self.method, SmoothProjection) else None
+            q = project(self.constraint, q.flatten(-2), t=t, tol=tol).y.unflatten(-1, (-1, self.dim))
+        return q, self._tangent(q.flatten(-2), v.flatten(-2), None, t).unflatten(-1, (-1, self.dim))
+
+    def _advance(self, q, v, t0, span, n_steps: int, manifold: Manifold, is_last: bool):
+        """Positions and velocities (batch, nodes, dim) `span` later, in equal steps with the method's work after each.
+
+        `t0` and `span` are numbers, or tensors of one number a sample, of which depth is then the share s in [0, 1].
+        """
+        shared = not isinstance(t0, Tensor) and not isinstance(span, Tensor)
+        scale = span.unsqueeze(-1) if isinstance(span, Tensor) else span
+        begin, h = (t0, span / n_steps) if shared else (0.0, 1.0 / n_steps)
+        # The adjoint equation knows the parameters that the field itself uses, and no others.
+        inside = self.adjoint and self.masses.raw is not None
+        inverse_mass = None if inside else self.masses.inverse(q)
+
+        def clock(s: Any) -> Any:
+            return s if shared else t0 + s * span
+
+        def field(s: Any, y: Tensor) -> Tensor:
+            t = manifold.time = clock(s)
             q, v = self._nodes(y)
-            _, a = self._dynamics(t, *y.chunk(2, -1))
-            return torch.cat([self.method.field(v, q, manifold).flatten(-2), a], -1)
+            metric = self.masses.inverse(y) if inside else inverse_mass
+            _, a = self._dynamics(t, *y.chunk(2, -1), metric)
+            moved = v if self.constraint is None else self.method.field(v, q, manifold)
+            rate = torch.cat([moved.flatten(-2), a], -1)
+            return rate if shared else scale * rate
 
         y = torch.cat([q.flatten(-2), v.flatten(-2)], -1)
         for step in range(n_steps):
-            y = self._step(field, y, t0 + step * h, h)
+            y = self._step(field, y, begin + step * h, h)
             ends = is_last and step == n_steps - 1
-            if self.method.projects_layers or ends:
-                manifold.unprojected.append(self._nodes(y)[0])
-            y = self._held(y, t0 + (step + 1) * h, manifold, self.method.after_layer)
-            if ends:
-                y = self._held(y, t1, manifold, self.method.after_last)
+            manifold.time = clock(begin + (step + 1) * h)
+            y = self._held(y, manifold, ends, inverse_mass)
         return self._nodes(y)
 
     def _step(self, field: Callable[[Any, Tensor], Tensor], y: Tensor, t: float, h: float) -> Tensor:
@@ -170,24 +241,49 @@ class NeuralMotion(nn.Module):
         ts = torch.tensor([t, t + h], dtype=y.dtype, device=y.device)
         return integrate(field, y, ts, throw=self.integrator in ADAPTIVE, **options)[..., -1, :]
 
-    def _held(self, y: Tensor, t: float, manifold: Manifold, hook: Callable) -> Tensor:
-        """The state after a hook of the method; where that moved the positions, velocities are made tangent there."""
-        q, _ = self._nodes(y)
-        moved = hook(q, manifold)
-        if moved is q:
+    def _held(self, y: Tensor, manifold: Manifold, ends: bool, inverse_mass: Mass | None) -> Tensor:
+        """The state after the method's work at the end of a step; where that moves positions, velocities are made
+        tangent there."""
+        q, v = y.chunk(2, -1)
+        moves = self.method.projects_layers
+        if self.constraint is not None:
+            nodes = before = self._nodes(y)[0]
+            if self.method.projects_layers or ends:
+                manifold.record(nodes)
+            nodes = self.method.after_layer(nodes, manifold)
+            if ends:
+                nodes = self.method.after_last(nodes, manifold)
+            q, moves = nodes.flatten(-2), nodes is not before
+        if not moves:
             return y
-        q, v = moved.flatten(-2), y.chunk(2, -1)[1]
-        return torch.cat([q, tangent_velocity(self.constraint, q, v, self._inverse_mass(q), t=t)], -1)
+        if self.masses.raw is not None:
+            inverse_mass = self.masses.inverse(q)
+        return torch.cat([q, self._tangent(q, v, inverse_mass, manifold.time)], -1)
 
-    def _dynamics(self, t: Any, q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def _tangent(self, q: Tensor, v: Tensor, inverse_mass: Mass | None, t: Any) -> Tensor:
+        if self.velocity_constraint is None:
+            return tangent_velocity(self.constraint, q, v, inverse_mass, t=t)
+        return joint_tangent_velocity(self.constraint, self.velocity_constraint, q, v, inverse_mass, t=t)
+
+    def _dynamics(self, t: Any, q: Tensor, v: Tensor, inverse_mass: Mass | None) -> tuple[Tensor, Tensor]:
         """λ and v' at flat states (batch, n_states)."""
         nodes = [part.unflatten(-1, (-1, self.dim)) for part in (q, v)]
         force = self.force(t, torch.cat(nodes, -1))
         if force.shape != nodes[0].shape:
             raise ValueError(f"the force has shape {tuple(force.shape)}, expected {tuple(nodes[0].shape)}")
-        metric = self._inverse_mass(q)
-        free = apply_metric(self.constraint, metric, force.flatten(-2))
-        return constrained_acceleration(self.constraint, q, v, free, metric, alpha=self.baumgarte, t=t)
+        if inverse_mass is not None:
+            force = inverse_mass[:, None] * force if inverse_mass.ndim == 1 else _blockwise(inverse_mass, force)
+        free, options = force.flatten(-2), {"alpha": self.baumgarte, "t": t}
+        if self.velocity_constraint is None:
+            return constrained_acceleration(self.constraint, q, v, free, inverse_mass, **options)
+        return joint_acceleration(self.constraint, self.velocity_constraint, q, v, free, inverse_mass, **options)
+
+    def _residual(self, q: Tensor, v: Tensor, t: Any) -> Tensor:
+        """All residuals of a state: of positions, then of velocity constraints."""
+        q, v = q.flatten(-2), v.flatten(-2)
+        at_position = [] if self.constraint is None else [self.constraint.residual(q, t)]
+        along = self.velocity_constraint
+        return torch.cat(at_position + ([] if along is None else [along.residual(torch.cat([q, v], -1), t)]), -1)
 
     def _manifold(self, x: Tensor) -> Manifold:
         return Manifold(self.constraint, torch.eye(self.dim, dtype=x.dtype, device=x.device), orthonormal=True)
@@ -197,9 +293,58 @@ class NeuralMotion(nn.Module):
         return q, v
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if x.ndim < 2 or x.shape[-2:] != (self.constraint.n_points, self.features):
+        if x.ndim < 2 or x.shape[-2:] != (self.nodes, self.features):
             raise ValueError(
-                f"the state is (batch, {self.constraint.n_points}, {self.features}), positions before velocities of "
-                f"every node, not {tuple(x.shape)}"
+                f"the state is (batch, {self.nodes}, {self.features}), positions before velocities of every node, "
+                f"not {tuple(x.shape)}"
             )
         return x[..., : self.dim], x[..., self.dim :]
+
+    def _per_sample(self, name: str, value: Any, x: Tensor) -> Tensor:
+        value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+        if value.shape != x.shape[:-2]:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {tuple(x.shape[:-2])}: one a sample")
+        if name == "duration" and not bool((value > 0).all()):
+            raise ValueError(f"duration of sample {int((~(value > 0)).nonzero()[0, 0])} is not positive: give seconds")
+        return value
+
+
+def _blockwise(blocks: Tensor, nodes: Tensor) -> Tensor:
+    return (blocks * nodes.unsqueeze(-2)).sum(-1)
+
+
+def _sizes(constraint: Any, along: Any, method: Method) -> tuple[int, int]:
+    """Nodes and coordinates of each, from the constraints; raises ValueError where these do not fit."""
+    if constraint is None:
+        if along is None:
+            raise ValueError("a motion without any constraint: give constraint=, velocity_constraint=, or both")
+        if not isinstance(method, SmoothProjection | Unconstrained):
+            raise ValueError(
+                f"{method!r} acts on positions, which nothing constrains here: give SmoothProjection(), which keeps "
+                "velocities on their constraint after every step, or Unconstrained()"
+            )
+        nodes, dim = 1, along.n_states // 2
+    else:
+        nodes, dim = constraint.n_points, constraint.dim
+    if along is not None and along.n_states != 2 * nodes * dim:
+        raise ValueError(
+            f"the velocity constraint is over {along.n_states} states, expected {2 * nodes * dim}: write it over all "
+            f"{nodes * dim} coordinates, then their velocities, in the same order"
+        )
+    return nodes, dim
+
+
+def _check(duration, n_steps, n_times, baumgarte, starts, start_tol) -> None:
+    if not (math.isfinite(duration) and duration > 0):
+        raise ValueError(f"duration is a time in seconds, positive and finite, not {duration!r}")
+    for name, value in (("n_steps", n_steps), ("n_times", n_times)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is a whole number of at least 1, not {value!r}")
+    if n_steps % n_times:
+        raise ValueError(f"n_steps={n_steps} is no multiple of n_times={n_times}: every time ends a step")
+    if not (math.isfinite(baumgarte) and baumgarte >= 0):
+        raise ValueError(f"baumgarte is a rate in 1/s, not negative, not {baumgarte!r}")
+    if starts not in STARTS:
+        raise ValueError(f"starts={starts!r} is unknown: give one of {', '.join(STARTS)}")
+    if not (math.isfinite(start_tol) and start_tol > 0):
+        raise ValueError(f"start_tol is the largest violation of a start, positive, not {start_tol!r}")

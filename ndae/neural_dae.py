@@ -1,6 +1,6 @@
 """The neural DAE: open, flow through depth under a method, close (eq. 2 and 11)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +16,16 @@ from solvers.integration import ADAPTIVE
 @dataclass(frozen=True)
 class Prediction:
     """What a forward pass gives: `y` `(batch, nodes, dim)`, the term that the method adds to the loss (mean over the
-    batch), and the outcome of every projection made, in order."""
+    batch), and the outcome of every projection made, in order.
+
+    `residual`, where it is not None, gives the violations of `y` `(batch, n)`: of a constraint that depends on more
+    than `y`.
+    """
 
     y: Tensor
     regularisation: Tensor
     projections: tuple[Projection, ...]
+    residual: Callable[[], Tensor] | None = None
 
 
 class NeuralDAE(nn.Module):
@@ -100,10 +105,10 @@ class NeuralDAE(nn.Module):
         for layer in range(self.n_layers):
             z = self._layer(layer, z, steps[layer], manifold)
             if self.method.projects_layers:
-                manifold.unprojected.append(z)
+                manifold.record(z)
             z = self.method.after_layer(z, manifold)
         if not self.method.projects_layers:
-            manifold.unprojected.append(z)
+            manifold.record(z)
         z = self.method.after_last(z, manifold)
         term: Scalar | None = self.method.regularisation(manifold)
         return Prediction(

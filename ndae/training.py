@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ndae.checkpoints import CheckpointError, load_weights, only_writer
-from ndae.evaluation import as_data, reference_tensor
+from ndae.evaluation import Data, as_data, reference_tensor
 from ndae.history import Files, History, Row
 from ndae.progress import Report, reporting
 
@@ -69,8 +69,11 @@ def fit(
     without `predict` is trained on `model(x)` alone. `model.constraint.residual(y.flatten(-2))`, where there is one,
     gives the violations that are logged.
 
-    `train`, `validation`: pairs of arrays, inputs `(n, nodes, features)` and targets `(n, nodes, dim)`; they are kept
-    on the device, in the precision of the weights. `schedule`: "constant" or "cosine" (to zero), times
+    `train`, `validation`: pairs of arrays, inputs `(n, nodes, features)` and targets `(n, nodes, dim)`, or
+    `(n, n_times, nodes, dim)` of a model that predicts at several times; they are kept on the device, in the precision
+    of the weights. A third part may tell the model more of each sample, `{name: (n, ...)}`, by keyword: such as
+    `{"duration": (n,), "t0": (n,)}` of a NeuralMotion, so that one batch holds samples of several horizons. A model
+    with a method `check(inputs, **conditions)` may refuse them. `schedule`: "constant" or "cosine" (to zero), times
     `learning_rate`. `optimizer`: makes one from the parameters, with learning rates of its own; Adam if left out.
     `gradient_clip`: largest norm of the gradient. `early_stopping`: epochs without a better validation error after
     which training ends. `device`: "auto" (a CUDA device if there is one), "cpu", "cuda", "cuda:1". `precision`: the
@@ -94,6 +97,12 @@ def fit(
     like = reference_tensor(model)
     samples = as_data(train, "training", place, like.dtype)
     checks = as_data(validation, "validation", place, like.dtype)
+    if hasattr(model, "check"):
+        for data, name in ((samples, "training"), (checks, "validation")):
+            try:
+                model.to(place).check(data.inputs, **data.conditions)
+            except ValueError as error:
+                raise ValueError(f"{name} data: {error}") from error
     settings = {
         "seed": seed,
         "batch_size": batch_size,
@@ -102,7 +111,7 @@ def fit(
         "gradient_clip": gradient_clip,
         "precision": precision or str(like.dtype).removeprefix("torch."),
         "weights": sum(parameter.numel() for parameter in model.parameters()),
-        "data": _digest(*samples, *checks),
+        "data": _digest(*(tensor for data in (samples, checks) for tensor in (*data[:2], *data.conditions.values()))),
     }
     if schedule != "constant":  # only then does an epoch depend on how many there will be
         settings["epochs"] = epochs
@@ -144,8 +153,8 @@ def fit(
 
 def _train(
     model: nn.Module,
-    samples: tuple[Tensor, Tensor],
-    checks: tuple[Tensor, Tensor],
+    samples: Data,
+    checks: Data,
     files: Files,
     history: History,
     *,
@@ -163,7 +172,7 @@ def _train(
     # Lightning takes seconds to import; everything above answers without it.
     from ndae import _lightning
 
-    batches = _lightning.Batches(*samples, batch_size, seed)
+    batches = _lightning.Batches(samples, batch_size, seed)
     if optimizer is None:
         optimizer = functools.partial(torch.optim.Adam, lr=learning_rate, fused=place.type in ("cpu", "cuda"))
 

@@ -179,14 +179,17 @@ def test_two_trainings_are_equal_and_leave_the_random_state_alone(tmp_path):
 
 def test_order_depends_on_seed_and_epoch_only():
     from ndae._lightning import Batches
+    from ndae.evaluation import Data
 
     inputs = torch.arange(23.0).reshape(23, 1, 1)
-    batches = Batches(inputs, inputs, 5, seed=7)
+    batches = Batches(Data(inputs, inputs, {"t0": inputs[:, 0, 0]}), 5, seed=7)
     orders = {}
     for epoch in (0, 3, 1, 3, 0):
         batches.set_epoch(epoch)
-        chosen, x, _ = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        assert torch.equal(inputs[chosen], x)
+        chosen, data = zip(*batches, strict=True)
+        chosen = torch.cat(chosen)
+        assert torch.equal(inputs[chosen], torch.cat([part.inputs for part in data]))
+        assert torch.equal(chosen.float(), torch.cat([part.conditions["t0"] for part in data]))
         assert sorted(chosen.tolist()) == list(range(23))
         assert orders.setdefault(epoch, chosen.tolist()) == chosen.tolist()
     assert len({tuple(order) for order in orders.values()}) == 3
@@ -344,6 +347,7 @@ def test_lightning_itself_restores_without_unpickling(tmp_path):
     import lightning
 
     from ndae._lightning import Batches, Regression, SafeCheckpointIO, quiet
+    from ndae.evaluation import Data
 
     hostile("zip", tmp_path / "evil.ckpt", tmp_path / "executed")
     module = Regression(standin(), lambda weights: torch.optim.SGD(weights, lr=0.1), lambda done: 1.0, 5, 0)
@@ -353,7 +357,7 @@ def test_lightning_itself_restores_without_unpickling(tmp_path):
             enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
         )  # fmt: skip
         with pytest.raises(CheckpointError, match="more than tensors"):
-            trainer.fit(module, Batches(*TRAIN, 5, 0), ckpt_path=tmp_path / "evil.ckpt", weights_only=False)
+            trainer.fit(module, Batches(Data(*TRAIN, {}), 5, 0), ckpt_path=tmp_path / "evil.ckpt", weights_only=False)
     assert not (tmp_path / "executed").exists()
 
 

@@ -97,13 +97,14 @@ class GraphPotential(nn.Module):
     U knows where a node is (weight, a field from outside); W what lies between two nodes, wherever they are, and which
     of them is named first. `edges` as in MimeticField: pairs of node indices, an end of `ORIGIN` (`None`) being the
     origin. On a link of fixed length a W of the distance alone would move nothing, hence `d`. The weights know nothing
-    of the number of nodes: `on(edges)` puts them on another graph. No slope at the start.
+    of the number of nodes: `on(edges)` puts them on another graph. `hidden`, `depth`: of both networks. No slope at the
+    start.
 
     Raises a ValueError for sizes below one, for no edges, for an edge that joins no two nodes, and for positions of
     another shape.
     """
 
-    def __init__(self, edges: Sequence[Sequence[int | None]], dim: int, hidden: int = 64, *, depth: int = 2):
+    def __init__(self, edges: Sequence[Sequence[int | None]], dim: int, hidden: int = 64, *, depth: int = 1):
         super().__init__()
         if min(dim, hidden, depth) < 1:
             raise ValueError(f"dim={dim}, hidden={hidden}, depth={depth}: each is at least 1")

@@ -44,6 +44,7 @@ def potentials():
         "two layers": MLPPotential(3, 2, 16),
         "three layers": MLPPotential(3, 2, 16, depth=3),
         "graph": GraphPotential(LINKS, 2, 16),
+        "deep graph": GraphPotential(LINKS, 2, 16, depth=2),
     }
 
 

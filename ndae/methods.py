@@ -28,7 +28,7 @@ class Manifold:
     number or one for each sample, where depth is time.
     """
 
-    constraint: torch.nn.Module
+    constraint: torch.nn.Module | None  # None in a motion that velocity constraints alone hold
     close_weight: Tensor
     orthonormal: bool
     time: float | Tensor | None = None

@@ -24,7 +24,8 @@ from solvers.nonholonomic import joint_acceleration, joint_tangent_velocity
 
 # A force (batch, nodes, dim) from the time and the state (batch, nodes, 2 dim), positions before velocities.
 Force = Callable[[Any, Features], Output]
-PerSample = Float[Tensor, " batch"]
+# A number a sample, (batch,); the shape is checked with a message of our own.
+PerSample = Tensor | Sequence[float]
 
 STARTS = ("check", "project", "given")
 

@@ -73,6 +73,7 @@ class InputForce(nn.Module):
     that gives `u`, `(n_inputs,)`, or `(batch, n_inputs)` there; `sampled_inputs` makes one of a table. B is one
     learned matrix of `nodes dim` rows; with `hidden`, a network of that width (two layers) gives `B(q)`. Zero at the
     start. `n_inputs`: taken from `inputs.n_inputs`, or else from `inputs` at time zero, if not given.
+    Adaptive integrators want `u` differentiable in torch: gradients go through the lengths of their steps.
 
     Raises a ValueError for sizes below one, for inputs that do not say how many they are, and for `u` of another shape.
     """
@@ -116,8 +117,9 @@ def sampled_inputs(ts: Any, values: Any) -> "SampledInputs":
     """Inputs known at times: `u(t)` between two entries of a table on the straight line from one to the next.
 
     `ts` (s) `(n_times,)`, increasing; `values` `(n_times, n_inputs)`, or `(n_times,)` for one input. Steps of an
-    integrator that go over an entry are of second order there, not fourth, since `u` has a kink. Raises a ValueError
-    for tables that are none, and, when called, for times outside the table (by more than rounding).
+    integrator that go over an entry are of second order there, not fourth, since `u` has a kink. Adaptive integrators,
+    and the adjoint equation with these, look a step past the ends of a motion: the table has to be longer. Raises a
+    ValueError for tables that are none, and, when called, for times outside the table (by more than rounding).
     """
     return SampledInputs(ts, values)
 
@@ -144,15 +146,15 @@ class SampledInputs:
         """`u(t)` in float64."""
         t = torch.as_tensor(t, dtype=None if isinstance(t, Tensor) else torch.float64)
         rounding = 8 * torch.finfo(t.dtype).eps * max(abs(self._from), abs(self._to))
-        t = t.detach().double()
+        # Differentiable: gradients through an adaptive integrator go through the lengths of its steps.
+        t = t.double()
         outside = ~((t >= self._from - rounding) & (t <= self._to + rounding))  # so is a time that is no number
         if bool(outside.any()):
-            raise ValueError(
-                f"inputs are known from {self._from:g} s to {self._to:g} s, asked for at {float(t[outside][0]):g} s"
-            )
+            known, asked = f"from {self._from:g} s to {self._to:g} s", float(t.detach()[outside][0])
+            raise ValueError(f"inputs are known {known}, asked for at {asked:g} s")
         if self._ts.device != t.device:
             self._ts, self._values, self._slopes = (x.to(t.device) for x in (self._ts, self._values, self._slopes))
-        before = (torch.searchsorted(self._ts, t, right=True) - 1).clamp(0, len(self._slopes) - 1)
+        before = (torch.searchsorted(self._ts, t.detach(), right=True) - 1).clamp(0, len(self._slopes) - 1)
         return self._values[before] + self._slopes[before] * (t - self._ts[before]).unsqueeze(-1)
 
 

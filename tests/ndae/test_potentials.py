@@ -38,6 +38,15 @@ def trained(module, scale=0.5):
     return module.double()
 
 
+def windy():
+    """The pendulum of three links with drag and a wind that comes and goes."""
+    q, v = sp.symbols("q0:6", real=True), sp.symbols("v0:6", real=True)
+    drag, t = sp.Symbol("drag", positive=True), sp.Symbol("t", real=True)
+    forces = [-drag * v[i] + (sp.sin(2 * t) if i % 2 == 0 else 0) for i in range(6)]
+    force = Function(forces, [*q, *v], {drag: 0.3}, time=t, unconstrained=q, name="drag and wind")
+    return MechanicalSystem(SYSTEM.constraint, MASSES, SYSTEM.potential, force, name="windy pendulum")
+
+
 def potentials():
     return {
         "one layer": MLPPotential(3, 2, 16, depth=1),
@@ -143,16 +152,24 @@ def test_gradients_through_a_trajectory(hide):
     assert torch.autograd.gradcheck(run, (states(1).requires_grad_(), *values))
 
 
-def test_the_adjoint_equation_has_the_same_gradients():
+def test_the_adjoint_equation_has_the_same_gradients_of_all_forces_together():
+    table = sampled_inputs([-1.0, 2.0], [0.0, 1.0])  # longer than the motion: see there
+    forces = [
+        *(trained(force) for force in (Damping(3, 2, 4), InputForce(waves, 3, 2, 4), InputForce(table, 3, 2))),
+        PotentialForce(Plain(trained(MLPPotential(3, 2, 8)))),
+        PotentialForce(trained(GraphPotential(LINKS, 2, 8))),
+        SystemForce(windy(), {"drag": nn.Parameter(torch.tensor(0.3))}),
+    ]
     found = []
     for adjoint in (False, True):
         model = motion(
-            PotentialForce(Plain(trained(MLPPotential(3, 2, 8)))),
-            n_steps=2, integrator="dopri5", adjoint=adjoint, rtol=1e-9, atol=1e-11,
-        )  # fmt: skip
+            forces, n_steps=2, method=Unconstrained(), integrator="dopri5", adjoint=adjoint, rtol=1e-9, atol=1e-11
+        )
+        model.zero_grad()
         model(states()).square().sum().backward()
         found.append([p.grad for p in model.parameters()])
     for direct, by_adjoint in zip(*found, strict=True):
+        assert direct.abs().max() > 0
         torch.testing.assert_close(direct, by_adjoint, rtol=1e-6, atol=1e-6)
 
 
@@ -338,15 +355,6 @@ def test_tables_that_are_none_are_refused(ts, values, said):
 
 
 # -- what is known ----------------------------------------------------------------------------------------------------
-
-
-def windy():
-    """The pendulum of three links with drag and a wind that comes and goes."""
-    q, v = sp.symbols("q0:6", real=True), sp.symbols("v0:6", real=True)
-    drag, t = sp.Symbol("drag", positive=True), sp.Symbol("t", real=True)
-    forces = [-drag * v[i] + (sp.sin(2 * t) if i % 2 == 0 else 0) for i in range(6)]
-    force = Function(forces, [*q, *v], {drag: 0.3}, time=t, unconstrained=q, name="drag and wind")
-    return MechanicalSystem(SYSTEM.constraint, MASSES, SYSTEM.potential, force, name="windy pendulum")
 
 
 def test_a_known_system_with_nothing_to_learn_is_the_true_motion():

@@ -202,7 +202,12 @@ def write_sweep(records: Iterable[Record], over: str, out: Path) -> tuple[list[T
 
 
 def write_snapshots(study: Study, out: Path, samples: int = 3) -> list[Path]:
-    """Write Figure 6 and its data: the first test samples of the first seed, predicted by every variant."""
+    """Write Figure 6 and its data: the first test samples of the first seed, predicted by every variant.
+
+    Of the pendulum, that is; other problems have no picture.
+    """
+    if study.problem != "pendulum":
+        return []
     from experiments.figures import snapshots_figure
     from experiments.predictions import test_snapshots
 

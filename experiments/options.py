@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
-Problem = Annotated[Literal["pendulum"], typer.Argument(help="Problem to learn.")]
+from experiments.motions import PROBLEMS
+
+Problem = Annotated[Literal[*PROBLEMS], typer.Argument(help="Problem to learn.")]
 Method = Annotated[
     Literal["none", "auxiliary", "penalty", "end", "smooth", "multiplier"],
     typer.Option(
@@ -40,7 +42,7 @@ Schedule = Annotated[
     typer.Option(metavar="NAME", help="Learning rate over the epochs: constant, or cosine, down to zero."),
 ]
 TrainingSamples = Annotated[int, typer.Option("--n-train", min=1, help="Training samples.")]
-Horizon = Annotated[int, typer.Option(min=1, help="Steps of 0.01 s to predict ahead.")]
+Horizon = Annotated[int, typer.Option(min=1, help="Steps, of 0.01 s if the problem has no other, to predict ahead.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the split, the weights and the order of batches.")]
 Seeds = Annotated[int, typer.Option(min=1, help="How many seeds to run, from 0 up.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training samples.")]

@@ -6,21 +6,21 @@ Importing this costs nothing: torch, Lightning and the data load when a run begi
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.motions import PROBLEMS, find
 from experiments.records import FORCES, SCHEDULES, STABILISATIONS, STRENGTHS, default_strength, write_text
 
 if TYPE_CHECKING:
     import torch
 
-    from experiments.pendulum import PendulumData
+    from experiments.learning_problem import LearningProblem, Parts
     from ndae import Method, NeuralDAE, NeuralMotion
 
-PROBLEMS = ("pendulum",)
 NETWORKS = ("mimetic", "mimetic-small", "mlp")
 DTYPES = ("float32", "float64")
 
@@ -144,8 +144,6 @@ def build_method(config: RunConfig) -> "Method":
     return method
 
 
-# Longest step (s) of a motion with multipliers: RK4 with the true forces is then wrong by less than 0.01 cm in 0.2 s.
-_MOTION_STEP = 0.02
 # What is left of violations after a projection (m), near what the precision can tell.
 _MOTION_TOL = {"float32": 1e-6, "float64": 1e-10}
 # Rate (1/s) at which Baumgarte's stabilisation lets violations decay: a time constant of a few steps.
@@ -155,45 +153,45 @@ _FORCES = {"mlp": 64, "mimetic-small": 64, "mimetic": 256}
 
 
 def build_model(config: RunConfig) -> "NeuralDAE | NeuralMotion":
-    """The network of a configuration on the chain of bodies, with weights that depend on the seed alone.
+    """The network of a configuration on its problem, with weights that depend on the seed alone.
 
     By the method "multiplier" it is a NeuralMotion: masses are known, the force is learned.
 
-    Raises `ValueError` for an unknown integrator.
+    Raises `ValueError` for an unknown integrator, and for a method or network that the problem cannot have.
     """
     import torch
 
     import ndae
-    from experiments import pendulum
 
+    problem = find(config.problem)
+    problem.check_method(config.method, config.network)
     _check_integrator(config)
-    links = [(ndae.ORIGIN, 0), *((body, body + 1) for body in range(pendulum.N_BODIES - 1))]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if config.method == "multiplier":
-            return _build_motion(config, links).to(getattr(torch, config.dtype))
+            return _build_motion(config, problem).to(getattr(torch, config.dtype))
         model = ndae.build_network(
-            config.network, pendulum.constraint().torch(), build_method(config), edges=links, features=4, dim=2,
-            integrator=config.integrator, adjoint=config.adjoint,
+            config.network, problem.constraint.torch(), build_method(config), edges=problem.edges,
+            features=2 * problem.dim, dim=problem.dim, integrator=config.integrator, adjoint=config.adjoint,
         )  # fmt: skip
     return model.to(getattr(torch, config.dtype))
 
 
-def _build_motion(config: RunConfig, links: list) -> "NeuralMotion":
+def _build_motion(config: RunConfig, problem: "LearningProblem") -> "NeuralMotion":
     import ndae
-    from experiments import pendulum
 
-    duration = config.horizon * pendulum.DT
-    force = _build_force(config, pendulum.N_BODIES, 2, links)
-    n_steps = math.ceil(duration / _MOTION_STEP * (1 - 1e-9))
-    options = {
-        "mass": pendulum.MASS, "integrator": config.integrator, "adjoint": config.adjoint,
-        "method": build_method(config), "baumgarte": _BAUMGARTE if config.stabilisation == "baumgarte" else 0.0,
-    }  # fmt: skip
-    return ndae.NeuralMotion(pendulum.constraint().torch(), force, duration=duration, n_steps=n_steps, **options)
+    duration = config.horizon * problem.dt
+    n_steps = math.ceil(duration / problem.longest_step * (1 - 1e-9))
+    constraint, along = (c if c is None else c.torch() for c in (problem.constraint, problem.velocity_constraint))
+    force = _build_force(config, problem.nodes, problem.dim, problem.edges)
+    return ndae.NeuralMotion(
+        constraint, force, duration=duration, n_steps=n_steps, mass=problem.mass, velocity_constraint=along,
+        method=build_method(config), baumgarte=_BAUMGARTE if config.stabilisation == "baumgarte" else 0.0,
+        integrator=config.integrator, adjoint=config.adjoint,
+    )  # fmt: skip
 
 
-def _build_force(config: RunConfig, nodes: int, dim: int, edges: list) -> "torch.nn.Module":
+def _build_force(config: RunConfig, nodes: int, dim: int, edges: Sequence) -> "torch.nn.Module":
     """The force to be learned: over all nodes at once, or by a graph network of the same name as the field would be."""
     import ndae
     from ndae.potentials import GraphPotential, MLPPotential, PotentialForce
@@ -208,17 +206,10 @@ def _build_force(config: RunConfig, nodes: int, dim: int, edges: list) -> "torch
     return network if config.force == "free" else PotentialForce(network)
 
 
-def build_data(config: RunConfig, report: Report | None = None) -> "PendulumData":
+def build_data(config: RunConfig, report: Report | None = None) -> "Parts":
     """The samples of a configuration, in three parts."""
-    from experiments import pendulum
-
-    def simulating(fraction: float, what: str) -> None:
-        if report:
-            report(100 * fraction, 100.0, what)
-
-    return pendulum.pendulum_data(
-        config.n_train, config.horizon, config.seed, n_val=config.n_val, n_test=config.n_test, progress=simulating
-    )
+    counts = {"n_val": config.n_val, "n_test": config.n_test}
+    return find(config.problem).data(config.n_train, config.horizon, config.seed, **counts, report=report)
 
 
 def run(
@@ -232,7 +223,8 @@ def run(
     """Make a run in the folder `out`: data, training, test with the best checkpoint; return what `result.json` holds.
 
     The test error is the mean Euclidean distance (cm) between predicted and true bodies over the test samples,
-    violations are `|c|` (m) of the same predictions. The folder gets `config.json`, `log.csv`,
+    violations are those of the same predictions, both as the problem's `error_is` and `violation_is` say. The folder
+    gets `config.json`, `log.csv`,
     `checkpoints/{last,best}.ckpt` and, at the end, `result.json`; each appears whole or not at all.
 
     A finished run is not repeated, an unfinished one goes on from its last checkpoint and ends with the same numbers;
@@ -282,15 +274,17 @@ def _run(
 ) -> dict[str, Any]:
     import torch
 
-    from experiments import pendulum
     from ndae.evaluation import evaluate
     from ndae.training import fit
 
-    data = build_data(config, report)
+    problem, data = find(config.problem), build_data(config, report)
+    train, val, test_samples = (
+        (part.inputs, part.targets, problem.conditions(part)) for part in (data.train, data.val, data.test)
+    )
     trained = fit(
         model,
-        (data.train.inputs, data.train.targets),
-        (data.val.inputs, data.val.targets),
+        train,
+        val,
         out=folder,
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -306,7 +300,7 @@ def _run(
     )
     if report:
         report(0.0, 1.0, f"testing the weights of epoch {trained.best.epoch}")
-    test = evaluate(model.to(device), data.test.inputs, data.test.targets)
+    test = evaluate(model.to(device), *test_samples)
     return dataclasses.asdict(config) | {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "test_mae_cm": 100 * test.mae,
@@ -319,7 +313,7 @@ def _run(
         "step_ms": trained.step_ms,
         "projections": dataclasses.asdict(test.projections) if test.projections else None,
         "unconverged_in_training": sum(row.train_unconverged for row in trained.rows),
-        "baselines": pendulum.trivial_baselines(data.test, config.horizon, train=data.train),
+        "baselines": problem.baselines(data),
         "device_used": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "versions": {name: metadata.version(name) for name in ("ndae", "torch", "lightning", "jax", "diffrax")},

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from experiments.motions import find
 from experiments.records import PAPER_TABLE_1, Record, Setting, Spread, Variant, group
 
 
@@ -13,7 +14,7 @@ from experiments.records import PAPER_TABLE_1, Record, Setting, Spread, Variant,
 class Row:
     """One line of the table; spreads are over seeds, and nothing is known of what is None.
 
-    `error` in cm, `violation_mean` and `violation_max` in m (a link's length error), `step` in ms of one training step,
+    `error` in cm, `violation_mean` and `violation_max` in the problem's unit, `step` in ms of one training step,
     `ratio` of that to the unconstrained network's, `paper` the paper's error in cm.
     """
 
@@ -51,15 +52,22 @@ class Table:
         )
 
     @property
+    def header(self) -> list[str]:
+        """Names of the columns, with their units."""
+        unit = find(self.setting.problem).violation_unit
+        return [name.replace("(m)", f"({unit})") for name in _HEADER]
+
+    @property
     def notes(self) -> list[str]:
         """What a reader must know to read the numbers."""
         seeds = sorted({row.seeds for row in self.rows})
         count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        many = seeds[-1] > 1
+        many, problem = seeds[-1] > 1, find(self.setting.problem)
         notes = [
-            "error: mean Euclidean error per body over the test samples"
+            f"error: {problem.error_is} over the test samples"
             + (f", mean ± standard deviation of {count} seeds" if many else ", one seed"),
-            "violation: error of a link's length, mean and largest over all links, samples" + " and seeds" * many,
+            f"violation: {problem.violation_is}, mean and largest over all {problem.violation_of}, samples"
+            + " and seeds" * many,
             "ratio: of a step's time to that without constraint; runs follow each other, so other load shows in it",
         ]
         if any(row.paper is not None for row in self.rows):
@@ -143,12 +151,14 @@ def describe_run(record: Record) -> str:
     """One finished run as a few lines of text, beside the trivial predictors and the paper where they are known."""
     result, (table,) = record.result, make_tables([record])
     row = table.rows[-1]
-    projections = result.get("projections")
+    projections, problem = result.get("projections"), find(table.setting.problem)
+    unit, paper = problem.violation_unit, f" (paper: {row.paper:g} cm)" if row.paper else ""
     lines = [
         f"{table.title}, seed {record.seed}",
         f"  method      {row.title}, {row.parameters:,} parameters",
-        f"  test error  {row.error.mean:.2f} cm per body" + (f" (paper: {row.paper:g} cm)" if row.paper else ""),
-        f"  violation   {result['violation_mean']:.1e} m mean, {result['violation_max']:.1e} m most, of link lengths",
+        f"  test error  {row.error.mean:.2f} cm{paper}, {problem.error_is}",
+        f"  violation   {result['violation_mean']:.1e} {unit} mean, {result['violation_max']:.1e} {unit} most, "
+        f"{problem.violation_is}",
         f"  training    {result['train_seconds']:.0f} s, {result['step_ms']:.1f} ms a step",
     ]
     if projections:
@@ -173,7 +183,7 @@ def print_table(table: Table, say) -> None:
     notes = table.notes + ([f"parameters: {counts.pop():,} each"] if len(counts) == 1 else [])
     best = min((row.error.mean for row in table.rows if row.parameters is not None), default=None)
     drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
-    for name in _HEADER[:shown]:
+    for name in table.header[:shown]:
         first, _, rest = name.partition(" ")
         drawn.add_column(f"{first}\n{rest}", justify="left" if name == "method" else "right", no_wrap=True)
     for row in table.rows:
@@ -191,7 +201,7 @@ def to_markdown(tables: Iterable[Table]) -> str:
     shown = [index for index, name in enumerate(_HEADER) if name not in _TIMES]
     lines = []
     for table in tables:
-        lines += [f"**{table.title}**", "", "| " + " | ".join(_HEADER[index] for index in shown) + " |"]
+        lines += [f"**{table.title}**", "", "| " + " | ".join(table.header[index] for index in shown) + " |"]
         lines.append("| --- |" + " ---: |" * (len(shown) - 1))
         for row in table.rows:
             cells = _cells(row)

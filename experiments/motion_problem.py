@@ -78,8 +78,8 @@ class MotionProblem(LearningProblem):
     edges: Sequence[tuple[int | None, int]] = ()
     dt: float = 0.01
     longest_step: float = 0.02
-    per_trajectory: int = 10
-    stride: int = 10
+    per_trajectory: int = 5
+    stride: int = 20
     error_is: str = "mean Euclidean error per node"
     violation_is: str = "size of a constraint's residual"
     violation_of: str = "constraints"

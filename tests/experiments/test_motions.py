@@ -20,7 +20,7 @@ from experiments.runs import RunConfig, build_model, run
 from ndae.evaluation import evaluate
 from tests.experiments.command_line import in_process
 
-SMALL = {"network": "mlp", "n_train": 60, "n_val": 10, "n_test": 20, "epochs": 2, "horizon": 20}
+SMALL = {"network": "mlp", "n_train": 60, "n_val": 20, "n_test": 40, "epochs": 2, "horizon": 20}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,7 +42,7 @@ def ball() -> MotionProblem:
     return MotionProblem(
         name="ball", title="A bead on a sphere", q=q, v=v, dim=3, mass=2.0, force=[1.0, 0, -20 - v[2] / 2],
         holonomic=[sp.sqrt(sum(x**2 for x in q)) - radius], parameters={radius: 1.5}, start=start,
-        edges=((None, 0),), size=1.5, size_of="the radius", per_trajectory=5,
+        edges=((None, 0),), size=1.5, size_of="the radius", stride=10,
     )  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def bead(monkeypatch):
 
 def test_the_sleigh_moves_as_in_the_books():
     """Speed u along the runner and turning rate ω have equations of their own, without a multiplier."""
-    test = motions.find("chaplygin_sleigh").data(60, 20, 0, n_val=10, n_test=20).test
+    test = motions.find("chaplygin_sleigh").data(60, 20, 0, n_val=20, n_test=40).test
     m, inertia, a = sleigh.MASS, sleigh.INERTIA, sleigh.OFFSET
 
     def rate(t, state):
@@ -83,7 +83,7 @@ def test_the_sleigh_moves_as_in_the_books():
 
 @pytest.fixture(scope="module")
 def arm_data():
-    return motions.find("robot_arm").data(60, 20, 0, n_val=10, n_test=20)
+    return motions.find("robot_arm").data(60, 20, 0, n_val=20, n_test=40)
 
 
 def test_the_arm_follows_its_path_and_loses_its_energy_to_friction(arm_data):
@@ -122,7 +122,7 @@ def true_motion(problem, n_steps):
 
 def test_no_trajectory_is_in_two_sets(arm_data):
     sets = [set(part.trajectory.tolist()) for part in (arm_data.train, arm_data.val, arm_data.test)]
-    assert [len(own) for own in sets] == [6, 1, 2] and len(set.union(*sets)) == 9
+    assert [len(own) for own in sets] == [12, 4, 8] and len(set.union(*sets)) == 24
     begins = np.concatenate([part.inputs[part.t0 == 0] for part in (arm_data.train, arm_data.val, arm_data.test)])
     apart = np.abs(begins[:, None] - begins).max((2, 3)) + np.eye(len(begins))
     assert apart.min() > 1e-3
@@ -221,7 +221,7 @@ def test_a_graph_network_needs_edges():
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "unit", "epochs"), [("robot_arm", "m", 8), ("chaplygin_sleigh", "m/s", 30)])
+@pytest.mark.parametrize(("name", "unit", "epochs"), [("robot_arm", "m", 8), ("chaplygin_sleigh", "m/s", 20)])
 def test_a_small_run_beats_constant_velocity_and_keeps_to_its_constraints(capsys, tmp_path, name, unit, epochs):
     out = tmp_path / "run"
     config = RunConfig(problem=name, method="multiplier", **SMALL | {"epochs": epochs, "learning_rate": 5e-3})

@@ -94,7 +94,7 @@ class NeuralMotion(nn.Module):
     ):
         super().__init__()
         _check(duration, n_steps, n_times, baumgarte, starts, start_tol)
-        method = SmoothProjection(tol=1e-6) if method is None else method
+        method = SmoothProjection(tol=None) if method is None else method
         self.nodes, self.dim = _sizes(constraint, velocity_constraint, method)
         self.features = 2 * self.dim
         self.constraint, self.velocity_constraint, self.method = constraint, velocity_constraint, method

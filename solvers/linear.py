@@ -12,6 +12,8 @@ from solvers.cyclic_reduction import CyclicReduction
 
 #: Up to this many scalar blocks one sweep beats cyclic reduction (measured, CPU, batches of 10 and 1,000).
 SWEEP_LIMIT = 16
+#: Up to this many samples, and so many residuals, LAPACK beats the sweep on the CPU (measured, threefold at 10).
+SMALL_BATCH, SMALL_SYSTEM = 128, 32
 #: Up to this many residuals a sparse Gram matrix is solved dense, above by conjugate gradients.
 DENSE_LIMIT = 512
 #: Up to this size blocks are factored entry by entry, a vector operation over the batch each, above by LAPACK.
@@ -36,7 +38,8 @@ def factor_gram(
     """Factorise G = J A Jᵀ, given the local Jacobian of a compiled `constraint` and the inverse metric A.
 
     Block-diagonal: Cholesky of each block. Block-tridiagonal: one sweep over up to 16 scalar blocks, else block cyclic
-    reduction, log2(n_instances) vectorised levels. Any other: a dense Cholesky factorisation up to 512 residuals, else
+    reduction, log2(n_instances) vectorised levels; small batches of small ones, and any other: a
+    dense Cholesky factorisation up to 512 residuals, else
     conjugate gradients on products with J and Jᵀ, as with `matrix_free=True`.
 
     The diagonal is raised by 16 machine epsilons, so that redundant constraints give a finite, harmless multiplier;
@@ -50,11 +53,54 @@ def factor_gram(
     diagonal = _raise_diagonal(diagonal)
     if kind == "block_diagonal":
         return BlockDiagonal(diagonal)
-    if kind == "sparse":
+    if kind == "sparse" or (m == 1 and n <= SMALL_SYSTEM and _is_small(diagonal)):
         return Dense(diagonal, off, constraint.table_pairs)
     order = getattr(constraint, "table_order", None)
     diagonal, upper = _in_order(diagonal, off, constraint.table_pairs, order)
     return Tridiagonal(diagonal, upper, order)
+
+
+def solve_gram(
+    constraint,
+    local_jacobian: Float[Tensor, "*batch n_instances n_local local_states"],
+    inverse_metric: Tensor | None,
+    rhs: Residual,
+) -> Residual:
+    """(J A Jᵀ)⁻¹ rhs by `factor_gram`, whose gradient is one more solve instead of a record of the factorisation.
+
+    With G = J A Jᵀ, G x = r and G u = x̄, the gradient by r is u, by J it is -(u (A Jᵀ x)ᵀ + x (A Jᵀ u)ᵀ) and by A
+    -Jᵀ u (Jᵀ x)ᵀ, of which A's own blocks are kept (Giles 2008, section 2.3.1). Any number of times.
+    """
+    tensors = (local_jacobian, rhs) if inverse_metric is None else (local_jacobian, rhs, inverse_metric)
+    if not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
+        return factor_gram(constraint, local_jacobian, inverse_metric).solve(rhs)
+    return _SolveGram.apply(constraint, local_jacobian, inverse_metric, rhs)
+
+
+class _SolveGram(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, constraint, local_jacobian, inverse_metric, rhs):
+        ctx.constraint, ctx.gram = constraint, factor_gram(constraint, local_jacobian, inverse_metric)
+        x = ctx.gram.solve(rhs)
+        ctx.save_for_backward(local_jacobian, inverse_metric, x)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        constraint, (local, metric, x) = ctx.constraint, ctx.saved_tensors
+        again = torch.is_grad_enabled()  # the gradient is to be differentiated
+        u = solve_gram(constraint, local, metric, gradient) if again else ctx.gram.solve(gradient)
+        by_jacobian = by_metric = None
+        pushes = [constraint.apply_transpose(local, w) for w in (u, x)]
+        if ctx.needs_input_grad[1]:
+            lifted = [constraint.localise(apply_metric(constraint, metric, push)) for push in pushes]
+            u_rows, x_rows = (w.unflatten(-1, (constraint.n_instances, -1, 1)) for w in (u, x))
+            by_jacobian = -(u_rows * lifted[1] + x_rows * lifted[0])
+        if ctx.needs_input_grad[2]:
+            at_u, at_x = (push.unflatten(-1, (constraint.n_points, constraint.dim)) for push in pushes)
+            product = at_u * at_x if metric.dim() == 1 else at_u.unsqueeze(-1) * at_x.unsqueeze(-2)
+            by_metric = -(product.sum(-1) if metric.dim() == 1 else product).flatten(0, at_u.dim() - 3).sum(0)
+        return None, by_jacobian, by_metric, u
 
 
 def _raise_diagonal(diagonal: Tensor) -> Tensor:
@@ -63,6 +109,10 @@ def _raise_diagonal(diagonal: Tensor) -> Tensor:
     if diagonal.shape[-1] == 1:
         return diagonal.mul(1 + 16 * info.eps).clamp_min(floor)
     return diagonal + torch.diag_embed(diagonal.diagonal(dim1=-2, dim2=-1) * (16 * info.eps) + floor)
+
+
+def _is_small(diagonal: Tensor) -> bool:
+    return diagonal.device.type == "cpu" and diagonal.shape[:-3].numel() <= SMALL_BATCH
 
 
 def _in_order(diagonal: Tensor, off: Tensor, pairs: Tensor, order: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from solvers._types import Residual, State
 from solvers.closing import close, lift
-from solvers.linear import apply_metric, factor_gram
+from solvers.linear import apply_metric, solve_gram
 from solvers.problem import Problem
 
 Time = float | Tensor | None
@@ -62,7 +62,7 @@ def constrained_acceleration(
     if isinstance(alpha, Tensor) or alpha:
         right = right + 2 * alpha * constraint.velocity(q, v, t, parameters)
         right = right + alpha**2 * constraint.residual(q, t, parameters)
-    lam = factor_gram(constraint, local, inverse_mass).solve(right)
+    lam = solve_gram(constraint, local, inverse_mass, right)
     return lam, free - apply_metric(constraint, inverse_mass, constraint.apply_transpose(local, lam))
 
 
@@ -81,5 +81,5 @@ def tangent_velocity(
     Gear, Gupta and Leimkuhler, μ being the multiplier on the velocity level.
     """
     local = constraint.local_jacobian(q, t, parameters)
-    mu = factor_gram(constraint, local, inverse_mass).solve(constraint.velocity(q, v, t, parameters))
+    mu = solve_gram(constraint, local, inverse_mass, constraint.velocity(q, v, t, parameters))
     return v - apply_metric(constraint, inverse_mass, constraint.apply_transpose(local, mu))

@@ -215,11 +215,14 @@ class TorchFunction(torch.nn.Module):
 
     def apply_jacobian(self, local_jacobian: LocalJacobian, v: State) -> Residual:
         """J v from a local Jacobian, (..., n_residuals)."""
+        return (local_jacobian * self.localise(v)).sum(-1).flatten(-2)
+
+    def localise(self, v: State) -> Float[Tensor, "*batch n_instances 1 local_states"]:
+        """The entries of v that each instance's local Jacobian multiplies."""
         self._check(v, self.n_states, "v")
         if "gather" in self._tables:
             v = v.index_select(-1, self._tables["gather_rows"])
-        v = v.unflatten(-1, (self.n_instances, 1, self.local_states))
-        return (local_jacobian * v).sum(-1).flatten(-2)
+        return v.unflatten(-1, (self.n_instances, 1, self.local_states))
 
     def apply_transpose(self, local_jacobian: LocalJacobian, w: Residual) -> State:
         """Jᵀ w from a local Jacobian, (..., n_states)."""

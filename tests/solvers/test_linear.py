@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solvers.cyclic_reduction import CyclicReduction
-from solvers.linear import BlockDiagonal, Dense, MatrixFree, Tridiagonal, conjugate_gradients, factor_gram
+from solvers.linear import (
+    SMALL_SYSTEM,
+    BlockDiagonal,
+    Dense,
+    MatrixFree,
+    Tridiagonal,
+    conjugate_gradients,
+    factor_gram,
+    solve_gram,
+)  # fmt: skip
 from symbolic import ANCHOR, Constraint, Function, norm, point
 
 
@@ -75,11 +84,15 @@ def dense_metric(f, metric):
     )
 
 
+@pytest.mark.parametrize("small_batch", [0, 128])
 @pytest.mark.parametrize("batch", [(), (1,), (3,), (2, 2)])
 @pytest.mark.parametrize("name", CASES)
-def test_structured_against_dense(name, batch):
+def test_structured_against_dense(name, batch, small_batch, monkeypatch):
     make, kind = CASES[name]
     f = make()
+    monkeypatch.setattr("solvers.linear.SMALL_BATCH", small_batch)
+    if small_batch and kind is Tridiagonal and f.n_local == 1 and f.n_instances <= SMALL_SYSTEM:
+        kind = Dense
     generator = torch.Generator().manual_seed(0)
     y = torch.randn(*batch, f.n_states, generator=generator, dtype=torch.float64)
     rhs = torch.randn(*batch, f.n_residuals, generator=generator, dtype=torch.float64)
@@ -107,6 +120,32 @@ def test_solves_are_differentiable_twice(name):
 
     assert torch.autograd.gradcheck(solve, (y, rhs), rtol=1e-3, atol=1e-4, fast_mode=True)
     assert torch.autograd.gradgradcheck(solve, (y, rhs), rtol=1e-2, atol=1e-3, fast_mode=True)
+
+
+@pytest.mark.parametrize("name", ["chain_5", "blocks_7", "molecules", "plain_7", "star"])
+def test_gradients_of_solve_gram(name):
+    f = CASES[name][0]()
+    generator = torch.Generator().manual_seed(1)
+    y = torch.randn(2, f.n_states, generator=generator, dtype=torch.float64, requires_grad=True)
+    rhs = torch.randn(2, f.n_residuals, generator=generator, dtype=torch.float64, requires_grad=True)
+    local = f.local_jacobian(y)
+    for metric in metrics(f):
+        inputs = [y, rhs] if metric is None else [y, rhs, metric.requires_grad_()]
+
+        def symmetric(metric):  # of blocks only that part means something
+            return (metric + metric.mT) / 2 if metric is not None and metric.ndim == 3 else metric
+
+        def solved(y, rhs, metric=None):
+            return solve_gram(f, f.local_jacobian(y), symmetric(metric), rhs)
+
+        expected = factor_gram(f, local, symmetric(metric)).solve(rhs)
+        torch.testing.assert_close(solved(*inputs), expected)
+        weight = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+        ours = torch.autograd.grad((solved(*inputs) * weight).sum(), inputs)
+        known = torch.autograd.grad((expected * weight).sum(), inputs, retain_graph=True)
+        for a, b in zip(ours, known, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6 * b.abs().max().item())
+        assert torch.autograd.gradgradcheck(solved, inputs, rtol=1e-2, atol=1e-3, fast_mode=True)
 
 
 @settings(max_examples=40, deadline=None)

@@ -130,4 +130,4 @@ def _length(metres: float) -> str:
     for unit, name in ((1e-2, "cm"), (1e-6, "µm")):
         if metres >= 0.05 * unit:
             return f"{metres / unit:7.1f} {name}"
-    return f"{metres / 1e-9:7.1g} nm"
+    return f"{metres / 1e-9:7.2g} nm"

@@ -336,7 +336,7 @@ def demo(
     threads: opt.Threads = None,
     fresh: opt.Fresh = False,
 ) -> None:
-    """Show the whole story in minutes: a constraint, a reference, three networks, a table, plots, an animation."""
+    """Show the whole story in minutes: a constraint, a reference, four networks, a table, plots, an animation."""
     from experiments.demo import run_demo
 
     _set_threads(threads)

@@ -172,7 +172,8 @@ def write_curves_of(records: Iterable[Record], out: Path) -> list[Path]:
 
 
 def _write_curves(runs: Mapping[Variant, Sequence[Record]], out: Path, title: str, ending: str) -> list[Path]:
-    """Draw Figure 5 (projections with their penalty and auxiliary loss) and, if they were run alone, Figure 4."""
+    """Draw Figure 5 (projections with their penalty and auxiliary loss) and, if they were run alone, Figure 4; all that
+    is no projection is in both."""
     from experiments.figures import curves_figure
 
     projections = ("end", "smooth")
@@ -181,10 +182,14 @@ def _write_curves(runs: Mapping[Variant, Sequence[Record]], out: Path, title: st
     joined = {v: records for v, records in runs.items() if v.method in projections and not v.alone}
     written = []
     if alone:
-        written.append(curves_figure(plain | alone, out / f"figure4{ending}.png", title=title))
+        written.append(curves_figure(_in_order(plain | alone), out / f"figure4{ending}.png", title=title))
     if joined or not alone:
-        written.append(curves_figure(plain | joined, out / f"figure5{ending}.png", title=title))
+        written.append(curves_figure(_in_order(plain | joined), out / f"figure5{ending}.png", title=title))
     return written
+
+
+def _in_order(runs: Mapping[Variant, Sequence[Record]]) -> dict[Variant, Sequence[Record]]:
+    return dict(sorted(runs.items(), key=lambda item: item[0].order))
 
 
 def write_sweep(records: Iterable[Record], over: str, out: Path) -> tuple[list[Table], list[Path]]:

@@ -76,6 +76,8 @@ def test_version(capsys):
         (("sweep", "pendulum"), ["--over"]),
         (("constraint", "x**2 - 1"), ["--states"]),
         (("constraint", "x", "--states", "x", "--levels", "3"), ["--levels", "2"]),
+        (("train", "pendulum", "--stabilisation", "glue"), ["--stabilisation", "glue", "ggl"]),
+        (("train", "pendulum", "--schedule", "steep"), ["--schedule", "steep", "cosine"]),
     ],
 )
 def test_wrong_usage_is_one_line_and_code_2(capsys, arguments, words):
@@ -95,6 +97,7 @@ def test_wrong_usage_is_one_line_and_code_2(capsys, arguments, words):
         (("sweep", "pendulum", "--over", "gamma", "--values", "1,x"), ["--values", "'x'"]),
         (("sweep", "pendulum", "--over", "gamma", "--values", "-1"), ["--values", "'-1'"]),
         (("sweep", "pendulum", "--over", "eta", "--method", "penalty"), ["penalty", "eta"]),
+        (("train", "pendulum", "--method", "end", "--force", "potential"), ["--force", "multiplier", "end"]),
         (("table", "no/such/folder"), ["no/such/folder"]),
         (("constraint", "x**2 - 1", "--states", "x", "--save", "a.py"), ["--source"]),
         (("constraint", "x**2 - 1", "--states", ","), ["--states"]),

@@ -59,6 +59,17 @@ def test_motion_with_multipliers_is_trained_and_validated(capsys, workplace):
     assert "Multiplier" in out_text and "velocities" not in out_text
 
 
+def test_options_of_multipliers_reach_the_run(capsys, workplace):
+    out = workplace / "potential"
+    options = ("--stabilisation", "ggl", "--force", "potential", "--schedule", "cosine", "--gamma", 1, "--epochs", 1)
+    code, text, err = in_process(capsys, "train", *SMALL, "--method", "multiplier", *options, "--out", out)
+    assert code == 0, err
+    asked = {"stabilisation": "ggl", "force": "potential", "schedule": "cosine", "gamma": 1.0, "eta": 0.0}
+    for name in ("config.json", "result.json"):
+        assert asked.items() <= json.loads((out / name).read_text()).items()
+    assert "Multiplier GGL, potential, γ=1" in text and "cosine schedule" in text
+
+
 def test_a_finished_run_is_shown_again_at_once(capsys, trained):
     before = (trained / "result.json").read_bytes()
     code, out, err = in_process(capsys, "train", *SMALL, "--method", "smooth", "--out", trained)
@@ -180,3 +191,4 @@ def test_demo_tells_the_story(capsys, workplace, monkeypatch):
         assert (out / name).stat().st_size > 0
     for words in ("dc/db_0", "block-tridiagonal", "No constraint", "Penalty γ=10", "Smooth projection γ,η=10"):
         assert words in text
+    assert "only forces are learned" in text and text.count("Multiplier") >= 3

@@ -133,6 +133,32 @@ def test_figure_4_has_projections_alone_and_figure_5_with_their_helpers(drawn, t
     assert drawn["figure5.png"] == [*shared, "End projection γ,η=10", "Smooth projection γ,η=10"]
 
 
+def test_multipliers_are_in_both_figures_behind_the_projections(drawn, tmp_path):
+    multipliers = (Variant("multiplier"), Variant("multiplier", stabilisation="ggl"))
+    compare.write_curves_of([record(variant) for variant in (*multipliers, *PAPERS, ALONE[1])], tmp_path)
+    assert drawn["figure5.png"][-3:] == ["Smooth projection γ,η=10", "Multiplier", "Multiplier GGL"]
+    assert set(drawn["figure4.png"][-3:]) == {"Smooth projection alone", "Multiplier", "Multiplier GGL"}
+
+
+def test_by_default_all_methods_are_compared():
+    from experiments.options import ALL_METHODS
+    from experiments.records import METHOD_TITLES
+
+    variants = [Variant.parse(name) for name in ALL_METHODS.split(",")]
+    assert {variant.method for variant in variants} == set(METHOD_TITLES) and set(PAPERS + ALONE) < set(variants)
+    assert Variant("multiplier") in variants
+
+
+def test_what_a_study_sets_reaches_its_runs(made, tmp_path):
+    variants = (Variant.of("none"), Variant.of("multiplier", stabilisation="baumgarte", force="potential"))
+    outcome = run_study(study(variants, (0,), schedule="cosine"), tmp_path)
+    none, multiplier = (config for config, _, _ in made)
+    assert (none.schedule, none.stabilisation, none.force) == ("cosine", "projection", "free")
+    assert (multiplier.stabilisation, multiplier.force) == ("baumgarte", "potential")
+    assert made[1][1].name == "multiplier-baumgarte-potential-mimetic-n100-k20-ep4-cosine-s0"
+    assert len(outcome.records) == 2
+
+
 def test_figures_of_several_settings_do_not_overwrite_each_other(drawn, tmp_path):
     compare.write_curves_of([record(PAPERS[0]), record(PAPERS[0], n_train=1000)], tmp_path)
     assert len(drawn) == 2

@@ -180,7 +180,7 @@ def test_table_has_median_and_range_beside_their_figures():
     def record(n_train, seed, value):
         test = {"geometric_mean": value, "mean": 2 * value, "violation_max": 1e-10, "mass_error": 1e-4}
         config = {"bodies": 2, "n_train": n_train, "seed": seed}
-        return {"config": config, "test": test, "train_seconds": 60.0, "floor": {"geometric_mean": 5.9e-5}}
+        return {"config": config, "test": test, "cpu_seconds": 60.0, "floor": {"geometric_mean": 5.9e-5}}
 
     values = [(100, 0, 3e-4), (100, 1, 1e-4), (100, 2, 2e-4), (7, 0, 0.5)]
     *_, unknown, known = chnn.markdown([record(*value) for value in values]).splitlines()

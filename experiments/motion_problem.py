@@ -11,7 +11,7 @@ import sympy as sp
 from experiments.learning_problem import LearningProblem, Report
 
 if TYPE_CHECKING:
-    from symbolic import Constraint, DAESystem, Function
+    from symbolic import Constraint, DAESystem
 
 # A guess of coordinates and velocities, (n_coordinates,) each, drawn by the generator.
 Start = Callable[[np.random.Generator], tuple[Any, Any]]
@@ -138,22 +138,17 @@ class MotionProblem(LearningProblem):
 
         if not self.velocity_constraints:
             return None
-        return self._over_states(Constraint, self.velocity_constraints)
-
-    @cached_property
-    def true_force(self) -> "Function":
-        """The true force over all coordinates before all velocities, (n_coordinates,), in newtons."""
-        from symbolic import Function
-
-        return self._over_states(Function, self.force)
-
-    def _over_states(self, kind: Any, expressions: Sequence[sp.Expr]) -> Any:
-        expressions, states = self._filled(expressions), [*self.q, *self.v]
+        expressions, states = self._filled(self.velocity_constraints), [*self.q, *self.v]
         used = set().union(*(e.free_symbols for e in expressions))
-        return kind(
+        return Constraint(
             expressions, states, time=self._time_of(expressions), name=self.name,
             unconstrained=[s for s in states if s not in used],
         )  # fmt: skip
+
+    @property
+    def true_force(self) -> list[sp.Expr]:
+        """The true force, an expression over q, v and time for each coordinate, in newtons."""
+        return self._filled(self.force)
 
     def _filled(self, expressions: Sequence[sp.Expr]) -> list[sp.Expr]:
         return [sp.sympify(e).subs(self.parameters) for e in expressions]

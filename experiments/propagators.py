@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.truth import ProblemMotion
 from ndae import Method, NeuralDAE, NeuralMotion
 from solvers import IntegrationError
 from solvers.torch_motion import TorchMotion
@@ -32,7 +33,8 @@ class Propagator(Protocol):
     def advance(self, q: States, v: States) -> tuple[States, States]:
         """Coordinates and velocities, (n, n_states) each, one period later.
 
-        A sample that cannot be carried on comes back as NaN, and never touches the others.
+        One with an attribute `needs_time` that is true is also given the time `t` (s) of all of them. A sample that
+        cannot be carried on comes back as NaN, and never touches the others.
         """
         ...
 
@@ -40,8 +42,8 @@ class Propagator(Protocol):
 def roll_out(propagator: Propagator, q: States, v: States, n_periods: int) -> tuple[States, States]:
     """Coordinates and velocities after 0, 1, ..., `n_periods` periods, each (n, n_periods + 1, n_states)."""
     states = [(q, v)]
-    for _ in range(n_periods):
-        states.append(propagator.advance(*states[-1]))
+    for k in range(n_periods):
+        states.append(propagator.advance(*states[-1], *_time(propagator, k)))
     return np.stack([q for q, _ in states], 1), np.stack([v for _, v in states], 1)
 
 
@@ -50,10 +52,18 @@ def one_period_on(propagator: Propagator, q: States, v: States) -> tuple[States,
 
     The results have that shape too; the first time has no state before it and keeps its own.
     """
-    ahead = propagator.advance(*(x[:, :-1].reshape(-1, x.shape[-1]) for x in (q, v)))
+    if getattr(propagator, "needs_time", False):  # then those at one time go together, not all at once
+        by_time = [propagator.advance(q[:, k], v[:, k], *_time(propagator, k)) for k in range(q.shape[1] - 1)]
+        ahead = [np.stack(x, 1) for x in zip(*by_time, strict=True)]
+    else:
+        ahead = propagator.advance(*(x[:, :-1].reshape(-1, x.shape[-1]) for x in (q, v)))
     own = zip((q, v), ahead, strict=True)
     q, v = (np.concatenate([x[:, :1], y.reshape(len(x), -1, x.shape[-1])], 1) for x, y in own)
     return q, v
+
+
+def _time(propagator: Propagator, k: int) -> tuple[float, ...]:
+    return (k * propagator.period,) if getattr(propagator, "needs_time", False) else ()
 
 
 class HorizonMap:
@@ -71,7 +81,7 @@ class HorizonMap:
     (q, v), and for equations of motion that depend on time, which the network is not told.
     """
 
-    def __init__(self, model: NeuralDAE, motion: TorchMotion, period: float) -> None:
+    def __init__(self, model: NeuralDAE, motion: TorchMotion | ProblemMotion, period: float) -> None:
         _check(model, motion)
         self.period, self._model, self._motion = period, model, motion
         self._tight = _tightened(model)
@@ -94,28 +104,32 @@ class HorizonMap:
 class MotionMap:
     """A NeuralMotion over one `period` (s), its own duration: it has velocities, so it is a propagator as it stands.
 
-    `projections` and `unconverged` count its own projections.
+    `projections` and `unconverged` count its own projections. `needs_time`: whether its constraints move.
     """
 
     def __init__(self, model: NeuralMotion) -> None:
-        self.period, self._model = model.duration, model
+        self.period, self._model = model.duration, copy.copy(model)
+        # What drifted off is to be seen, not refused.
+        self._model.start_tol = float("inf")
+        constraints = model.constraint, model.velocity_constraint
+        self.needs_time = any(c is not None and c.needs_time for c in constraints)
         self.projections = self.unconverged = 0
 
-    def advance(self, q: States, v: States) -> tuple[States, States]:
-        return _advance(self._step, q, v)
+    def advance(self, q: States, v: States, t: float = 0.0) -> tuple[States, States]:
+        return _advance(lambda y: self._step(y, t), q, v)
 
-    def _step(self, y: Tensor) -> Tensor:
+    def _step(self, y: Tensor, t: float) -> Tensor:
         like = next(self._model.parameters(), y)
         x = torch.cat([part.unflatten(-1, (-1, self._model.dim)) for part in y.to(like).chunk(2, -1)], -1)
-        found = self._model.trajectory(x, [0.0, self.period])
+        found = self._model.trajectory(x, [t, t + self.period])
         for projection in found.projections:
             self.projections += projection.converged.numel()
             self.unconverged += int((~projection.converged).sum())
         return torch.cat([found.q[:, -1].flatten(1), found.v[:, -1].flatten(1)], -1).to(y)
 
 
-def with_true_force(model: NeuralMotion, motion: TorchMotion) -> NeuralMotion:
-    """The same motion with the force of a mechanical system in place of the learned one: steps and method stay."""
+def with_true_force(model: NeuralMotion, motion: TorchMotion | ProblemMotion) -> NeuralMotion:
+    """The same motion with the true force in place of the learned one: steps and method stay."""
 
     def force(t: Any, x: Tensor) -> Tensor:
         q, v = (part.flatten(-2) for part in x.chunk(2, -1))
@@ -139,7 +153,7 @@ class TrueFieldMap:
     Raises ValueError as `HorizonMap` does.
     """
 
-    def __init__(self, model: NeuralDAE, motion: TorchMotion, period: float) -> None:
+    def __init__(self, model: NeuralDAE, motion: TorchMotion | ProblemMotion, period: float) -> None:
         _check(model, motion)
         self.period, self._last = period, _LastState()
         lengths = model.log_step.detach().double().exp().tolist()
@@ -166,7 +180,7 @@ class TrueFieldMap:
 class _TrueField(torch.nn.Module):
     """`scale` times (v, a), over latent states (batch, nodes, 2 dim) that hold (q, v) of each node."""
 
-    def __init__(self, motion: TorchMotion, scale: float) -> None:
+    def __init__(self, motion: TorchMotion | ProblemMotion, scale: float) -> None:
         super().__init__()
         self._motion, self._scale = motion, scale
 
@@ -214,7 +228,7 @@ def _nodes(model: NeuralDAE, y: Tensor) -> Tensor:
     return torch.cat([part.unflatten(-1, (-1, model.dim)) for part in y.to(model.log_step).chunk(2, -1)], -1)
 
 
-def _check(model: NeuralDAE, motion: TorchMotion) -> None:
+def _check(model: NeuralDAE, motion: TorchMotion | ProblemMotion) -> None:
     if model.features != 2 * model.dim:
         raise ValueError(
             f"the model takes {model.features} numbers a node and gives {model.dim}: to be compared with the equations "

@@ -1,7 +1,8 @@
 """`ndae validate`: a trained network against the reference, from held-out states, and what causes its error.
 
 The reference, the network, and the network with the true field in the learned one's place start from the same states,
-of motion later than all samples. Two questions are asked:
+of motion later than all samples (the pendulum) or of trajectories of their own (other problems). Two questions are
+asked:
 
 - *One period on*: the network is given the reference's state at every time, and predicts the next. Nothing
   accumulates; this is the test error of a run, on motion of its own.
@@ -25,8 +26,10 @@ import numpy as np
 from experiments.validation_report import Validation
 
 if TYPE_CHECKING:
+    from experiments.motion_problem import MotionProblem
     from experiments.propagators import Propagator
     from experiments.runs import RunConfig
+    from experiments.truth import Truth
     from symbolic import MechanicalSystem
 
 TRAJECTORIES, SECONDS = 50, 5.0
@@ -40,18 +43,19 @@ Progress = Callable[[float, float, str], object]
 class HeldOut:
     """States that no sample came from, and the scales of their system.
 
-    `q`, `v` (n, n_states) are states at `times` (s) of a motion whose samples end at `samples_end` (s). `size` (m) is
-    the size of the system, called `size_of`; `energy_range` (J) what its potential energy can differ by.
+    `q`, `v` (n, n_states) are states at `times` (s) of a motion whose samples end at `samples_end` (s), or, if that is
+    None, of motions of their own. `size` (m) is the size of the system, called `size_of`; `energy_range` (J) what its
+    potential energy can differ by, None where there is no such thing.
     """
 
-    system: "MechanicalSystem"
+    system: "MechanicalSystem | MotionProblem"
     q: np.ndarray
     v: np.ndarray
     times: np.ndarray
-    samples_end: float
+    samples_end: float | None
     size: float
     size_of: str
-    energy_range: float
+    energy_range: float | None
 
 
 @dataclass(frozen=True)
@@ -80,11 +84,12 @@ def validate(
     Raises ValueError for a folder without a run, a count below one, or a time shorter than the network's horizon;
     `ndae.CheckpointError` where there is no sound checkpoint; and `solvers.ReferenceSolveError`.
     """
-    from experiments.pendulum import DT
+    from experiments.motions import find
     from experiments.runs import load_model
 
     config, model = load_model(run)
-    period = config.horizon * DT
+    problem = find(config.problem)
+    period = config.horizon * problem.dt
     if isinstance(trajectories, bool) or not isinstance(trajectories, int) or trajectories < 1:
         raise ValueError(f"trajectories is a whole number of at least 1, not {trajectories!r}")
     if not (np.isfinite(seconds) and seconds >= period):
@@ -93,7 +98,10 @@ def validate(
         )
     say = progress or _silent
     say(0, 4, "the motion that the states are from")
-    held_out = pendulum_held_out(config, trajectories, seconds)
+    if config.problem == "pendulum":
+        held_out = pendulum_held_out(config, trajectories, seconds)
+    else:
+        held_out = new_starts(problem, trajectories, config.seed)
     contest = contest_of(model, held_out.system, period)
     return compare(contest, held_out, seconds, dataclasses.asdict(config), say)
 
@@ -121,13 +129,21 @@ def pendulum_held_out(config: "RunConfig", n: int, seconds: float) -> HeldOut:
     )
 
 
-def contest_of(model: Any, system: "MechanicalSystem", period: float) -> Contest:
+def new_starts(problem: "MotionProblem", n: int, seed: int) -> HeldOut:
+    """`n` starts of trajectories that are in none of the sets of samples which `seed` draws."""
+    from experiments.motion_data import starts
+
+    q, v = starts(problem, n, seed, part=3)  # the sets are parts 0 to 2
+    return HeldOut(problem, q, v, np.zeros(n), None, problem.size, problem.size_of, energy_range=None)
+
+
+def contest_of(model: Any, system: "MechanicalSystem | MotionProblem", period: float) -> Contest:
     """What a network that predicts one `period` (s) ahead is compared with."""
     from experiments.propagators import HorizonMap, MotionMap, TrueFieldMap, with_true_force
+    from experiments.truth import truth_of
     from ndae import NeuralMotion
-    from solvers.torch_motion import TorchMotion
 
-    motion = TorchMotion(system)
+    motion = truth_of(system).motion
     if isinstance(model, NeuralMotion):
         return Contest(MotionMap(model), MotionMap(with_true_force(model, motion)))
     true_field = TrueFieldMap(model, motion, period)
@@ -146,32 +162,31 @@ def compare(
     The times compared are the multiples of the model's period up to `seconds`.
     """
     from experiments.propagators import one_period_on, roll_out
-    from solvers import reference_solution
+    from experiments.truth import truth_of
 
     say = say or _silent
     period = contest.model.period
     ts = period * np.arange(int(seconds / period * (1 + 1e-9)) + 1)
     say(1, 4, "the reference")
-    reference, looser = (
-        reference_solution(held_out.system, held_out.q, held_out.v, ts, rtol=tolerance, atol=tolerance)
-        for tolerance in (_TOLERANCE, _LOOSER)
-    )
-    measure = _Measure(held_out.system, reference.energy)
+    truth = truth_of(held_out.system)
+    true_q, true_v, energy = truth.solve(held_out.q, held_out.v, ts, _TOLERANCE)
+    looser_q, *_ = truth.solve(held_out.q, held_out.v, ts, _LOOSER)
+    measure = _Measure(truth, ts, energy)
     distance = measure.distance
 
     say(2, 4, "one period on")
-    model, true = (one_period_on(p, reference.q, reference.v) for p in (contest.model, contest.integrator))
+    model, true = (one_period_on(p, true_q, true_v) for p in (contest.model, contest.integrator))
     one_period = {
-        "error": distance(model[0], reference.q),
+        "error": distance(model[0], true_q),
         "learning": distance(model[0], true[0]),
-        "integrator": distance(true[0], reference.q),
+        "integrator": distance(true[0], true_q),
         **measure.of_motion(*model),
     }
 
     say(3, 4, "rolled out")
     propagators = {name: propagator for name, propagator in vars(contest).items() if propagator is not None}
     rolled = {name: roll_out(p, held_out.q, held_out.v, len(ts) - 1) for name, p in propagators.items()}
-    q = {name: motion[0] for name, motion in rolled.items()} | {"reference": reference.q}
+    q = {name: motion[0] for name, motion in rolled.items()} | {"reference": true_q}
     rollout = {"error": distance(q["model"], q["reference"])}
     chain = [name for name in ("model", "velocities", "integrator", "reference") if name in q]
     for part, name, next_name in zip(["learning", *chain[1:]], chain, chain[1:], strict=False):
@@ -188,11 +203,11 @@ def compare(
         size=held_out.size,
         size_of=held_out.size_of,
         energy_range=held_out.energy_range,
-        reference_error=distance(looser.q, reference.q).max(0),
-        unrelated=float(distance(reference.q, np.roll(reference.q, n // 2, 0)).mean()) if n > 1 else None,
+        reference_error=distance(looser_q, true_q).max(0),
+        unrelated=float(distance(true_q, np.roll(true_q, n // 2, 0)).mean()) if n > 1 else None,
         one_period={name: curve[:, 1:] for name, curve in one_period.items()},  # the first time has no prediction
         rollout=rollout,
-        control_errors={name: distance(q[name], reference.q) for name in rolled if name != "model"},
+        control_errors={name: distance(q[name], true_q) for name in rolled if name != "model"},
         projections=getattr(contest.model, "projections", 0),
         unconverged=getattr(contest.model, "unconverged", 0),
     )
@@ -201,27 +216,24 @@ def compare(
 class _Measure:
     """Distances, violations and energies of motions (n, n_times, n_states); what is not finite counts as infinite."""
 
-    def __init__(self, system: "MechanicalSystem", energy: np.ndarray) -> None:
-        from solvers.torch_motion import TorchMotion
-
-        self._motion, self._energy = TorchMotion(system), energy
+    def __init__(self, truth: "Truth", ts: np.ndarray, energy: np.ndarray | None) -> None:
+        self._truth, self._ts, self._energy = truth, ts, energy
 
     def distance(self, q: np.ndarray, other: np.ndarray) -> np.ndarray:
         """Mean distance of a point from where the other has it, in m, (n, n_times)."""
-        points = (q - other).reshape(*q.shape[:-1], -1, self._motion.constraint.dim)
+        points = (q - other).reshape(*q.shape[:-1], -1, self._truth.dim)
         return _or_infinite(np.linalg.norm(points, axis=-1).mean(-1))
 
     def of_motion(self, q: np.ndarray, v: np.ndarray) -> dict[str, np.ndarray]:
-        """Largest violation at both levels, and error of the energy, (n, n_times) each."""
+        """Largest violation at both levels, and error of the energy, (n, n_times) each, as far as there are such."""
         import torch
 
         at, moving = torch.as_tensor(q), torch.as_tensor(v)
-        constraint = self._motion.constraint
-        curves = {
-            "position_violation": constraint.residual(at).abs().amax(-1),
-            "velocity_violation": constraint.velocity(at, moving).abs().amax(-1),
-            "energy_error": (self._motion.energy(at, moving) - torch.as_tensor(self._energy)).abs(),
-        }
+        violations = self._truth.violations(at, moving, torch.as_tensor(self._ts).expand(at.shape[:-1]))
+        curves = {f"{name}_violation": residual.abs().amax(-1) for name, residual in violations.items()}
+        if self._energy is not None:
+            energy = self._truth.motion.energy(at, moving)
+            curves["energy_error"] = (energy - torch.as_tensor(self._energy)).abs()
         return {name: _or_infinite(curve.numpy()) for name, curve in curves.items()}
 
 

@@ -31,12 +31,19 @@ def validation_figure(found: Validation, path: Path | str) -> Path:
         _draw_rollout(rolled, found, colour)
         _draw_one_period(one, found, colour)
         _draw_violation(violation, found, colour)
-        _draw_energy(energy, found, colour)
-        for axes in (rolled, one, violation, energy):
+        drawn = [rolled, one, violation]
+        if found.energy_range is None:
+            energy.set_axis_off()
+            one.set_xlabel("time since the held-out state (s)")
+            one.tick_params(labelbottom=True)
+        else:
+            _draw_energy(energy, found, colour)
+            drawn.append(energy)
+        for axes in drawn:
             axes.yaxis.set_major_locator(LogLocator(numticks=8))
             axes.set_xlim(0, found.ts[-1])
             axes.margins(x=0)
-        for axes in (violation, energy):
+        for axes in drawn[2:]:
             axes.set_xlabel("time since the held-out state (s)")
         sheet.suptitle(title_of(found.about), fontsize=10)
         path = Path(path)
@@ -54,8 +61,8 @@ def _draw_rollout(axes, found: Validation, colour) -> None:
             _median(axes, found.ts[1:], found.control_errors[name][:, 1:], grey, label=label, linestyle=line)
     _level(axes, found.threshold, f"a tenth of {found.size_of}")
     if found.unrelated is not None:
-        _level(axes, found.unrelated, "two unrelated states")
-    axes.legend(loc="lower right", fontsize=8)
+        _level(axes, found.unrelated, "two unrelated states", at=0.45)  # beside the other, which may be as high
+    axes.legend(loc="best", fontsize=8)
     _end_at(axes, 10 * found.size)
 
 
@@ -67,7 +74,7 @@ def _draw_one_period(axes, found: Validation, colour) -> None:
     label, grey, line = _CONTROLS["integrator"]
     _median(axes, ts, found.one_period["integrator"], grey, label=label, linestyle=line)
     _level(axes, found.threshold, f"a tenth of {found.size_of}")
-    axes.legend(loc="center right", fontsize=8)
+    axes.legend(loc="best", fontsize=8)
     _end_at(axes, 10 * found.size)
 
 
@@ -75,6 +82,8 @@ def _draw_violation(axes, found: Validation, colour) -> None:
     axes.set_title("Largest violation of all trajectories")
     axes.set_ylabel("|c| (m), |dc/dt| (m/s)")
     for name, label, shade in (("velocity", "velocity", 0.45), ("position", "position", 1.0)):
+        if f"{name}_violation" not in found.rollout:
+            continue
         for curves, ts, line, how in (
             (found.rollout, found.ts[1:], "-", "rolled out"),
             (found.one_period, found.ts[1:], _ONE, "one horizon on"),
@@ -105,11 +114,11 @@ def _median(axes, ts: np.ndarray, values: np.ndarray, colour, *, label: str, lin
     axes.fill_between(ts, statistics["low"], statistics["high"], color=colour, alpha=0.18, linewidth=0)
 
 
-def _level(axes, value: float, words: str) -> None:
+def _level(axes, value: float, words: str, at: float = 0.0) -> None:
     axes.axhline(value, color="black", linewidth=0.7, linestyle=(0, (1, 2)))
     # At the left, where errors are small; behind the curves, since they need not be.
     axes.annotate(
-        words, (0, value), xycoords=axes.get_yaxis_transform(), xytext=(3, 2), textcoords="offset points",
+        words, (at, value), xycoords=axes.get_yaxis_transform(), xytext=(3, 2), textcoords="offset points",
         va="bottom", fontsize=7, zorder=1.5,
     )  # fmt: skip
 

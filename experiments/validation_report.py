@@ -21,6 +21,7 @@ UNITS = {
     "energy_error": "J",
 }
 _PARTS = ("learning", "velocities", "integrator")
+_MEASURES = {"position_violation": "|c|\n(m)", "velocity_violation": "|dc/dt|\n(m/s)", "energy_error": "energy\n(J)"}
 _ROWS = 6
 
 
@@ -30,8 +31,9 @@ class Validation:
 
     - `about`: what the model is (a run's configuration).
     - `ts` (n_times,): times since the held-out states (s), `period` (s) apart; `held_out_times` (n,): when those
-      states occurred, and `samples_end` when the last sample of the run's data did.
-    - `size` (m): how large the system is, called `size_of`; `energy_range` (J): what its potential energy differs by.
+      states occurred, and `samples_end` when the last sample of the run's data did, None for motions of their own.
+    - `size` (m): how large the system is, called `size_of`; `energy_range` (J): what its potential energy differs by,
+      None where energy is not looked at.
     - `reference_error` (n_times,): largest distance (m) of the reference from a solve at ten times its tolerance.
     - `unrelated`: mean distance (m) of two states that have nothing to do with each other, None for one trajectory.
     - `one_period` (from `ts[1]` on), `rollout`: curves by name, see `UNITS`.
@@ -44,10 +46,10 @@ class Validation:
     ts: np.ndarray
     period: float
     held_out_times: np.ndarray
-    samples_end: float
+    samples_end: float | None
     size: float
     size_of: str
-    energy_range: float
+    energy_range: float | None
     reference_error: np.ndarray
     unrelated: float | None
     one_period: Curves
@@ -164,16 +166,23 @@ def title_of(about: Mapping[str, Any]) -> str:
     motion = {name: about[name] for name in ("stabilisation", "force") if name in about}
     variant = Variant.of(about["method"], about["gamma"], about["eta"], **motion)
     return (
-        f"{about['problem']}: {variant.title}, {about['network']} network, {about['n_train']:,} training samples, "
+        f"{about['problem'].replace('_', ' ')}: {variant.title}, {about['network']} network, "
+        f"{about['n_train']:,} training samples, "
         f"{about['horizon']} steps ahead, seed {about['seed']}"
     )
 
 
 def _setting(found: Validation) -> list[str]:
     times = found.held_out_times
+    if found.samples_end is None:
+        starts = f"{found.n_trajectories} trajectories that no sample is from, from their start at t = 0"
+    else:
+        starts = (
+            f"{found.n_trajectories} states of motion later than all samples, {found.ts[-1]:g} s apart: at "
+            f"{times[0]:.2f} to {times[-1]:.2f} s, samples end at {found.samples_end:.2f} s"
+        )
     lines = [
-        f"starts      {found.n_trajectories} states of motion later than all samples, {found.ts[-1]:g} s apart: at "
-        f"{times[0]:.2f} to {times[-1]:.2f} s, samples end at {found.samples_end:.2f} s",
+        f"starts      {starts}",
         f"reference   within {found.reference_error.max():.0e} m of a solve at ten times its tolerance",
     ]
     if found.unrelated is not None:
@@ -213,7 +222,8 @@ def _table(error: str, curves: Curves) -> Any:
 
     drawn = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
     parts = (f"{name}\n(cm)" for name in _PARTS if name in curves)
-    for name in ("time\n(s)", f"error (cm)\n{error}", *parts, "|c|\n(m)", "|dc/dt|\n(m/s)", "energy\n(J)"):
+    measured = (title for name, title in _MEASURES.items() if name in curves)
+    for name in ("time\n(s)", f"error (cm)\n{error}", *parts, *measured):
         drawn.add_column(name, justify="right", no_wrap=True)
     return drawn
 
@@ -222,8 +232,8 @@ def _other_cells(now: Curves) -> list[str]:
     """Medians, but for violations the largest, of curves at one time (n_trajectories,)."""
     return [
         *(_cm(_quantile(now[name], 0.5)) for name in _PARTS if name in now),
-        *(_number(now[name].max()) for name in ("position_violation", "velocity_violation")),
-        _number(_quantile(now["energy_error"], 0.5)),
+        *(_number(now[name].max()) for name in ("position_violation", "velocity_violation") if name in now),
+        *(_number(_quantile(now[name], 0.5)) for name in ("energy_error",) if name in now),
     ]
 
 
@@ -260,11 +270,15 @@ def _notes(found: Validation) -> list[str]:
             "velocities  what it costs to rebuild them, on the true field: the network gives none, and is taken to say",
             "            how fast its prediction moves as the state it is made from moves by the true equations",
         ]
-    return [
-        *notes,
-        "|c|, |dc/dt|  largest violation at the position and velocity level, of all trajectories",
-        f"energy      error, of a range of {found.energy_range:.0f} J; median, as for the parts of the error",
-    ]
+    if "position_violation" in found.rollout:
+        notes.append("|c|, |dc/dt|  largest violation at the position and velocity level, of all trajectories")
+    else:
+        notes.append("|dc/dt|     largest violation of the constraints on velocities, of all trajectories")
+    if found.energy_range is not None:
+        notes.append(
+            f"energy      error, of a range of {found.energy_range:.0f} J; median, as for the parts of the error"
+        )
+    return notes
 
 
 def _cm(metres: float) -> str:

@@ -41,7 +41,7 @@ def start(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 PROBLEM = MotionProblem(
     name="robot_arm", title="Robot arm of three links on a prescribed path",
     q=q, v=v, dim=2, mass=1.0, force=force, holonomic=links + path, time=t, start=start,
-    edges=((None, 0), (0, 1), (1, 2)), size=3.0, size_of="the arm's length",
+    edges=((None, 0), (0, 1), (1, 2)), stride=45, size=3.0, size_of="the arm's length",
     error_is="mean Euclidean error per joint",
     violation_is="error of a link's length or of the end's place",
 )  # fmt: skip

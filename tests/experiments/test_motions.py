@@ -17,6 +17,7 @@ from experiments.motions import chaplygin_sleigh as sleigh
 from experiments.motions import robot_arm as arm
 from experiments.options import PROBLEMS as ON_THE_COMMAND_LINE
 from experiments.runs import RunConfig, build_model, run
+from experiments.truth import truth_of
 from ndae.evaluation import evaluate
 from tests.experiments.command_line import in_process
 
@@ -105,11 +106,10 @@ def test_the_arm_follows_its_path_and_loses_its_energy_to_friction(arm_data):
 def true_motion(problem, n_steps):
     import ndae
 
-    force = problem.true_force.torch()
+    force = truth_of(problem).motion.force
 
     def acting(t, x):
-        q, v = (part.flatten(-2) for part in x.chunk(2, -1))
-        return force.residual(torch.cat([q, v], -1)).unflatten(-1, (-1, problem.dim))
+        return force(*(part.flatten(-2) for part in x.chunk(2, -1)), t).unflatten(-1, (-1, problem.dim))
 
     return ndae.NeuralMotion(
         problem.constraint.torch(), acting, duration=0.2, n_steps=n_steps, mass=problem.mass,

@@ -120,23 +120,21 @@ class NeuralMotion(nn.Module):
         `n_steps` steps of its own length, so that none depends on its neighbours. With `n_times` > 1, `y` is
         `(batch, n_times, nodes, dim)`.
         """
-        start = 0.0 if t0 is None else self._per_sample("t0", t0, x)
-        span = self.duration if duration is None else self._per_sample("duration", duration, x)
-        manifold = self._manifold(x)
-        q, v = self._start(x, start)
-        part, states = 1 / self.n_times, []
-        for k in range(self.n_times):
-            t, n_steps = start + k * part * span, self.n_steps // self.n_times
-            q, v = self._advance(q, v, t, part * span, n_steps, manifold, is_last=True)
-            states.append((q, v))
-        positions = q if self.n_times == 1 else torch.stack([q for q, _ in states], -3)
+        manifold, path = self._path(x, t0, duration)
+        q = path[-1][0]
+        positions = q if self.n_times == 1 else torch.stack([q for q, *_ in path], -3)
         term = self.method.regularisation(manifold)
 
         def residual() -> Tensor:
-            times = [start + (k + 1) * part * span for k in range(self.n_times)]
-            return torch.cat([self._residual(*state, t) for state, t in zip(states, times, strict=True)], -1)
+            return torch.cat([self._residual(*state) for state in path], -1)
 
         return Prediction(positions, q.new_zeros(()) if term is None else term, tuple(manifold.projections), residual)
+
+    def states(
+        self, x: Features, *, t0: PerSample | None = None, duration: PerSample | None = None
+    ) -> Float[Tensor, "batch n_times nodes features"]:
+        """Positions and velocities at the `n_times` times of `predict`."""
+        return torch.stack([torch.cat([q, v], -1) for q, v, _ in self._path(x, t0, duration)[1]], -3)
 
     def trajectory(self, x: Features, ts: Any) -> Motion:
         """The motion at the times `ts` (s), which increase from the start at `ts[0]`; steps are `duration / n_steps`
@@ -190,6 +188,18 @@ class NeuralMotion(nn.Module):
         tolerance = self.start_tol if self.starts == "check" else None
         with torch.no_grad():
             check_starts(self.constraint, self.velocity_constraint, q, v, t0, tolerance)
+
+    def _path(self, x: Tensor, t0: Any, duration: Any) -> tuple[Manifold, list[tuple]]:
+        """The manifold with what was recorded on the way, and (q, v, t) at each of the `n_times` times."""
+        start = 0.0 if t0 is None else self._per_sample("t0", t0, x)
+        span = self.duration if duration is None else self._per_sample("duration", duration, x)
+        manifold, part, path = self._manifold(x), 1 / self.n_times, []
+        q, v = self._start(x, start)
+        for k in range(self.n_times):
+            t = start + k * part * span
+            q, v = self._advance(q, v, t, part * span, self.n_steps // self.n_times, manifold, is_last=True)
+            path.append((q, v, start + (k + 1) * part * span))
+        return manifold, path
 
     def _start(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         q, v = self._split(x)

@@ -1,0 +1,78 @@
+"""What motion with multipliers reaches on the paper's pendulum, for each number of samples and horizon of its Table 1.
+
+    python -m experiments.multiplier_table                 # makes the runs that are missing (2 hours of one core)
+    python -m experiments.multiplier_table --table         # from finished runs alone
+
+Each run is one of `ndae train pendulum --method multiplier --network mlp --schedule cosine --learning-rate 0.01`, with
+three seeds; the sizes below are all that differs. They were chosen by the validation error of a seed that is in no
+table (100).
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.compare import Study, run_study
+from experiments.records import PAPER_TABLE_1, Record, Spread, Variant, read_records
+from experiments.terminal import note
+
+SEEDS = (0, 1, 2)
+RESULTS = Path("experiments/results")
+# (horizon, n_train): epochs, batch size.
+SIZES = {
+    (20, 100): (200, 20),
+    (50, 100): (200, 20),
+    (20, 1000): (120, 50),
+    (50, 1000): (120, 50),
+    (20, 10000): (100, 200),
+    (50, 10000): (100, 200),
+}
+
+
+def study(horizon: int, n_train: int) -> Study:
+    """The three runs of one cell of the table."""
+    epochs, batch_size = SIZES[horizon, n_train]
+    settings = {"schedule": "cosine", "learning_rate": 0.01, "batch_size": batch_size}
+    return Study("pendulum", "mlp", n_train, horizon, epochs, (Variant("multiplier"),), SEEDS, settings)
+
+
+def table(records: Sequence[Record]) -> str:
+    """The finished cells as Markdown."""
+    lines = [
+        "| samples | horizon | error (cm) | the paper's best (cm) | ratio | largest violation (m) | training (s) |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for horizon, n_train in sorted(SIZES, key=lambda cell: cell[::-1]):
+        setting = study(horizon, n_train).setting
+        runs = [r for r in records if r.setting == setting and r.variant == Variant("multiplier") and r.seed in SEEDS]
+        if not runs:
+            continue
+        error, seconds = (Spread.of(r.result[key] for r in runs) for key in ("test_mae_cm", "train_seconds"))
+        best = min(PAPER_TABLE_1[horizon, n_train].values())
+        worst = max(r.result["violation_max"] for r in runs)
+        spread = f"{error.mean:.4f} ± {error.std:.4f}" if len(runs) > 1 else f"{error.mean:.4f} (one seed)"
+        lines.append(
+            f"| {n_train:,} | {horizon} | {spread} | {best:g} | {best / error.mean:,.0f} | {worst:.0e} | "
+            f"{seconds.mean:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Make what is missing, unless only the table is asked for, and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--table", action="store_true", help="only print the table of the runs that are finished")
+    parser.add_argument("--n-train", type=int, choices=sorted({n for _, n in SIZES}), help="only this many samples")
+    parser.add_argument("--out", type=Path, default=Path("runs/multiplier"), help="folder for the runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for one small JSON a run")
+    options = parser.parse_args()
+    if not options.table:
+        for horizon, n_train in SIZES:
+            if options.n_train in (None, n_train):
+                note(f"{n_train:,} training samples, {horizon} steps ahead")
+                run_study(study(horizon, n_train), options.out, results=options.results)
+    print(table(read_records(options.results)))
+
+
+if __name__ == "__main__":
+    main()

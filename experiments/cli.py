@@ -90,7 +90,7 @@ def train(
     horizon: opt.Horizon = 20,
     seed: opt.Seed = 0,
     epochs: opt.Epochs = 50,
-    network: opt.Network = "mimetic",
+    network: opt.Network = None,
     batch_size: opt.BatchSize = 10,
     learning_rate: opt.LearningRate = 1e-3,
     schedule: opt.Schedule = "constant",
@@ -114,7 +114,7 @@ def train(
     if method != "multiplier" and (stabilisation, force) != ("projection", "free"):
         raise UserError(f"--stabilisation and --force are of --method multiplier: the method is {method}")
     variants = (Variant.of(method, gamma, eta, stabilisation, force),)
-    study = Study(problem, network, n_train, horizon, epochs, variants, (seed,), settings)
+    study = Study(problem, _network(network, problem), n_train, horizon, epochs, variants, (seed,), settings)
     record, folder = train_one(study, out, fresh=fresh)
     _show_run(record)
     _show_files([folder / name for name in ("config.json", "log.csv", "result.json", "checkpoints/best.ckpt")])
@@ -132,7 +132,7 @@ def compare(
     horizon: opt.Horizon = 20,
     seeds: opt.Seeds = 3,
     epochs: opt.Epochs = 50,
-    network: opt.Network = "mimetic",
+    network: opt.Network = None,
     batch_size: opt.BatchSize = 10,
     learning_rate: opt.LearningRate = 1e-3,
     schedule: opt.Schedule = "constant",
@@ -156,7 +156,9 @@ def compare(
     motion = {"stabilisation": stabilisation, "force": force}
     variants = tuple(Variant.parse(name, gamma, eta, **motion) for name in methods.split(","))
     settings = _settings(batch_size, learning_rate, schedule, patience, device, dtype, integrator, adjoint, threads)
-    study = Study(problem, network, n_train, horizon, epochs, variants, tuple(range(seeds)), settings)
+    study = Study(
+        problem, _network(network, problem), n_train, horizon, epochs, variants, tuple(range(seeds)), settings
+    )
     outcome = run_study(study, out, results=results, fresh=fresh)
     tables, files = write_results(outcome.records, out)
     files += write_snapshots(study, out)
@@ -177,7 +179,7 @@ def sweep(
     horizon: opt.Horizon = 20,
     seeds: opt.Seeds = 3,
     epochs: opt.Epochs = 50,
-    network: opt.Network = "mimetic",
+    network: opt.Network = None,
     batch_size: opt.BatchSize = 10,
     learning_rate: opt.LearningRate = 1e-3,
     schedule: opt.Schedule = "constant",
@@ -196,7 +198,9 @@ def sweep(
 
     variants = sweep_variants(over, values, method, gamma, eta)
     settings = _settings(batch_size, learning_rate, schedule, patience, device, dtype, integrator, adjoint, threads)
-    study = Study(problem, network, n_train, horizon, epochs, variants, tuple(range(seeds)), settings)
+    study = Study(
+        problem, _network(network, problem), n_train, horizon, epochs, variants, tuple(range(seeds)), settings
+    )
     outcome = run_study(study, out, results=results, fresh=fresh)
     tables, files = write_sweep(outcome.records, over, out)
     _show_tables(tables)
@@ -341,6 +345,13 @@ def demo(
 
     _set_threads(threads)
     run_demo(out, fresh=fresh)
+
+
+def _network(network: str | None, problem: str) -> str:
+    """The network asked for, or the problem's own choice."""
+    from experiments.motions import find
+
+    return network or find(problem).network
 
 
 def _settings(batch_size, learning_rate, schedule, patience, device, dtype, integrator, adjoint, threads) -> dict:

@@ -39,6 +39,7 @@ class LearningProblem(ABC):
     - `dt` (s): between the steps of the data. `longest_step` (s): of a motion with multipliers.
     - `mass`: one number, one a node, or a block a node (nodes, dim, dim).
     - `constraint` over the positions and `velocity_constraint` over all coordinates before all velocities, or None.
+    - `network`: the one to take where none is named.
     - `error_is`, `violation_is` (of which `violation_of`, in `violation_unit`): what a result's numbers are, in words.
     """
 
@@ -52,6 +53,7 @@ class LearningProblem(ABC):
     mass: Any
     constraint: "Constraint | None"
     velocity_constraint: "Constraint | None"
+    network: str
     error_is: str
     violation_is: str
     violation_of: str

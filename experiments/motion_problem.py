@@ -80,6 +80,7 @@ class MotionProblem(LearningProblem):
     longest_step: float = 0.02
     per_trajectory: int = 5
     stride: int = 20
+    network: str = "mlp"
     error_is: str = "mean Euclidean error per node"
     violation_is: str = "size of a constraint's residual"
     violation_of: str = "constraints"

@@ -47,8 +47,10 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of the split, the weights a
 Seeds = Annotated[int, typer.Option(min=1, help="How many seeds to run, from 0 up.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training samples.")]
 Network = Annotated[
-    Literal["mimetic", "mimetic-small", "mlp"],
-    typer.Option(metavar="NAME", help="mimetic (the paper's graph network), mimetic-small or mlp."),
+    Literal["mimetic", "mimetic-small", "mlp"] | None,
+    typer.Option(
+        metavar="NAME", help="mimetic (the paper's graph network; the pendulum's), mimetic-small or mlp (of others)."
+    ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples a training step.")]
 LearningRate = Annotated[float, typer.Option(help="Learning rate of Adam.")]

@@ -7,7 +7,7 @@ from experiments.learning_problem import LearningProblem, Parts, Report
 
 
 class _Pendulum(LearningProblem):
-    name, title = "pendulum", "The paper's five-body pendulum"
+    name, title, network = "pendulum", "The paper's five-body pendulum", "mimetic"
     nodes, dim, dt, mass = pendulum.N_BODIES, 2, pendulum.DT, pendulum.MASS
     # RK4 with the true forces is then wrong by less than 0.01 cm in 0.2 s.
     longest_step = 0.02

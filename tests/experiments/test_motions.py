@@ -197,7 +197,7 @@ def test_a_start_that_is_too_far_is_named():
 
 def test_the_command_line_knows_every_problem():
     assert ON_THE_COMMAND_LINE == motions.PROBLEMS
-    assert motions.PROBLEMS[0] == "pendulum"
+    assert motions.PROBLEMS[0] == "pendulum" and motions.find("pendulum").network == RunConfig().network
     for name in motions.PROBLEMS:
         assert motions.find(name).name == name
     with pytest.raises(ValueError, match="problem 'water' is unknown: give one of pendulum, "):
@@ -207,7 +207,7 @@ def test_the_command_line_knows_every_problem():
 @pytest.mark.parametrize("name", ["robot_arm", "chaplygin_sleigh"])
 def test_methods_that_know_no_time_and_no_velocities_are_refused_in_a_line(capsys, tmp_path, name):
     for command in (("train", name, "--method", "smooth"), ("compare", name)):
-        code, _, err = in_process(capsys, *command, "--network", "mlp", "--out", tmp_path / "run")
+        code, _, err = in_process(capsys, *command, "--out", tmp_path / "run")
         assert code == 1 and len(err.splitlines()) == 1
         assert name in err and "--method multiplier" in err
     assert not list(tmp_path.rglob("config.json"))

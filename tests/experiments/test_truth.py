@@ -1,6 +1,7 @@
 """Problems of a few lines of SymPy, validated: their true motion in torch, and times and velocities that matter."""
 
 import functools
+import json
 
 import numpy as np
 import pytest
@@ -8,11 +9,10 @@ import sympy as sp
 import torch
 
 import ndae
-from experiments import motions, runs
+from experiments import motions
 from experiments.motion_data import starts, trajectories
 from experiments.motion_problem import MotionProblem
 from experiments.propagators import MotionMap, with_true_force
-from experiments.runs import RunConfig
 from experiments.truth import truth_of
 from experiments.validate import Contest, compare, contest_of, new_starts
 from tests.experiments.command_line import in_process
@@ -132,9 +132,11 @@ def test_new_starts_are_in_no_set():
 
 
 def test_the_command_on_a_sleigh(capsys, tmp_path):
-    sizes = {"n_train": 20, "n_val": 10, "n_test": 10, "epochs": 1}
-    config = RunConfig(problem="chaplygin_sleigh", method="multiplier", network="mlp", **sizes)
-    runs.run(config, tmp_path, progress=False)
+    sizes = ("--n-train", 20, "--epochs", 1)
+    code, _, err = in_process(capsys, "train", "chaplygin_sleigh", "--method", "multiplier", *sizes, "--out", tmp_path)
+    assert code == 0, err
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["network"] == "mlp" and result["violation_max"] < 2e-6
     code, out, err = in_process(capsys, "validate", tmp_path, "--trajectories", N, "--seconds", 0.4)
     assert (code, err) == (0, "")
     for words in ("chaplygin sleigh: Multiplier", "3 trajectories that no sample is from", "constraints on velocities"):

@@ -64,26 +64,32 @@ class PotentialForce(nn.Module):
 class MLPPotential(nn.Module):
     """`V(q) = wᵀ tanh(… tanh(W₁ q + β₁) …)`, in joules, over the positions of all nodes at once.
 
-    `nodes`, `dim`: of the system; `hidden`, `depth`: width and number of hidden layers. `w` starts at zero, so that an
-    untrained potential has no slope. A constant in V would be no force, so there is none. Raises a ValueError for sizes
-    below one, and for positions of another shape.
+    `nodes`, `dim`: of the system; `hidden`, `depth`: width and number of hidden layers. `linear=True` adds `a·q`, which
+    holds a uniform field (weight) exactly, and beyond the samples too; `a` is in N. `w` and `a` start at zero, so that
+    an untrained potential has no slope. A constant in V would be no force, so there is none. Raises a ValueError for
+    sizes below one, and for positions of another shape.
     """
 
-    def __init__(self, nodes: int, dim: int, hidden: int = 64, *, depth: int = 2):
+    def __init__(self, nodes: int, dim: int, hidden: int = 64, *, depth: int = 2, linear: bool = False):
         super().__init__()
         if min(nodes, dim, hidden, depth) < 1:
             raise ValueError(f"nodes={nodes}, dim={dim}, hidden={hidden}, depth={depth}: each is at least 1")
         self.nodes, self.dim = nodes, dim
         self.network = _ScalarNetwork(nodes * dim, hidden, depth)
+        self.linear = nn.Parameter(torch.zeros(nodes * dim)) if linear else None
 
     def forward(self, q: Output) -> Energy:
         """`V(q)` `(batch,)` at positions `(batch, nodes, dim)`."""
-        return self.network(self._flat(q))
+        flat = self._flat(q)
+        energy = self.network(flat)
+        return energy if self.linear is None else energy + flat @ self.linear
 
     def gradient(self, q: Output) -> Output:
-        """`∇V(q)` `(batch, nodes, dim)` in closed form: `W₁ᵀ ((1 − h₁²) ∘ … W_Lᵀ ((1 − h_L²) ∘ w))`, with `h` what the
-        layers give."""
-        return self.network.gradient(self._flat(q)).unflatten(-1, (self.nodes, self.dim))
+        """`∇V(q)` `(batch, nodes, dim)` in closed form: `a + W₁ᵀ ((1 − h₁²) ∘ … W_Lᵀ ((1 − h_L²) ∘ w))`, with `h` what
+        the layers give."""
+        slope = self.network.gradient(self._flat(q))
+        slope = slope if self.linear is None else slope + self.linear
+        return slope.unflatten(-1, (self.nodes, self.dim))
 
     def _flat(self, q: Tensor) -> Tensor:
         if q.shape[-2:] != (self.nodes, self.dim):

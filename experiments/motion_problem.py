@@ -55,7 +55,7 @@ class MotionProblem(LearningProblem):
     - `parameters`: symbol -> number, put in everywhere.
     - `start`: draws a guess; the nearest consistent state at t = 0 is where a trajectory begins.
     - A trajectory gives `per_trajectory` samples, `stride` steps of `dt` (s) apart.
-    - `edges`: between nodes, for graph networks; without them the network is "mlp".
+    - `edges`: between nodes, for graph networks; without them no network but "mlp" will do. `network`: the default.
     - `size` (m), called `size_of`: of the system, for scale.
 
     Raises ValueError for sizes that do not fit, and as Constraint and DAESystem do when they are first used.

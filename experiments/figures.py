@@ -25,6 +25,7 @@ METHOD_COLOURS = {
     "penalty": "#0072B2",
     "end": "#009E73",
     "smooth": "#D55E00",
+    "tangent": "#56B4E9",
     "multiplier": "#CC79A7",
 }
 TRUTH_COLOUR, START_COLOUR = "#b0b0b0", "#d8d8d8"

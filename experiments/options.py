@@ -9,9 +9,11 @@ from experiments.motions import PROBLEMS
 
 Problem = Annotated[Literal[*PROBLEMS], typer.Argument(help="Problem to learn.")]
 Method = Annotated[
-    Literal["none", "auxiliary", "penalty", "end", "smooth", "multiplier"],
+    Literal["none", "auxiliary", "penalty", "end", "smooth", "tangent", "multiplier"],
     typer.Option(
-        metavar="NAME", help="none, auxiliary, penalty, end, smooth, multiplier: how constraints are enforced."
+        metavar="NAME",
+        help="none, auxiliary, penalty, end, smooth, multiplier, or tangent (the multiplier of first order): how "
+        "constraints are enforced.",
     ),
 ]
 Gamma = Annotated[
@@ -73,7 +75,7 @@ Methods = Annotated[
 Over = Annotated[Literal["gamma", "eta"], typer.Option(help="Which strength to vary.")]
 Values = Annotated[str, typer.Option(help="Strengths to try, comma-separated.")]
 SweepMethod = Annotated[
-    Literal["auxiliary", "penalty", "end", "smooth", "multiplier"] | None,
+    Literal["auxiliary", "penalty", "end", "smooth", "tangent", "multiplier"] | None,
     typer.Option(metavar="NAME", help="Method to vary; by default penalty for gamma and auxiliary for eta."),
 ]
 Backend = Literal["torch", "jax", "numpy"] | None

@@ -10,23 +10,25 @@ from typing import NamedTuple
 
 from ndae.files import write_atomically
 
-# What the paper calls each method, in the order of its Table 1; the last one it writes down (eq. 6) but does not train.
+# What the paper calls each method, in the order of its Table 1; the last two it writes down (eq. 6) but does not train.
 METHOD_TITLES = {
     "none": "No constraint",
     "auxiliary": "Auxiliary loss",
     "penalty": "Penalty",
     "end": "End projection",
     "smooth": "Smooth projection",
+    "tangent": "Multiplier, first order",
     "multiplier": "Multiplier",
 }
-# Which strengths a method can have. Both projections come with a penalty and an auxiliary loss, as in section 4.1; the
-# multiplier has them only where they are asked for.
+# Which strengths a method can have. Both projections come with a penalty and an auxiliary loss, as in section 4.1;
+# those with multipliers have them only where they are asked for.
 STRENGTHS = {
     "none": (),
     "auxiliary": ("eta",),
     "penalty": ("gamma",),
     "end": ("gamma", "eta"),
     "smooth": ("gamma", "eta"),
+    "tangent": ("gamma", "eta"),
     "multiplier": ("gamma", "eta"),
 }
 # What keeps a motion with multipliers from drifting off, and which force it learns: the first is the default.
@@ -44,7 +46,7 @@ _PARTS = {"config", "log", "result"}
 
 def default_strength(method: str, name: str) -> float:
     """γ or η of a method where none is given: the paper's 10, and 0 with multipliers."""
-    return 10.0 if name in STRENGTHS[method] and method != "multiplier" else 0.0
+    return 10.0 if name in STRENGTHS[method] and method not in ("tangent", "multiplier") else 0.0
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,8 @@ class RunConfig:
 def build_method(config: RunConfig) -> "Method":
     """The method of that name, with its strengths; a strength of 0 leaves that part out.
 
-    Of "multiplier" it is what keeps the motion from drifting off; Baumgarte's stabilisation is no method but a rate.
+    "tangent" is the multiplier of first order: depth is not time. Of "multiplier" it is what keeps the motion from
+    drifting off; Baumgarte's stabilisation is no method but a rate.
     """
     import ndae
 
@@ -136,7 +137,7 @@ def build_method(config: RunConfig) -> "Method":
         parts.append({"end": ndae.EndProjection, "smooth": ndae.SmoothProjection}[config.method]())
     if config.method == "multiplier" and config.stabilisation == "projection":
         parts.append(ndae.SmoothProjection(tol=_MOTION_TOL[config.dtype]))
-    if config.method == "multiplier" and config.stabilisation == "ggl":
+    if config.method == "tangent" or (config.method == "multiplier" and config.stabilisation == "ggl"):
         parts.append(ndae.Multiplier())
     method = parts[0] if parts else ndae.Unconstrained()
     for part in parts[1:]:

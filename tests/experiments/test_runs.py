@@ -128,6 +128,8 @@ def test_methods_of_the_paper():
         assert (found[ndae.Penalty]["gamma"], found[ndae.Auxiliary]["eta"]) == (3.0, 5.0)
         assert set(parts(method=method, gamma=0, eta=0)) == {projection}
     assert set(parts(method="penalty", gamma=0)) == {ndae.Unconstrained}
+    assert set(parts(method="tangent", gamma=None, eta=None)) == {ndae.Multiplier}
+    assert set(parts(method="tangent")) == {ndae.Multiplier, ndae.Penalty, ndae.Auxiliary}
 
 
 def test_methods_of_a_motion():

@@ -1,6 +1,5 @@
 """Masses of a motion: given or learned, a number or a block for each node, positive definite by construction."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ class Masses(nn.Module):
     mass, and for a shape that does not fit.
     """
 
-    def __init__(self, mass: float | Sequence[Any] | Tensor, nodes: int, dim: int, learn: bool = False):
+    def __init__(self, mass: Any, nodes: int, dim: int, learn: bool = False):
         super().__init__()
         value = torch.as_tensor(mass, dtype=torch.float64).detach()
         if value.ndim == 0:

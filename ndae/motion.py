@@ -80,7 +80,7 @@ class NeuralMotion(nn.Module):
         duration: float,
         n_steps: int = 8,
         n_times: int = 1,
-        mass: float | Sequence[Any] | Tensor = 1.0,
+        mass: Any = 1.0,
         learn_mass: bool = False,
         velocity_constraint: nn.Module | None = None,
         method: Method | None = None,

@@ -52,6 +52,7 @@ def potentials():
         "one layer": MLPPotential(3, 2, 16, depth=1),
         "two layers": MLPPotential(3, 2, 16),
         "three layers": MLPPotential(3, 2, 16, depth=3),
+        "uniform field": MLPPotential(3, 2, 16, linear=True),
         "graph": GraphPotential(LINKS, 2, 16),
         "deep graph": GraphPotential(LINKS, 2, 16, depth=2),
     }
@@ -105,6 +106,21 @@ def test_an_untrained_potential_has_no_slope_and_learns(name):
     assert force(0.0, y).abs().max() == 0
     force(0.0, y).sum().backward()
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in potential.parameters())
+
+
+def test_a_uniform_field_is_held_exactly_and_everywhere():
+    potential = MLPPotential(3, 2, 16, linear=True).double()
+    weight = torch.tensor([[0.0, 9.82 * mass] for mass in MASSES], dtype=torch.float64)
+    with torch.no_grad():
+        potential.linear.copy_(weight.flatten())
+    q = 100 * states()[..., :2]
+    torch.testing.assert_close(potential(q), (weight * q).sum((-2, -1)), rtol=1e-13, atol=0.0)
+    assert potential.gradient(q).eq(weight).all()
+    # What the network adds stays: both are one potential.
+    plain = MLPPotential(3, 2, 16).double()
+    trained(plain)
+    potential.network.load_state_dict(plain.network.state_dict())
+    torch.testing.assert_close(potential.gradient(q), plain.gradient(q) + weight, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("gradients", [torch.enable_grad, torch.no_grad, torch.inference_mode])

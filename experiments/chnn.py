@@ -52,9 +52,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -62,22 +61,28 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin take the cores from the others
 
 import numpy as np
-from jaxtyping import Float
 
-from experiments.cache import cached_arrays
+from experiments.chnn_data import (
+    CHUNK,
+    DT,
+    N_TIMES,
+    Motions,
+    floor,
+    geometric_mean,
+    lengths_and_masses,
+    long_motions,
+    over_time,
+    relative_error,
+    samples,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ndae import NeuralMotion
-    from symbolic import MechanicalSystem
 
-GRAVITY, DT, N_TIMES, CHUNK = 9.81, 0.03, 100, 5
-N_VALIDATION, N_TEST = 100, 100
-PERTURBATION = 1e-4
+N_VALIDATION = 100
 RESULTS = Path("experiments/results/chnn")
-_PARTS = ("train", "validation", "test", "tuning", "perturbation")
-_TINY = 1e-8  # added to errors before their logarithm
 _TEST_STEPS = 48  # in 0.12 s: RK4 with the true force is then at the metric's floor of 1e-8 (2 bodies) to 1e-7 (5)
 
 # Their geometric and plain means over the 100 trajectories, (CHNN, CLNN), computed from pendulum-geom-mean.csv and
@@ -91,158 +96,6 @@ THEIRS = {
     (3, 800): ((3.43e-4, 3.26e-4), (3.34e-3, 1.98e-3)),
     (5, 800): ((1.07e-3, 9.33e-4), (3.61e-3, 4.30e-3)),
 }
-
-Points = Float[np.ndarray, "samples *times bodies 2"]
-
-
-@dataclass(frozen=True)
-class Motions:
-    """Trajectories: positions `q` (count, 100, bodies, 2) in m and velocities `v` likewise in m/s, 0.03 s apart."""
-
-    q: np.ndarray
-    v: np.ndarray
-
-    @property
-    def state(self) -> Float[np.ndarray, "count n_times bodies 4"]:
-        """Positions before velocities of each body."""
-        return np.concatenate([self.q, self.v], axis=-1)
-
-
-def lengths_and_masses(bodies: int) -> tuple[Float[np.ndarray, " bodies"], Float[np.ndarray, " bodies"]]:
-    """Lengths (m) and masses (kg) of the chain, from the anchor outwards."""
-    generator = np.random.RandomState(0)
-    masses, lengths = 0.6 + 0.8 * generator.rand(bodies), 0.6 + 0.8 * generator.rand(bodies)
-    return lengths[::-1].copy(), masses[::-1].copy()
-
-
-@lru_cache(maxsize=4)  # the reference solver compiles once for each system it is given
-def system(bodies: int) -> "MechanicalSystem":
-    """The chain under gravity."""
-    from symbolic import library
-
-    return library.chain_pendulum(bodies, *lengths_and_masses(bodies), gravity=GRAVITY)
-
-
-def seeds(bodies: int, part: str, seed: int) -> np.random.SeedSequence:
-    """Where the random numbers of a part of a seed's data come from; no two share any."""
-    return np.random.SeedSequence([bodies, _PARTS.index(part), seed])
-
-
-def draw(bodies: int, count: int, source: Any) -> tuple[Points, Points]:
-    """Positions and velocities (count, bodies, 2) as they are drawn, before the projection; the first do not depend on
-    `count`."""
-    lengths, _ = lengths_and_masses(bodies)
-    numbers = np.random.default_rng(source).standard_normal((count, 6 * bodies))
-    angle, rate, noise = np.split(numbers, [bodies, 2 * bodies], axis=1)
-    noise = noise.reshape(count, 2, bodies, 2).swapaxes(0, 1)
-    link = lengths[:, None] * np.stack([np.sin(angle), -np.cos(angle)], -1)
-    turning = (lengths * rate)[..., None] * np.stack([np.cos(angle), np.sin(angle)], -1)
-    return link.cumsum(1) + 0.2 * noise[0], 3 * (0.5 * turning.cumsum(1) + 0.4 * noise[1])
-
-
-def onto_manifold(q: Points, v: Points, *, tol: float = 1e-13, max_iterations: int = 500) -> tuple[Points, Points]:
-    """Positions and velocities moved together onto |d|² = l² and 2 d·ḋ = 0 of every link, each sample by itself.
-
-    Gauss-Newton steps in (q, v), the smallest that solve the linearised equations, every component clipped at half the
-    root mean square of the state. Raises ValueError if a sample has not converged after `max_iterations`.
-    """
-    bodies = q.shape[1]
-    lengths, _ = lengths_and_masses(bodies)
-    difference = np.eye(bodies) - np.eye(bodies, k=-1)
-    z = np.concatenate([q, v], 1)  # (samples, 2 bodies, 2)
-    for _ in range(max_iterations):
-        link, rate = difference @ z[:, :bodies], difference @ z[:, bodies:]
-        c = np.concatenate([(link**2).sum(-1) - lengths**2, 2 * (link * rate).sum(-1)], 1)
-        moving = np.sqrt((c**2).mean(1)) > tol
-        if not moving.any():
-            return z[:, :bodies], z[:, bodies:]
-        along, across = (
-            (2 * difference[:, :, None] * part[:, :, None, :]).reshape(len(z), bodies, 2 * bodies)
-            for part in (link, rate)
-        )
-        jacobian = np.block([[along, np.zeros_like(along)], [across, along]])
-        multiplier = np.linalg.solve(jacobian @ jacobian.swapaxes(1, 2), c[..., None])
-        step = -(jacobian.swapaxes(1, 2) @ multiplier).reshape(z.shape)
-        largest = np.sqrt((z**2).mean((1, 2), keepdims=True)) / 2
-        z = z + np.where(moving[:, None, None], step.clip(-largest, largest), 0.0)
-    raise ValueError(f"{moving.sum()} of {len(z)} starts are not on the manifold after {max_iterations} steps")
-
-
-def motions(bodies: int, count: int, part: str, seed: int) -> Motions:
-    """`count` trajectories of a part ("train", "validation", "test", "tuning"), cached."""
-
-    def make() -> dict[str, np.ndarray]:
-        return asdict(rolled_out(*onto_manifold(*draw(bodies, count, seeds(bodies, part, seed)))))
-
-    config = {"bodies": bodies, "count": count, "part": part, "seed": seed}
-    return Motions(**cached_arrays("chnn", config, make, recipe={"version": 1, "rtol": 1e-10}))
-
-
-def rolled_out(q: Points, v: Points) -> Motions:
-    """The true motion over 100 points from positions and velocities (count, bodies, 2)."""
-    from solvers import reference_solution
-
-    count, bodies, _ = q.shape
-    solution = reference_solution(system(bodies), q.reshape(count, -1), v.reshape(count, -1), DT * np.arange(N_TIMES))
-    return Motions(*(part.reshape(count, N_TIMES, bodies, 2) for part in (solution.q, solution.v)))
-
-
-def chunks(of: Motions, source: Any) -> Motions:
-    """One chunk of five points of each trajectory, drawn among the twenty that do not overlap."""
-    first = CHUNK * np.random.default_rng(source).integers(N_TIMES // CHUNK, size=len(of.q))
-    chosen = np.arange(len(of.q))[:, None], first[:, None] + np.arange(CHUNK)
-    return Motions(of.q[chosen], of.v[chosen])
-
-
-def samples(bodies: int, count: int, part: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs (count, bodies, 4), states at the start of chunks, and targets (count, 4, bodies, 2), positions after."""
-    chunk = chunks(motions(bodies, count, part, seed), seeds(bodies, part, seed).spawn(1)[0])
-    return chunk.state[:, 0], chunk.q[:, 1:]
-
-
-def long_motions(bodies: int, part: str = "test", count: int = N_TEST) -> Motions:
-    """The true motions of the test: 100 points from the starts of one chunk of each of 100 trajectories, cached."""
-
-    def make() -> dict[str, np.ndarray]:
-        state, _ = samples(bodies, count, part, 0)
-        return asdict(rolled_out(state[..., :2], state[..., 2:]))
-
-    config = {"bodies": bodies, "count": count, "part": part, "long": True}
-    return Motions(**cached_arrays("chnn", config, make, recipe={"version": 1, "rtol": 1e-10}))
-
-
-def relative_error(predicted: Motions, true: Motions) -> Float[np.ndarray, "count n_times"]:
-    """‖z - ẑ‖ / (‖z‖ + ‖ẑ‖) at every time, over positions and velocities of all bodies."""
-    a, b = predicted.state, true.state
-    if a.shape != b.shape:
-        raise ValueError(f"the prediction has shape {a.shape}, the truth {b.shape}: expected the same")
-    size = [np.sqrt((z**2).sum((-2, -1))) for z in (a - b, a, b)]
-    return size[0] / (size[1] + size[2])
-
-
-def over_time(error: Float[np.ndarray, "count n_times"]) -> Float[np.ndarray, " count"]:
-    """Their geometric mean over time: exp(∫ log(error + 1e-8) dt / 3 s) by the trapezoidal rule."""
-    return np.exp(np.trapezoid(np.log(error + _TINY), dx=DT, axis=-1) / (N_TIMES * DT))
-
-
-def geometric_mean(values: Sequence[float] | np.ndarray) -> float:
-    """exp of the mean logarithm."""
-    return float(np.exp(np.log(values).mean()))
-
-
-def floor(bodies: int) -> Float[np.ndarray, " count"]:
-    """The metric of each test motion for the truth from a start perturbed by 1e-4 a component, projected; cached."""
-    true = long_motions(bodies)
-
-    def make() -> dict[str, np.ndarray]:
-        noise = np.random.default_rng(seeds(bodies, "perturbation", 0)).standard_normal((2, *true.q[:, 0].shape))
-        start = onto_manifold(true.q[:, 0] + PERTURBATION * noise[0], true.v[:, 0] + PERTURBATION * noise[1])
-        return {"floor": over_time(relative_error(rolled_out(*start), true))}
-
-    return cached_arrays("chnn-floor", {"bodies": bodies}, make, recipe={"version": 1, "rtol": 1e-10})["floor"]
-
-
-# -- learning ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -273,30 +126,6 @@ class Config:
     def name(self) -> str:
         """Name of its folder and its record."""
         return f"pendulum{self.bodies}-n{self.n_train}-s{self.seed}"
-
-
-def scaled_lbfgs(scale: float = 1e8, **options: Any):
-    """A maker of L-BFGS optimisers that descend `scale` times the loss.
-
-    PyTorch's leaves out curvature below 1e-10 in absolute terms, which a loss of 1e-10 m² is all of.
-    """
-    import torch
-
-    class ScaledLBFGS(torch.optim.LBFGS):
-        def step(self, closure):
-            def scaled():
-                loss = closure()
-                for group in self.param_groups:
-                    for parameter in group["params"]:
-                        if parameter.grad is not None:
-                            parameter.grad.mul_(scale)
-                return loss * scale
-
-            return super().step(scaled)
-
-    settings = {"lr": 1.0, "max_iter": 20, "history_size": 100, "line_search_fn": "strong_wolfe"}
-    settings |= {"tolerance_grad": 0.0, "tolerance_change": 0.0} | options
-    return lambda parameters: ScaledLBFGS(parameters, **settings)
 
 
 def build_model(config: Config, n_steps: int, method: Any = None) -> "NeuralMotion":
@@ -372,7 +201,7 @@ def run(config: Config, out: Path, results: Path = RESULTS) -> dict[str, Any]:
             model.load_state_dict(weights)
         trained = ndae.fit(
             model, train, validation, out=out / config.name / f"phase-{number}", epochs=epochs,
-            batch_size=config.n_train, optimizer=scaled_lbfgs(), seed=config.seed, device="cpu",
+            batch_size=config.n_train, optimizer=ndae.lbfgs(), seed=config.seed, device="cpu",
         )  # fmt: skip
         weights, seconds = model.state_dict(), seconds + trained.seconds
     cpu_seconds = time.process_time() - began
@@ -391,9 +220,6 @@ def run(config: Config, out: Path, results: Path = RESULTS) -> dict[str, Any]:
     results.mkdir(parents=True, exist_ok=True)
     write_text(record, json.dumps(result, indent=1) + "\n")
     return result
-
-
-# -- table -------------------------------------------------------------------------------------------------------------
 
 
 def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:

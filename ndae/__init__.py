@@ -17,7 +17,8 @@ _HERE = {
     "Damping": "ndae.actuation", "InputForce": "ndae.actuation", "SystemForce": "ndae.actuation",
     "sampled_inputs": "ndae.actuation",
     "MLPField": "ndae.fields", "MimeticField": "ndae.fields", "ORIGIN": "ndae.fields",
-    "TrainingResult": "ndae.training", "fit": "ndae.training", "load_weights": "ndae.checkpoints",
+    "TrainingResult": "ndae.training", "fit": "ndae.training", "lbfgs": "ndae.lbfgs", "Shooting": "ndae.shooting",
+    "load_weights": "ndae.checkpoints",
     "CheckpointError": "ndae.checkpoints", "NonFiniteError": "ndae.history", "evaluate": "ndae.evaluation",
     "NETWORKS": "ndae.networks", "build_network": "ndae.networks",
 }  # fmt: skip

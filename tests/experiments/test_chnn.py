@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import ndae
-from experiments import chnn
-from experiments.chnn import Config, Motions
+from experiments import chnn, chnn_data
+from experiments.chnn import Config
+from experiments.chnn_data import Motions
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -17,14 +18,14 @@ def _own_cache(tmp_path_factory):
 
 
 def true_motion(bodies, n_steps, n_times=1):
-    _, masses = chnn.lengths_and_masses(bodies)
+    _, masses = chnn_data.lengths_and_masses(bodies)
     weight = 9.81 * torch.as_tensor(masses)
 
     def force(t, y):
         return torch.stack([torch.zeros_like(y[..., 0]), -weight.expand(y.shape[:-1])], -1)
 
     return ndae.NeuralMotion(
-        chnn.system(bodies).constraint.torch(), force, duration=0.12, n_steps=n_steps, n_times=n_times,
+        chnn_data.system(bodies).constraint.torch(), force, duration=0.12, n_steps=n_steps, n_times=n_times,
         mass=masses.tolist(), method=ndae.SmoothProjection(tol=1e-10),
     )  # fmt: skip
 
@@ -33,7 +34,7 @@ def true_motion(bodies, n_steps, n_times=1):
 
 
 def test_masses_and_lengths_are_those_of_their_generator_handed_out_from_the_end():
-    lengths, masses = chnn.lengths_and_masses(2)
+    lengths, masses = chnn_data.lengths_and_masses(2)
     u = 0.5488135039, 0.7151893664, 0.6027633761, 0.5448831830  # the first numbers of NumPy's old generator, seed 0
     np.testing.assert_allclose(masses, [0.6 + 0.8 * u[1], 0.6 + 0.8 * u[0]], atol=1e-9)
     np.testing.assert_allclose(lengths, [0.6 + 0.8 * u[3], 0.6 + 0.8 * u[2]], atol=1e-9)
@@ -41,8 +42,8 @@ def test_masses_and_lengths_are_those_of_their_generator_handed_out_from_the_end
 
 def test_starts_have_the_moments_of_their_distribution():
     """Of θ, ω ~ N(0, 1): E cos θ = e^(-1/2), E cos² θ = (1 + e^(-2)) / 2; noise of 0.2 m and 1.2 m/s in a component."""
-    q, v = chnn.draw(2, 100_000, 5)
-    lengths, _ = chnn.lengths_and_masses(2)
+    q, v = chnn_data.draw(2, 100_000, 5)
+    lengths, _ = chnn_data.lengths_and_masses(2)
     np.testing.assert_allclose(
         q.mean(0), [[0, -np.exp(-0.5) * lengths[0]], [0, -np.exp(-0.5) * lengths.sum()]], atol=0.02
     )
@@ -53,27 +54,27 @@ def test_starts_have_the_moments_of_their_distribution():
 
 
 def test_starts_do_not_depend_on_how_many_are_drawn():
-    for few, many in zip(chnn.draw(3, 4, 7), chnn.draw(3, 9, 7), strict=True):
+    for few, many in zip(chnn_data.draw(3, 4, 7), chnn_data.draw(3, 9, 7), strict=True):
         np.testing.assert_array_equal(few, many[:4])
 
 
 @pytest.mark.parametrize("bodies", [1, 2, 5])
 def test_starts_are_moved_onto_the_manifold_each_by_itself(bodies):
-    lengths, _ = chnn.lengths_and_masses(bodies)
-    drawn = chnn.draw(bodies, 50, 3)
-    q, v = chnn.onto_manifold(*drawn)
+    lengths, _ = chnn_data.lengths_and_masses(bodies)
+    drawn = chnn_data.draw(bodies, 50, 3)
+    q, v = chnn_data.onto_manifold(*drawn)
     link, rate = (np.diff(part, axis=1, prepend=0.0) for part in (q, v))
     np.testing.assert_allclose(np.linalg.norm(link, axis=-1), np.broadcast_to(lengths, (50, bodies)), atol=1e-12)
     assert np.abs((link * rate).sum(-1)).max() < 1e-12
-    for alone, together in zip(chnn.onto_manifold(drawn[0][7:8], drawn[1][7:8]), (q, v), strict=True):
+    for alone, together in zip(chnn_data.onto_manifold(drawn[0][7:8], drawn[1][7:8]), (q, v), strict=True):
         np.testing.assert_allclose(alone[0], together[7], atol=1e-12)
 
 
 def test_a_small_displacement_is_undone_by_the_smallest_change_of_positions_and_velocities():
     """To first order the step is normal to the manifold in (q, v), and what is left of the displacement tangent."""
-    q, v = chnn.onto_manifold(*chnn.draw(2, 20, 11))
+    q, v = chnn_data.onto_manifold(*chnn_data.draw(2, 20, 11))
     noise = 1e-6 * np.random.default_rng(0).standard_normal((2, *q.shape))
-    near_q, near_v = chnn.onto_manifold(q + noise[0], v + noise[1])
+    near_q, near_v = chnn_data.onto_manifold(q + noise[0], v + noise[1])
     step = np.concatenate([near_q - q - noise[0], near_v - v - noise[1]], 1).reshape(20, 8)
     along = np.concatenate([near_q - q, near_v - v], 1).reshape(20, 8)  # tangent to first order
     cosine = (step * along).sum(1) / np.linalg.norm(step, axis=1) / np.linalg.norm(along, axis=1)
@@ -82,29 +83,29 @@ def test_a_small_displacement_is_undone_by_the_smallest_change_of_positions_and_
 
 def test_starts_that_do_not_reach_the_manifold_are_an_error():
     with pytest.raises(ValueError, match="3 of 3 starts are not on the manifold after 1 steps"):
-        chnn.onto_manifold(*chnn.draw(2, 3, 1), max_iterations=1)
+        chnn_data.onto_manifold(*chnn_data.draw(2, 3, 1), max_iterations=1)
 
 
 def test_samples_are_chunks_of_five_points_of_their_part():
-    motion = chnn.motions(2, 8, "train", 0)
-    inputs, targets = chnn.samples(2, 8, "train", 0)
+    motion = chnn_data.motions(2, 8, "train", 0)
+    inputs, targets = chnn_data.samples(2, 8, "train", 0)
     assert inputs.shape == (8, 2, 4) and targets.shape == (8, 4, 2, 2)
     firsts = [int(np.flatnonzero((motion.state[i] == inputs[i]).all((1, 2)))[0]) for i in range(8)]
     assert all(first % 5 == 0 for first in firsts) and len(set(firsts)) > 2
     for i, first in enumerate(firsts):
         np.testing.assert_array_equal(targets[i], motion.q[i, first + 1 : first + 5])
-    others = [chnn.samples(2, 8, part, seed)[0] for part, seed in [("validation", 0), ("test", 0), ("train", 1)]]
+    others = [chnn_data.samples(2, 8, part, seed)[0] for part, seed in [("validation", 0), ("test", 0), ("train", 1)]]
     assert all(np.abs(other - inputs).min(0).max() > 1e-3 for other in others)
 
 
 def test_reference_and_motion_with_the_true_force_agree():
-    inputs, targets = chnn.samples(2, 8, "train", 0)
+    inputs, targets = chnn_data.samples(2, 8, "train", 0)
     predicted = true_motion(2, 16, n_times=4).predict(torch.as_tensor(inputs)).y
     np.testing.assert_allclose(predicted.numpy(), targets, atol=1e-5)
-    true = chnn.long_motions(2, count=8)
+    true = chnn_data.long_motions(2, count=8)
     predicted = chnn.predicted_motions(true_motion(2, 16), true.state[:, 0])
-    error = chnn.over_time(chnn.relative_error(predicted, true))
-    assert chnn.geometric_mean(error) < 1e-6
+    error = chnn_data.over_time(chnn_data.relative_error(predicted, true))
+    assert chnn_data.geometric_mean(error) < 1e-6
 
 
 # -- metric ------------------------------------------------------------------------------------------------------------
@@ -115,42 +116,23 @@ def test_relative_error_is_over_positions_and_velocities_of_all_bodies():
     true.q[0, 0, 0], true.v[0, 0, 1] = [3, 0], [0, 4]  # of norm 5
     predicted = Motions(true.q.copy(), true.v.copy())
     predicted.v[0, 0, 1] = [0, 0]  # off by 4, of norm 3
-    np.testing.assert_allclose(chnn.relative_error(predicted, true), [[4 / (3 + 5)]])
+    np.testing.assert_allclose(chnn_data.relative_error(predicted, true), [[4 / (3 + 5)]])
     with pytest.raises(ValueError, match="expected the same"):
-        chnn.relative_error(Motions(true.q[:, :, :1], true.v[:, :, :1]), true)
+        chnn_data.relative_error(Motions(true.q[:, :, :1], true.v[:, :, :1]), true)
 
 
 def test_mean_over_time_is_theirs():
     """Trapezoids span 2.97 s and are divided by 3 s: of a constant e it is e^0.99."""
-    np.testing.assert_allclose(chnn.over_time(np.full((2, 100), 1e-3)), (1e-3 + 1e-8) ** 0.99, rtol=1e-12)
-    np.testing.assert_allclose(chnn.over_time(np.zeros((1, 100))), 1e-8**0.99, rtol=1e-12)
+    np.testing.assert_allclose(chnn_data.over_time(np.full((2, 100), 1e-3)), (1e-3 + 1e-8) ** 0.99, rtol=1e-12)
+    np.testing.assert_allclose(chnn_data.over_time(np.zeros((1, 100))), 1e-8**0.99, rtol=1e-12)
 
 
 def test_perturbation_floor_of_two_bodies_is_that_of_their_table():
     """5.88e-5 there; the geometric mean of 100 trajectories of other draws scatters by a tenth or so."""
-    assert chnn.geometric_mean(chnn.floor(2)) == pytest.approx(5.88e-5, rel=0.3)
+    assert chnn_data.geometric_mean(chnn_data.floor(2)) == pytest.approx(5.88e-5, rel=0.3)
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------
-
-
-def test_scaled_lbfgs_goes_on_where_the_plain_one_stops():
-    def descended(make):
-        x = torch.nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
-        optimizer = make([x])
-
-        def closure():
-            optimizer.zero_grad()
-            loss = 1e-10 * ((1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2)
-            loss.backward()
-            return loss
-
-        for _ in range(5):
-            optimizer.step(closure)
-        return float((x.detach() - 1).abs().max())
-
-    assert descended(chnn.scaled_lbfgs(1e10)) < 1e-6
-    assert descended(chnn.scaled_lbfgs(1.0)) > 1e-2
 
 
 def test_a_run_learns_leaves_a_record_and_is_read_back(tmp_path, monkeypatch):

@@ -78,7 +78,8 @@ def by_shooting(shooting):
 
 
 def test_shooting_finds_gravity_and_starts_where_noisy_starts_mislead(true):
-    """One step is off by 0.6 to 1.1 m/s² here, four by up to 0.2, shooting by up to 0.08."""
+    """Of 9.82 m/s², the median error is 0.64 by one step, 0.09 by four, 0.07 by shooting; the worst of five 1.03, 0.44,
+    0.09. For one number that is the same everywhere, several horizons do nearly as well, if less reliably."""
     exact = torch.cat(true, -1)[:, :-1:WINDOW]
     found, left = {"one step": [], "several horizons": [], "shooting": []}, []
     for seed in SEEDS:
@@ -93,9 +94,10 @@ def test_shooting_finds_gravity_and_starts_where_noisy_starts_mislead(true):
         starts = torch.stack([shooting.observed.view(exact.shape), shooting.starts().detach()])
         error = (starts - exact).square().unflatten(-1, (2, 2)).mean((1, 2, 3, 5)).sqrt()
         left.append(error[1] / error[0])
-    off = {name: float(np.median(np.abs(np.array(g) - GRAVITY))) for name, g in found.items()}
-    assert off["shooting"] < off["several horizons"] < off["one step"], found
-    assert off["shooting"] < 0.2 * off["one step"], found
+    off = {name: np.abs(np.array(g) - GRAVITY) for name, g in found.items()}
+    assert np.median(off["shooting"]) < 0.2 * np.median(off["one step"]), found
+    assert np.median(off["several horizons"]) < np.median(off["one step"]), found
+    assert off["shooting"].max() < off["several horizons"].max(), found
     positions, velocities = torch.stack(left).median(0).values
     assert positions < 0.6 and velocities < 0.3, left
 

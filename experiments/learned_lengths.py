@@ -31,7 +31,7 @@ N_TRAIN, N_VAL = 100, 50
 ANGLE, RATE = 2 * np.pi / 3, 1.0
 # Velocities are ten times as noisy in m/s as positions in m, as slopes over five points 0.03 s apart would be.
 VELOCITY_NOISE = 10.0
-EPOCHS, BATCH, LEARNING_RATE, HIDDEN = 30, 20, 0.03, 32
+EPOCHS, BATCH, LEARNING_RATE, HIDDEN = 60, 20, 0.03, 32
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -199,6 +199,6 @@ def test_samples_end_before_the_states_begin(monkeypatch):
     whole = swinging(5000)
     first = rollout.held_out_state(3)[0]
     at = int(np.abs(whole.r - first[:, :2]).sum((1, 2)).argmin())
-    for config in [Learned(True, 0), *(Learned(False, seed) for seed in rollout.SEEDS)]:
+    for config in [Learned(linear, seed) for linear, seeds in rollout.SEEDS.items() for seed in seeds]:
         data = pendulum.pendulum_data(config.n_train, config.horizon, config.seed)
         assert max(part.index.max() for part in (data.train, data.val, data.test)) + config.horizon < at

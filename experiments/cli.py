@@ -86,6 +86,7 @@ def train(
     eta: opt.Eta = None,
     stabilisation: opt.Stabilisation = "projection",
     force: opt.Force = "free",
+    max_step: opt.MaxStep = None,
     n_train: opt.TrainingSamples = 100,
     horizon: opt.Horizon = 20,
     seed: opt.Seed = 0,
@@ -111,9 +112,10 @@ def train(
     from experiments.records import Variant
 
     settings = _settings(batch_size, learning_rate, schedule, patience, device, dtype, integrator, adjoint, threads)
-    if method != "multiplier" and (stabilisation, force) != ("projection", "free"):
-        raise UserError(f"--stabilisation and --force are of --method multiplier: the method is {method}")
+    if method != "multiplier" and (stabilisation, force, max_step) != ("projection", "free", None):
+        raise UserError(f"--stabilisation, --force and --max-step are of --method multiplier: the method is {method}")
     variants = (Variant.of(method, gamma, eta, stabilisation, force),)
+    settings |= {"max_step": max_step}
     study = Study(problem, _network(network, problem), n_train, horizon, epochs, variants, (seed,), settings)
     record, folder = train_one(study, out, fresh=fresh)
     _show_run(record)
@@ -128,6 +130,7 @@ def compare(
     eta: opt.Eta = None,
     stabilisation: opt.Stabilisation = "projection",
     force: opt.Force = "free",
+    max_step: opt.MaxStep = None,
     n_train: opt.TrainingSamples = 100,
     horizon: opt.Horizon = 20,
     seeds: opt.Seeds = 3,
@@ -156,6 +159,7 @@ def compare(
     motion = {"stabilisation": stabilisation, "force": force}
     variants = tuple(Variant.parse(name, gamma, eta, **motion) for name in methods.split(","))
     settings = _settings(batch_size, learning_rate, schedule, patience, device, dtype, integrator, adjoint, threads)
+    settings |= {"max_step": max_step}
     study = Study(
         problem, _network(network, problem), n_train, horizon, epochs, variants, tuple(range(seeds)), settings
     )

@@ -59,7 +59,10 @@ class Study:
         """The full configuration of one run."""
         from experiments.runs import RunConfig
 
-        return RunConfig(**dataclasses.asdict(variant), **self.setting._asdict() | dict(self.settings), seed=seed)
+        settings = dict(self.settings)
+        if variant.method != "multiplier":  # the others have no steps in time
+            settings.pop("max_step", None)
+        return RunConfig(**dataclasses.asdict(variant), **self.setting._asdict() | settings, seed=seed)
 
 
 @dataclass(frozen=True)

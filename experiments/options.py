@@ -28,6 +28,7 @@ Eta = Annotated[
         min=0, help="Strength of the auxiliary loss (eq. 4): by default 10 in auxiliary, end, smooth, 0 in multiplier."
     ),
 ]
+MaxStep = Annotated[float | None, typer.Option(help="Longest step of a multiplier's motion in s; by default 0.02.")]
 Stabilisation = Annotated[
     Literal["projection", "ggl", "baumgarte", "none"],
     typer.Option(

@@ -33,7 +33,8 @@ class RunConfig:
 
     `gamma`, `eta`: strengths of penalty (eq. 14) and auxiliary loss (eq. 4); 0 where the method has no such part, and 0
     switches a part off; None is the method's default. `stabilisation`, `force`: of the method "multiplier", what keeps
-    constraints from drifting off, and whether its force is free or has a potential. `horizon`: steps (of 0.01 s for the
+    constraints from drifting off, and whether its force is free or has a potential; `max_step` (s) its longest step,
+    None for the problem's own. `horizon`: steps (of 0.01 s for the
     pendulum) to predict ahead. `patience`: epochs without a better validation error after which training stops.
     Raises `ValueError` for a value that no run can have.
     """
@@ -44,6 +45,7 @@ class RunConfig:
     eta: float | None = None
     stabilisation: str = STABILISATIONS[0]
     force: str = FORCES[0]
+    max_step: float | None = None
     n_train: int = 100
     horizon: int = 20
     seed: int = 0
@@ -77,7 +79,11 @@ class RunConfig:
         for name in ("gamma", "eta"):
             if getattr(self, name) is None or name not in STRENGTHS[self.method]:
                 object.__setattr__(self, name, default_strength(self.method, name))
-        for name in ("learning_rate", "gradient_clip", "gamma", "eta"):
+        if self.max_step is not None and self.method != "multiplier":
+            raise ValueError(
+                f"max_step is of the method 'multiplier' alone, and the method is {self.method!r}: leave it out"
+            )
+        for name in ("learning_rate", "gradient_clip", "gamma", "eta", "max_step"):
             self._check_number(name, zero=name in ("gamma", "eta"))
         if not isinstance(self.adjoint, bool):
             raise ValueError(f"adjoint is true or false, not {self.adjoint!r}")
@@ -94,7 +100,7 @@ class RunConfig:
 
     def _check_number(self, name: str, zero: bool) -> None:
         value = getattr(self, name)
-        if value is None and name == "gradient_clip":
+        if value is None and name in ("gradient_clip", "max_step"):
             return
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not number or value < 0 or (value == 0 and not zero):
@@ -182,7 +188,7 @@ def _build_motion(config: RunConfig, problem: "LearningProblem") -> "NeuralMotio
     import ndae
 
     duration = config.horizon * problem.dt
-    n_steps = math.ceil(duration / problem.longest_step * (1 - 1e-9))
+    n_steps = math.ceil(duration / (config.max_step or problem.longest_step) * (1 - 1e-9))
     constraint, along = (c if c is None else c.torch() for c in (problem.constraint, problem.velocity_constraint))
     force = _build_force(config, problem.nodes, problem.dim, problem.edges)
     return ndae.NeuralMotion(

@@ -351,3 +351,12 @@ def test_killed_runs_end_with_the_same_numbers(tmp_path):
     whole, killed = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed"))
     assert numbers(whole) == numbers(killed)
     assert killed["train_seconds"] > 0 and dataclasses.asdict(tiny(method="smooth", epochs=3)).items() <= killed.items()
+
+
+def test_the_longest_step_of_a_motion_is_the_problems_or_given():
+    assert build_model(tiny(method="multiplier", horizon=20)).n_steps == 10
+    assert build_model(tiny(method="multiplier", horizon=20, max_step=0.01)).n_steps == 20
+    with pytest.raises(ValueError, match="max_step is of the method 'multiplier' alone"):
+        RunConfig(method="smooth", max_step=0.01)
+    with pytest.raises(ValueError, match="max_step is a finite number above 0"):
+        RunConfig(method="multiplier", max_step=0.0)

@@ -1,6 +1,7 @@
 """All methods rolled out side by side from held-out states of the paper's pendulum, against the reference.
 
     python -m experiments.rollout [--out runs/rollout]   # makes what is missing (half an hour of one core)
+    python -m experiments.rollout --short --methods none,end      # without the 100 s, with two of the paper's methods
     python -m experiments.rollout --table                # table and figure from the numbers in the JSON file
 
 **Learned.** Every model has 1,000 samples of the paper's data set (states and the positions a horizon later, one
@@ -29,6 +30,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -139,9 +141,9 @@ def learn(config: Learned, out: Path) -> tuple["nn.Module", dict[str, Any]]:
     }
 
 
-def paper_study() -> Study:
+def paper_study(methods: Sequence[str] = PAPER) -> Study:
     """The paper's methods on the same number of samples."""
-    variants = tuple(Variant.of(method) for method in PAPER)
+    variants = tuple(Variant.of(method) for method in methods)
     return Study("pendulum", "mimetic-small", N_TRAIN, 20, 50, variants, (0,), {"batch_size": 50})
 
 
@@ -169,17 +171,37 @@ def beside(forces: Sequence[Any]) -> Any:
 
 
 def motions(
-    forces: Mapping[Any, Any], state: Float[np.ndarray, "states bodies 4"], ts: np.ndarray, step: float
+    forces: Mapping[Any, Any],
+    state: Float[np.ndarray, "states bodies 4"] | Float[np.ndarray, "forces states bodies 4"],
+    ts: np.ndarray,
+    step: float,
 ) -> tuple[dict[Any, Motion], int]:
-    """Motions under each force from the same states, and how many projections did not converge; cached by weights."""
+    """Motions under each force, from the same states or from some for each, and how many projections did not converge.
+
+    Cached by states and weights.
+    """
     arrays = cached_arrays(
         "rollout",
         {"ts": [len(ts), float(ts[-1])], "step": step, "start": _digest(state), "forces": _weights(forces)},
-        lambda: _motions(forces, state, ts, step),
+        lambda: _motions(forces, np.broadcast_to(state, (len(forces), *state.shape[-3:])), ts, step),
         recipe={"version": 1, "tol": 1e-10},
     )
     parts = zip(*(np.split(arrays[name], len(forces)) for name in ("q", "v")), strict=True)
     return dict(zip(forces, parts, strict=True)), int(arrays["unconverged"])
+
+
+def long_motions(
+    forces: Mapping[Any, Any], state: np.ndarray, ts: np.ndarray, step: float, piece: int = 50
+) -> tuple[dict[Any, Motion], int]:
+    """The same in pieces of so many times, each cached, so that what was killed goes on from the last of them."""
+    pieces, unconverged = [], 0
+    for first in range(0, len(ts) - 1, piece):
+        found, more = motions(forces, state, ts[first : first + piece + 1], step)
+        state = np.stack([np.concatenate([q[:, -1], v[:, -1]], -1) for q, v in found.values()])
+        pieces.append(found if not pieces else {key: (q[:, 1:], v[:, 1:]) for key, (q, v) in found.items()})
+        unconverged += more
+    joined = {key: zip(*(part[key] for part in pieces), strict=True) for key in forces}
+    return {key: tuple(np.concatenate(x, 1) for x in parts) for key, parts in joined.items()}, unconverged
 
 
 def _motions(forces: Mapping[Any, Any], state: np.ndarray, ts: np.ndarray, step: float) -> dict[str, np.ndarray]:
@@ -189,10 +211,10 @@ def _motions(forces: Mapping[Any, Any], state: np.ndarray, ts: np.ndarray, step:
 
     every = float(ts[1] - ts[0])
     model = ndae.NeuralMotion(
-        pendulum.constraint(state.shape[1]).torch(), beside(list(forces.values())), duration=every,
+        pendulum.constraint(state.shape[-2]).torch(), beside(list(forces.values())), duration=every,
         n_steps=round(every / step), mass=pendulum.MASS, method=ndae.SmoothProjection(tol=1e-10), starts="given",
     )  # fmt: skip
-    x = torch.as_tensor(np.concatenate([state] * len(forces)))
+    x = torch.as_tensor(np.concatenate(state))
     path, unconverged = [x], 0
     with torch.no_grad():
         # One at a time: a trajectory remembers each of its projections.
@@ -302,8 +324,8 @@ def measured(ts: np.ndarray, motion: Motion, true: Motion) -> dict[str, Any]:
         "holds_s": held.round(3).tolist(),
         "share_5s": float((held >= HELD - 1e-9).mean()),
         "error_5s_cm": _shortened(100 * error[:, then]),
-        "links_off_m": float(links_off(motion).max()),
-        "energy_change": float(energy_change(motion).max()),
+        "links_off_m": _shortened([links_off(motion).max()])[0],
+        "energy_change": _shortened([energy_change(motion).max()])[0],
         "curves": {name: _shortened(curve[shown]) for name, curve in curves.items()},
     }
 
@@ -311,7 +333,8 @@ def measured(ts: np.ndarray, motion: Motion, true: Motion) -> dict[str, Any]:
 def measured_long(ts: np.ndarray, motion: Motion, force: Any) -> dict[str, Any]:
     """What the table says of a rollout of 100 s, and the energy over its course."""
     change = energy_change(motion)
-    found = {"links_off_m": float(links_off(motion).max()), "energy_change": float(change.max())}
+    links, energy = _shortened([links_off(motion).max(), change.max()])
+    found: dict[str, Any] = {"links_off_m": links, "energy_change": energy}
     if hasattr(force, "energy"):
         import torch
 
@@ -329,7 +352,7 @@ def measured_long(ts: np.ndarray, motion: Motion, force: Any) -> dict[str, Any]:
 # -- study -------------------------------------------------------------------------------------------------------------
 
 
-def study(out: Path) -> dict[str, Any]:
+def study(out: Path, methods: Sequence[str] = PAPER, short_only: bool = False) -> dict[str, Any]:
     """Train what is missing under `out`, roll all out, and measure: the content of the JSON file."""
     import torch
 
@@ -351,18 +374,22 @@ def study(out: Path) -> dict[str, Any]:
     began = time.process_time()
     short, unconverged = motions(forces, state, ts, SHORT_STEP)
     note(f"{SHORT:g} s rolled out in {time.process_time() - began:.0f} s of the processor")
-    long, more_unconverged = motions(forces, state[:LONG_STATES], long_ts, LONG_STEP)
-    note(f"{LONG:g} s as well, {time.process_time() - began:.0f} s of the processor")
+    long, more_unconverged = {}, 0
+    if not short_only:
+        long, more_unconverged = long_motions(forces, state[:LONG_STATES], long_ts, LONG_STEP)
+        note(f"{LONG:g} s as well, {time.process_time() - began:.0f} s of the processor")
     rows = []
     for key, force in forces.items():
         name, seed = key
         row = {"name": name, "method": "multiplier", "seed": seed} | about[key] | measured(ts, short[key], true)
         row |= {"force_error": force_error(force, true[0].reshape(-1, *state.shape[1:-1], 2)) if name != FREE else None}
-        row["long"] = measured_long(long_ts, long[key], force)
+        if long:
+            row["long"] = measured_long(long_ts, long[key], force)
         if seed:  # drawn are those of seed 0
-            del row["curves"], row["long"]["curves"]
+            row.pop("curves")
+            row.get("long", {}).pop("curves", None)
         rows.append(row)
-    for record in run_study(paper_study(), out).records:
+    for record in run_study(paper_study(methods), out).records:
         variant = record.variant
         folder = out / "runs" / paper_study().name(variant, 0)
         at, motion = network_motion(folder, state, SHORT)
@@ -399,8 +426,9 @@ def _digest(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
 
 
-def _shortened(values: Any) -> list[float]:
-    return [float(f"{value:.4g}") for value in values]
+def _shortened(values: Any) -> list[float | None]:
+    """Four digits of each, None (JSON has no infinity) where a motion went beyond all numbers."""
+    return [float(f"{value:.4g}") if np.isfinite(value) else None for value in values]
 
 
 # -- table and figure --------------------------------------------------------------------------------------------------
@@ -416,20 +444,18 @@ def table(found: Mapping[str, Any]) -> str:
     ]
     for row in found["rows"]:
         low, middle, high = np.percentile(row["holds_s"], [25, 50, 75])
-        errors, long = row["error_5s_cm"], row.get("long", {})
+        errors, long = [math.inf if e is None else e for e in row["error_5s_cm"]], row.get("long", {})
+        small: list[float | None] = [row.get("force_error") or math.nan]
+        small += [row["links_off_m"], long.get("links_off_m", math.nan), long.get("own_energy_change", math.nan)]
+        small += [row["energy_change"], long.get("energy_change", math.nan)]
         cells = [
             row["name"],
             "" if row["seed"] is None else str(row["seed"]),
             f"{middle:.2f} ({low:.2f} to {high:.2f})",
             f"{100 * row['share_5s']:.0f} %",
-            f"{float(np.mean(errors)):.2g}" if np.mean(errors) < 100 else f"{float(np.mean(errors)):.0f}",
-            f"{median(errors):.2g}" if median(errors) < 100 else f"{median(errors):.0f}",
-            _small(row.get("force_error") or None),
-            _small(row["links_off_m"]),
-            _small(long.get("links_off_m")),
-            _small(long.get("own_energy_change")),
-            _small(row["energy_change"]),
-            _small(long.get("energy_change")),
+            _cm(float(np.mean(errors))),
+            _cm(median(errors)),
+            *map(_small, small),
             f"{row['train_seconds']:.0f}" if "train_seconds" in row else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -437,13 +463,19 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def _small(value: float | None) -> str:
-    return "" if value is None else f"{value:.0e}"
+    if value is None or value > 1e3:
+        return "lost"
+    return "" if math.isnan(value) else f"{value:.0e}"
+
+
+def _cm(value: float) -> str:
+    return "lost" if value > 1e4 else f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def figure(found: Mapping[str, Any], path: Path) -> Path:
     """Error from one state and on average, links and energy over time, all methods in each panel, on logarithmic axes.
 
-    Energy goes on to the end of the long rollouts, where a method has one.
+    Energy goes on to the end of the long rollouts, where a method has one. What leaves a panel at its top is lost.
     """
     from experiments.figures import METHOD_COLOURS, TRUTH_COLOUR
     from experiments.figures import figure as sheet_of
@@ -463,19 +495,25 @@ def figure(found: Mapping[str, Any], path: Path) -> Path:
             for axes, curve, scale in (
                 (one, "error_one", 100), (mean, "error_mean", 100), (links, "links_off", 1),
             ):  # fmt: skip
-                axes.plot(ts[1:], scale * np.array(curves[curve][1:]), label=titles.get(name, name), **style)
+                axes.plot(
+                    ts[1:], scale * np.array(curves[curve][1:], dtype=float), label=titles.get(name, name), **style
+                )
             end = row.get("long", {}).get("curves", curves)
-            energy.plot(end["ts"][1:], 100 * np.maximum.accumulate(end["energy_change"][1:]), **style)
+            energy.plot(
+                end["ts"][1:], 100 * np.maximum.accumulate(np.array(end["energy_change"][1:], dtype=float)), **style
+            )
         for axes in (one, mean):
             axes.axhline(found["lost_cm"], color="black", linewidth=0.8, linestyle=(0, (6, 3)))
             axes.axvline(HELD, color="black", linewidth=0.8, linestyle=(0, (6, 3)))
-            axes.set(xlabel="time (s)", ylabel="mean error per body (cm)", ylim=(1e-6, 3e3), xlim=(0, found["seconds"]))
+            axes.set(xlabel="time (s)", ylabel="mean error per body (cm)", ylim=(1e-6, 1e3), xlim=(0, found["seconds"]))
         one.set_title("error, from the first state")
         mean.set_title(f"error, mean over {found['states']} states")
-        links.set(xlabel="time (s)", ylabel="largest error of a link (m)", xlim=(0, found["seconds"]))
+        links.set(
+            xlabel="time (s)", ylabel="largest error of a link (m)", ylim=(1e-11, 1e2), xlim=(0, found["seconds"])
+        )
         links.set_title("links")
         energy.axhline(0.1, color="black", linewidth=0.8, linestyle=(0, (6, 3)))
-        energy.set(xlabel="time (s)", ylabel="largest change so far (% of 147 J)", xscale="log")
+        energy.set(xlabel="time (s)", ylabel="largest change so far (% of 147 J)", xscale="log", ylim=(1e-7, 1e4))
         energy.set_title("true energy along the motion")
         for axes in (one, mean, links, energy):
             axes.set_yscale("log")
@@ -492,11 +530,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=OUT, help="where logs and checkpoints go")
     parser.add_argument("--result", type=Path, default=RESULT, help="JSON file with all numbers")
     parser.add_argument("--figure", type=Path, default=FIGURE, help="PNG file to draw")
+    parser.add_argument("--methods", default=",".join(PAPER), help="which of the paper's methods, comma-separated")
+    parser.add_argument("--short", action="store_true", help="leave out the rollouts of 100 s")
     parser.add_argument("--table", action="store_true", help="table and figure of the JSON file, and no runs")
     options = parser.parse_args(arguments)
     if not options.table:
         options.result.parent.mkdir(parents=True, exist_ok=True)
-        write_text(options.result, json.dumps(study(options.out)) + "\n")
+        write_text(options.result, json.dumps(study(options.out, options.methods.split(","), options.short)) + "\n")
     found = json.loads(options.result.read_text())
     figure(found, options.figure)
     print(table(found))

@@ -101,6 +101,16 @@ def test_forces_beside_each_other_are_those_alone():
     assert together[:2].eq(2 * together[2:]).all()
 
 
+def test_a_motion_in_pieces_is_the_whole_motion():
+    x, ts, forces = state(), 0.05 * np.arange(6), {"true": true_force, "lighter": lighter}
+    whole, _ = rollout.motions(forces, x, ts, 0.0125)
+    pieces, unconverged = rollout.long_motions(forces, x, ts, 0.0125, piece=2)
+    assert unconverged == 0
+    for name in forces:
+        for part, same in zip(pieces[name], whole[name], strict=True):
+            np.testing.assert_allclose(part, same, rtol=0, atol=1e-12)
+
+
 def test_motions_of_other_weights_are_not_taken_from_the_cache():
     x, ts = state(1), 0.05 * np.arange(2)
     force = rollout.build_model(Learned(True, 0), 4).force

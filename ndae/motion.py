@@ -109,8 +109,9 @@ class NeuralMotion(nn.Module):
         """The mass of every node, in kg, as given or as learned so far."""
         return self.masses.value
 
-    def forward(self, x: Features) -> Output:
-        """Positions `(batch, nodes, dim)` after `duration`, from positions and velocities `(batch, nodes, 2 dim)`."""
+    def forward(self, x: Features) -> Float[Tensor, "*batch_and_times nodes dim"]:
+        """Positions `(batch, nodes, dim)` after `duration`, or `(batch, n_times, nodes, dim)`, from positions and
+        velocities `(batch, nodes, 2 dim)`."""
         return self.predict(x).y
 
     def predict(self, x: Features, *, t0: PerSample | None = None, duration: PerSample | None = None) -> Prediction:

@@ -4,19 +4,46 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+# What an example says at its end that it found, by its last line.
+CLAIMS = {
+    "print(push.matrix)  # 1.5 and 0": [
+        lambda n: (n["push"].matrix.flatten() - torch.tensor([1.5, 0])).abs().max() < 0.05
+    ],
+    "print(damping.matrix())  # 0.5 and 0.2": [
+        lambda n: (n["damping"].matrix() - torch.tensor([0.5, 0.2]).diag()).abs().max() < 1e-3
+    ],
+    "print(motion.mass.detach())": [lambda n: (n["motion"].mass - n["mass"]).abs().max() < 0.05],
+    'print(links.learned["length"].tolist())  # 1.3 and 0.6': [
+        lambda n: (n["links"].learned["length"] - torch.tensor([1.3, 0.6])).abs().max() < 5e-3
+    ],
+    'print(f"noise left in the starts: {100 * left.std():.1f} cm")': [lambda n: n["left"].std() < 0.01],
+    'print(f"{100 * result.best.val_mae:.2f} cm")': [lambda n: n["result"].best.val_mae < 0.01],
+}
 
 
 def blocks():
-    return re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    found = []
+    for path in TEXTS:
+        for part in re.split(r"^## ", path.read_text(), flags=re.MULTILINE):
+            codes = re.findall(r"```python\n(.*?)```", part, flags=re.DOTALL)
+            found += [pytest.param(code, id=f"{path.stem}: {part.splitlines()[0]}") for code in codes]
+    return found
 
 
 @pytest.mark.parametrize("code", blocks())
 def test_the_code_runs(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)  # some draw their data from torch
     namespace = {}
     exec(compile(code, "README.md", "exec"), namespace)
+    for check in CLAIMS.get(code.strip().splitlines()[-1], ()):
+        assert check(namespace)
     if "model" in namespace:  # the example ends with a network whose output obeys the constraint
         constraint, y = namespace["model"].constraint, namespace["model"](namespace["inputs"])
         assert constraint.residual(y.flatten(-2)).abs().max() < 1e-4

@@ -1,6 +1,6 @@
 """Learned potentials, and the conservative force of a potential."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ndae._types import Features, Output
+from ndae.fields.edges import Edges, read_edges
 from ndae.fields.mlp import tanh_layers
 
 Energy = Float[Tensor, "*batch"]
@@ -110,7 +111,7 @@ class GraphPotential(nn.Module):
     another shape.
     """
 
-    def __init__(self, edges: Sequence[Sequence[int | None]], dim: int, hidden: int = 64, *, depth: int = 1):
+    def __init__(self, edges: Edges, dim: int, hidden: int = 64, *, depth: int = 1):
         super().__init__()
         if min(dim, hidden, depth) < 1:
             raise ValueError(f"dim={dim}, hidden={hidden}, depth={depth}: each is at least 1")
@@ -119,7 +120,7 @@ class GraphPotential(nn.Module):
         self.edge = _ScalarNetwork(dim + 1, hidden, depth)
         self._lay(edges)
 
-    def on(self, edges: Sequence[Sequence[int | None]]) -> "GraphPotential":
+    def on(self, edges: Edges) -> "GraphPotential":
         """The same weights (shared, not copied) on another graph."""
         other = GraphPotential.__new__(GraphPotential)
         nn.Module.__init__(other)
@@ -127,17 +128,10 @@ class GraphPotential(nn.Module):
         other._lay(edges)
         return other.to(self.first.device)
 
-    def _lay(self, edges: Sequence[Sequence[int | None]]) -> None:
-        if not edges:
-            raise ValueError("a graph potential needs at least one edge: a pair of node indices")
-        for edge in edges:
-            if len(edge) != 2 or edge[0] == edge[1] or any(end is not None and end < 0 for end in edge):
-                raise ValueError(f"edge {edge!r}: an edge joins two different nodes, or a node and ORIGIN")
-        self.nodes = 1 + max(end for edge in edges for end in edge if end is not None)
-        # The origin is an extra node after the last.
-        ends = torch.tensor([[self.nodes if end is None else end for end in edge] for edge in edges])
-        self.register_buffer("first", ends[:, 0].contiguous(), persistent=False)
-        self.register_buffer("second", ends[:, 1].contiguous(), persistent=False)
+    def _lay(self, edges: Edges) -> None:
+        self.nodes, first, second = read_edges(edges, "a graph potential")
+        self.register_buffer("first", first, persistent=False)
+        self.register_buffer("second", second, persistent=False)
 
     def forward(self, q: Output) -> Energy:
         """`V(q)` `(batch,)` at positions `(batch, nodes, dim)`."""

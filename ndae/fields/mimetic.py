@@ -1,12 +1,11 @@
 """The mimetic graph network of the paper's appendix A.2 (Eliasof et al. 2022)."""
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ndae._types import Latent
+from ndae.fields.edges import Edges, read_edges
 
 ORIGIN = None
 """An end of an edge that is no body but a fixed point at the origin."""
@@ -27,14 +26,14 @@ class MimeticField(nn.Module):
     Raises a `ValueError` for an edge from a node to itself or to a negative index, and if there are no edges.
     """
 
-    def __init__(self, edges: Sequence[Sequence[int | None]], latent: int, hidden: int):
+    def __init__(self, edges: Edges, latent: int, hidden: int):
         super().__init__()
         self.latent, self.hidden = latent, hidden
         self.read = nn.Linear(5 * latent, hidden)
         self.write = nn.Linear(hidden, 2 * latent)
         self._lay(edges)
 
-    def on(self, edges: Sequence[Sequence[int | None]]) -> "MimeticField":
+    def on(self, edges: Edges) -> "MimeticField":
         """The same weights (shared, not copied) on another graph."""
         other = MimeticField.__new__(MimeticField)
         nn.Module.__init__(other)
@@ -42,17 +41,10 @@ class MimeticField(nn.Module):
         other._lay(edges)
         return other
 
-    def _lay(self, edges: Sequence[Sequence[int | None]]) -> None:
-        if not edges:
-            raise ValueError("a mimetic field needs at least one edge: a pair of node indices")
-        for edge in edges:
-            if len(edge) != 2 or edge[0] == edge[1] or any(end is not None and end < 0 for end in edge):
-                raise ValueError(f"edge {edge!r}: an edge joins two different nodes, or a node and ORIGIN")
-        self.n_nodes = 1 + max(end for edge in edges for end in edge if end is not None)
-        # The origin is an extra node after the last, of latent state zero.
-        ends = torch.tensor([[self.n_nodes if end is None else end for end in edge] for edge in edges])
-        self.register_buffer("first", ends[:, 0].contiguous(), persistent=False)
-        self.register_buffer("second", ends[:, 1].contiguous(), persistent=False)
+    def _lay(self, edges: Edges) -> None:
+        self.n_nodes, first, second = read_edges(edges, "a mimetic field")
+        self.register_buffer("first", first, persistent=False)
+        self.register_buffer("second", second, persistent=False)
 
     def forward(self, tau: Float[Tensor, ""] | float, z: Latent) -> Latent:
         """`σ(z)` `(batch, nodes, latent)`; raises a `ValueError` for another number of nodes than the graph has."""

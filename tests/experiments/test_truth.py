@@ -16,17 +16,10 @@ from experiments.propagators import MotionMap, with_true_force
 from experiments.truth import truth_of
 from experiments.validate import Contest, compare, contest_of, new_starts
 from tests.experiments.command_line import in_process
-from tests.experiments.test_motions import ball
+from tests.experiments.test_motions import _own_cache, ball  # noqa: F401
 
 PERIOD, N = 0.1, 3
 TS = PERIOD * np.arange(4)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NDAE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @functools.cache

@@ -68,7 +68,7 @@ StudyOut = Annotated[Path, typer.Option(help="Folder for runs, table and figures
 Results = Annotated[Path | None, typer.Option(help="Folder for one small JSON a run; by default results/ under --out.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start over where a run can be resumed or is finished.")]
 
-ALL_METHODS = "none,auxiliary,penalty,end,smooth,end-alone,smooth-alone,multiplier"
+ALL_METHODS = "none,auxiliary,penalty,end,smooth,end-alone,smooth-alone,tangent,multiplier"
 Methods = Annotated[
     str,
     typer.Option(help="Methods, comma-separated; end-alone and smooth-alone are projections without γ and η."),

@@ -84,7 +84,7 @@ class Learned:
     horizon: int = 5
     hidden: int = 8
     depth: int = 1
-    phases: tuple[tuple[int, int], ...] = ((4, 3), (10, 3), (40, 3))
+    phases: tuple[tuple[int, int], ...] = ((4, 3), (10, 3), (40, 8))
 
     @classmethod
     def of_study(cls, linear: bool, seed: int) -> "Learned":

@@ -204,13 +204,11 @@ def _build_force(config: RunConfig, nodes: int, dim: int, edges: Sequence) -> "t
     from ndae.potentials import GraphPotential, MLPPotential, PotentialForce
 
     width = _FORCES[config.network]
+    if config.force == "free":
+        return ndae.MLPForce(nodes, dim, width) if config.network == "mlp" else ndae.GraphForce(edges, dim, width)
     if config.network == "mlp":
-        of_all = ndae.MLPForce if config.force == "free" else MLPPotential
-        network = of_all(nodes, dim, width)
-    else:
-        of_edges = ndae.GraphForce if config.force == "free" else GraphPotential
-        network = of_edges(edges, dim, width)
-    return network if config.force == "free" else PotentialForce(network)
+        return PotentialForce(MLPPotential(nodes, dim, width, linear=True))  # fields are often uniform
+    return PotentialForce(GraphPotential(edges, dim, width))
 
 
 def build_data(config: RunConfig, report: Report | None = None) -> "Parts":

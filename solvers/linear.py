@@ -99,7 +99,7 @@ class _SolveGram(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             at_u, at_x = (push.unflatten(-1, (constraint.n_points, constraint.dim)) for push in pushes)
             product = at_u * at_x if metric.dim() == 1 else at_u.unsqueeze(-1) * at_x.unsqueeze(-2)
-            by_metric = -(product.sum(-1) if metric.dim() == 1 else product).flatten(0, at_u.dim() - 3).sum(0)
+            by_metric = -(product.sum(-1) if metric.dim() == 1 else product).reshape(-1, *metric.shape).sum(0)
         return None, by_jacobian, by_metric, u
 
 

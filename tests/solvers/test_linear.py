@@ -122,12 +122,13 @@ def test_solves_are_differentiable_twice(name):
     assert torch.autograd.gradgradcheck(solve, (y, rhs), rtol=1e-2, atol=1e-3, fast_mode=True)
 
 
+@pytest.mark.parametrize("batch", [(), (2,)])
 @pytest.mark.parametrize("name", ["chain_5", "blocks_7", "molecules", "plain_7", "star"])
-def test_gradients_of_solve_gram(name):
+def test_gradients_of_solve_gram(name, batch):
     f = CASES[name][0]()
     generator = torch.Generator().manual_seed(1)
-    y = torch.randn(2, f.n_states, generator=generator, dtype=torch.float64, requires_grad=True)
-    rhs = torch.randn(2, f.n_residuals, generator=generator, dtype=torch.float64, requires_grad=True)
+    y = torch.randn(*batch, f.n_states, generator=generator, dtype=torch.float64, requires_grad=True)
+    rhs = torch.randn(*batch, f.n_residuals, generator=generator, dtype=torch.float64, requires_grad=True)
     local = f.local_jacobian(y)
     for metric in metrics(f):
         inputs = [y, rhs] if metric is None else [y, rhs, metric.requires_grad_()]

@@ -273,7 +273,10 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except SystemExit as leaving:
-        if not isinstance(leaving.__context__, KeyboardInterrupt):
+        cause = leaving.__context__
+        while cause is not None and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__context__
+        if cause is None:
             raise
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from None

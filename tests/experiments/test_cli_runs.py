@@ -134,7 +134,7 @@ def test_an_interrupted_run_goes_on(capsys, workplace):
             assert process.poll() is None, process.stderr.read()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "interrupted" in err and "Traceback" not in err
     assert not (folder / "result.json").exists()
 

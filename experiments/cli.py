@@ -9,6 +9,7 @@ import typer
 
 from experiments import options as opt
 from experiments.terminal import UserError, console, is_users, note, one_line
+from ndae.interrupts import was_interrupted
 
 app = typer.Typer(
     name="ndae",
@@ -28,13 +29,6 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
-def _was_interrupted(error: BaseException | None) -> bool:
-    """Whether an interrupt is what an error came of, wherever it struck: a library may have wrapped it twice."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
-
-
 def run(arguments: list[str]) -> int:
     """Run the command and return its exit code; nothing but a bug under `--debug` is raised."""
     debug = "--debug" in arguments
@@ -48,11 +42,11 @@ def run(arguments: list[str]) -> int:
         if isinstance(error.__context__, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        code = 130 if _was_interrupted(error) else error.code
+        code = 130 if was_interrupted(error) else error.code
     except Exception as error:
         if debug:
             raise
-        if not _was_interrupted(error):
+        if not was_interrupted(error):
             return _report(error)
         code = 130
     if code == 130:

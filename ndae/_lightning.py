@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ndae.checkpoints import load_checkpoint, save_checkpoint
 from ndae.evaluation import Data, Tally, check_output, evaluate, predict
 from ndae.history import Files, History, NonFiniteError, Row, epoch_seed
+from ndae.interrupts import was_interrupted
 from ndae.progress import Report
 from solvers import IntegrationError, ProjectionError
 
@@ -273,10 +274,7 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except SystemExit as leaving:
-        cause = leaving.__context__
-        while cause is not None and not isinstance(cause, KeyboardInterrupt):
-            cause = cause.__context__
-        if cause is None:
+        if not was_interrupted(leaving):
             raise
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from None

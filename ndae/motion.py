@@ -178,8 +178,7 @@ class NeuralMotion(nn.Module):
         if not potentials:
             raise ValueError("none of the forces has a potential, so that there is no energy: give a PotentialForce")
         mass = self.mass.to(v)
-        momentum = mass[:, None] * v if mass.ndim == 1 else (mass * v.unsqueeze(-2)).sum(-1)
-        return (momentum * v).sum((-2, -1)) / 2 + sum(potentials)
+        return (_by_node(mass, v) * v).sum((-2, -1)) / 2 + sum(potentials)
 
     def check(self, x: Features, *, t0: PerSample | None = None, **unused: Any) -> None:
         """Raise ValueError where the constraints are redundant at a start, and, with `starts="check"`, where a start is
@@ -284,7 +283,7 @@ class NeuralMotion(nn.Module):
         if force.shape != nodes[0].shape:
             raise ValueError(f"the force has shape {tuple(force.shape)}, expected {tuple(nodes[0].shape)}")
         if inverse_mass is not None:
-            force = inverse_mass[:, None] * force if inverse_mass.ndim == 1 else _blockwise(inverse_mass, force)
+            force = _by_node(inverse_mass, force)
         free, options = force.flatten(-2), {"alpha": self.baumgarte, "t": t}
         if self.velocity_constraint is None:
             return constrained_acceleration(self.constraint, q, v, free, inverse_mass, **options)
@@ -321,8 +320,9 @@ class NeuralMotion(nn.Module):
         return value
 
 
-def _blockwise(blocks: Tensor, nodes: Tensor) -> Tensor:
-    return (blocks * nodes.unsqueeze(-2)).sum(-1)
+def _by_node(mass: Mass, nodes: Tensor) -> Tensor:
+    """Masses, or their inverses, times what the nodes have, (batch, nodes, dim)."""
+    return mass[:, None] * nodes if mass.ndim == 1 else (mass * nodes.unsqueeze(-2)).sum(-1)
 
 
 def _sizes(constraint: Any, along: Any, method: Method) -> tuple[int, int]:

@@ -69,7 +69,7 @@ def trajectories(
 
 
 def baselines(problem: MotionProblem, data: MotionData) -> dict[str, dict[str, float]]:
-    """Error (cm) and violation of "no motion", "constant velocity" and "nearest training sample" on the test samples.
+    """Error and violation of "no motion", "constant velocity" and "nearest training sample" on the test samples.
 
     Positions and velocities of the last are those of the training sample whose state is nearest, positions a horizon
     later. Velocity constraints are measured with the velocity of the input.
@@ -85,11 +85,12 @@ def baselines(problem: MotionProblem, data: MotionData) -> dict[str, dict[str, f
         "constant velocity": (now + data.horizon * problem.dt * v, v),
         "nearest training sample": (train.targets[nearest], train.inputs[nearest, :, problem.dim :]),
     }
+    unit, scale = problem.error_unit
     table = {}
     for name, (q, v) in guesses.items():
         sizes = violations(problem, q, v, test.t0 + data.horizon * problem.dt)
         table[name] = {
-            "mae_cm": float(100 * np.linalg.norm(q - test.targets, axis=-1).mean()),
+            f"mae_{unit}": float(scale * np.linalg.norm(q - test.targets, axis=-1).mean()),
             "violation_mean": float(sizes.mean()),
             "violation_max": float(sizes.max()),
         }

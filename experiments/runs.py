@@ -4,24 +4,38 @@ Importing this costs nothing: torch, Lightning and the data load when a run begi
 """
 
 import dataclasses
+import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.motions import PROBLEMS, find
-from experiments.records import FORCES, SCHEDULES, STABILISATIONS, STRENGTHS, default_strength, write_text
+from experiments.records import (
+    CHOICES_OF,
+    FORCES,
+    ON_MOLECULES,
+    SCHEDULES,
+    STABILISATIONS,
+    STRENGTHS,
+    default_strength,
+    error_of,
+    write_text,
+)
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
-    from experiments.learning_problem import LearningProblem, Parts
+    from experiments.learning_problem import LearningProblem, Parts, Samples
     from ndae import Method, NeuralDAE, NeuralMotion
+    from ndae.evaluation import Evaluation
 
-NETWORKS = ("mimetic", "mimetic-small", "mlp")
+NETWORKS = ("mimetic", "mimetic-small", "mlp", *ON_MOLECULES)
 DTYPES = ("float32", "float64")
 
 Report = Callable[[float, float, str], object]
@@ -32,10 +46,12 @@ class RunConfig:
     """Everything that a run's numbers depend on, but for the machine and the number of its threads.
 
     `gamma`, `eta`: strengths of penalty (eq. 14) and auxiliary loss (eq. 4); 0 where the method has no such part, and 0
-    switches a part off; None is the method's default. `stabilisation`, `force`: of the method "multiplier", what keeps
-    constraints from drifting off, and whether its force is free or has a potential; `max_step` (s) its longest step,
-    None for the problem's own. `horizon`: steps (of 0.01 s for the
-    pendulum) to predict ahead. `patience`: epochs without a better validation error after which training stops.
+    switches a part off; None is the method's default. `stabilisation`: of the method "multiplier", what keeps
+    constraints from drifting off; `force`, of that and of "soft": whether it is free or has a potential; `max_step`, of
+    both: the longest step, in the problem's unit of time, None for the problem's own. `horizon`: steps (of 0.01 s for
+    the pendulum) to predict ahead. `patience`: epochs without a better validation error after which training stops.
+    `trajectory`: path of a file to take the data from, of problems that can; `frame_step`: the time between its frames,
+    in the problem's unit, None where the file tells.
     Raises `ValueError` for a value that no run can have.
     """
 
@@ -62,6 +78,8 @@ class RunConfig:
     device: str = "cpu"
     n_val: int = 200
     n_test: int = 1000
+    trajectory: str | None = None
+    frame_step: float | None = None
 
     def __post_init__(self):
         choices = {"problem": PROBLEMS, "method": tuple(STRENGTHS), "network": NETWORKS, "dtype": DTYPES}
@@ -69,27 +87,32 @@ class RunConfig:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown: give one of {', '.join(known)}")
-            if self.method != "multiplier" and name in ("stabilisation", "force") and getattr(self, name) != known[0]:
-                raise ValueError(
-                    f"{name} {getattr(self, name)!r} is of the method 'multiplier' alone, and the method is "
-                    f"{self.method!r}: leave it out"
-                )
+            if name in CHOICES_OF and getattr(self, name) != known[0]:
+                self._check_choice(name, f"{name} {getattr(self, name)!r}")
         for name in ("n_train", "horizon", "epochs", "batch_size", "patience", "n_val", "n_test", "seed"):
             self._check_count(name, least=0 if name == "seed" else 1)
         for name in ("gamma", "eta"):
             if getattr(self, name) is None or name not in STRENGTHS[self.method]:
                 object.__setattr__(self, name, default_strength(self.method, name))
-        if self.max_step is not None and self.method != "multiplier":
-            raise ValueError(
-                f"max_step is of the method 'multiplier' alone, and the method is {self.method!r}: leave it out"
-            )
-        for name in ("learning_rate", "gradient_clip", "gamma", "eta", "max_step"):
+        if self.max_step is not None:
+            self._check_choice("max_step", "max_step")
+        if not (self.trajectory is None or isinstance(self.trajectory, str)):
+            raise ValueError(f"trajectory is the path of a file, not {self.trajectory!r}")
+        if self.frame_step is not None and self.trajectory is None:
+            raise ValueError("frame_step is the time between the frames of a trajectory: give trajectory too")
+        for name in ("learning_rate", "gradient_clip", "gamma", "eta", "max_step", "frame_step"):
             self._check_number(name, zero=name in ("gamma", "eta"))
         if not isinstance(self.adjoint, bool):
             raise ValueError(f"adjoint is true or false, not {self.adjoint!r}")
         for name in ("integrator", "device"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} is a name, not {getattr(self, name)!r}")
+
+    def _check_choice(self, name: str, given: str) -> None:
+        methods = CHOICES_OF[name]
+        if self.method not in methods:
+            of = f"method {methods[0]!r}" if len(methods) == 1 else f"methods {' and '.join(map(repr, methods))}"
+            raise ValueError(f"{given} is of the {of} alone, and the method is {self.method!r}: leave it out")
 
     def _check_count(self, name: str, least: int) -> None:
         value = getattr(self, name)
@@ -100,7 +123,7 @@ class RunConfig:
 
     def _check_number(self, name: str, zero: bool) -> None:
         value = getattr(self, name)
-        if value is None and name in ("gradient_clip", "max_step"):
+        if value is None and name in ("gradient_clip", "max_step", "frame_step"):
             return
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not number or value < 0 or (value == 0 and not zero):
@@ -126,6 +149,19 @@ class RunConfig:
         return cls(**values)
 
 
+def problem_of(config: RunConfig) -> "LearningProblem":
+    """The problem of a configuration: that of its trajectory file where it names one.
+
+    Raises `ValueError` for a trajectory of a problem that takes none, and what the problem has against the file.
+    """
+    problem = find(config.problem)
+    if config.trajectory is None:
+        return problem
+    if not hasattr(problem, "of"):
+        raise ValueError(f"{problem.name} makes its own data and takes no trajectory: leave --trajectory out")
+    return problem.of(config.trajectory, config.frame_step)
+
+
 def build_method(config: RunConfig) -> "Method":
     """The method of that name, with its strengths; a strength of 0 leaves that part out.
 
@@ -134,15 +170,16 @@ def build_method(config: RunConfig) -> "Method":
     """
     import ndae
 
-    parts = []
+    problem, parts = problem_of(config), []
     if config.gamma:
         parts.append(ndae.Penalty(config.gamma))
     if config.eta:
         parts.append(ndae.Auxiliary(config.eta))
     if config.method in ("end", "smooth"):
-        parts.append({"end": ndae.EndProjection, "smooth": ndae.SmoothProjection}[config.method]())
+        projection = {"end": ndae.EndProjection, "smooth": ndae.SmoothProjection}[config.method]
+        parts.append(projection(tol=problem.projection_tol))
     if config.method == "multiplier" and config.stabilisation == "projection":
-        parts.append(ndae.SmoothProjection(tol=_MOTION_TOL[config.dtype]))
+        parts.append(ndae.SmoothProjection(tol=problem.motion_tol[config.dtype]))
     if config.method == "tangent" or (config.method == "multiplier" and config.stabilisation == "ggl"):
         parts.append(ndae.Multiplier())
     method = parts[0] if parts else ndae.Unconstrained()
@@ -151,10 +188,8 @@ def build_method(config: RunConfig) -> "Method":
     return method
 
 
-# What is left of violations after a projection (m), near what the precision can tell.
-_MOTION_TOL = {"float32": 1e-6, "float64": 1e-10}
-# Rate (1/s) at which Baumgarte's stabilisation lets violations decay: a time constant of a few steps.
-_BAUMGARTE = 20.0
+# How much of a violation Baumgarte's stabilisation takes away in the problem's longest step: a time constant of a few.
+_BAUMGARTE = 0.4
 # Width of a learned force; the graph's does not grow with the bodies.
 _FORCES = {"mlp": 64, "mimetic-small": 64, "mimetic": 256}
 
@@ -162,7 +197,7 @@ _FORCES = {"mlp": 64, "mimetic-small": 64, "mimetic": 256}
 def build_model(config: RunConfig) -> "NeuralDAE | NeuralMotion":
     """The network of a configuration on its problem, with weights that depend on the seed alone.
 
-    By the method "multiplier" it is a NeuralMotion: masses are known, the force is learned.
+    By the methods "multiplier" and "soft" it is a motion: masses are known, the force is learned.
 
     Raises `ValueError` for an unknown integrator, and for a method or network that the problem cannot have.
     """
@@ -170,18 +205,27 @@ def build_model(config: RunConfig) -> "NeuralDAE | NeuralMotion":
 
     import ndae
 
-    problem = find(config.problem)
+    problem = problem_of(config)
     problem.check_method(config.method, config.network)
     _check_integrator(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
+        if config.method == "soft" or config.network in ON_MOLECULES:
+            return _build_on_molecules(config, problem).to(getattr(torch, config.dtype))
         if config.method == "multiplier":
             return _build_motion(config, problem).to(getattr(torch, config.dtype))
+        # An MLP knows no edges; it is told by them how many nodes there are.
+        edges = [(None, node) for node in range(problem.nodes)] if config.network == "mlp" else problem.edges
         model = ndae.build_network(
-            config.network, problem.constraint.torch(), build_method(config), edges=problem.edges,
+            config.network, problem.constraint.torch(), build_method(config), edges=edges,
             features=2 * problem.dim, dim=problem.dim, integrator=config.integrator, adjoint=config.adjoint,
         )  # fmt: skip
     return model.to(getattr(torch, config.dtype))
+
+
+def _build_on_molecules(config: RunConfig, problem: "LearningProblem") -> "torch.nn.Module":
+    """A network over the atoms of molecules, by any method, or any network by the method "soft"."""
+    raise NotImplementedError(f"{config.method} by {config.network}")
 
 
 def _build_motion(config: RunConfig, problem: "LearningProblem") -> "NeuralMotion":
@@ -193,7 +237,10 @@ def _build_motion(config: RunConfig, problem: "LearningProblem") -> "NeuralMotio
     force = _build_force(config, problem.nodes, problem.dim, problem.edges)
     return ndae.NeuralMotion(
         constraint, force, duration=duration, n_steps=n_steps, mass=problem.mass, velocity_constraint=along,
-        method=build_method(config), baumgarte=_BAUMGARTE if config.stabilisation == "baumgarte" else 0.0,
+        method=build_method(config),
+        baumgarte=_BAUMGARTE / problem.longest_step if config.stabilisation == "baumgarte" else 0.0,
+        # Where constraints are not rigid the data obeys them nearly.
+        starts="check" if problem.stiffness is None else "project",
         integrator=config.integrator, adjoint=config.adjoint,
     )  # fmt: skip
 
@@ -214,7 +261,7 @@ def _build_force(config: RunConfig, nodes: int, dim: int, edges: Sequence) -> "t
 def build_data(config: RunConfig, report: Report | None = None) -> "Parts":
     """The samples of a configuration, in three parts."""
     counts = {"n_val": config.n_val, "n_test": config.n_test}
-    return find(config.problem).data(config.n_train, config.horizon, config.seed, **counts, report=report)
+    return problem_of(config).data(config.n_train, config.horizon, config.seed, **counts, report=report)
 
 
 def run(
@@ -227,10 +274,11 @@ def run(
 ) -> dict[str, Any]:
     """Make a run in the folder `out`: data, training, test with the best checkpoint; return what `result.json` holds.
 
-    The test error is the mean Euclidean distance (cm) between predicted and true bodies over the test samples,
-    violations are those of the same predictions, both as the problem's `error_is` and `violation_is` say. The folder
-    gets `config.json`, `log.csv`,
-    `checkpoints/{last,best}.ckpt` and, at the end, `result.json`; each appears whole or not at all.
+    The test error is the mean Euclidean distance between predicted and true bodies over the test samples, in the
+    problem's `error_unit`, violations are those of the same predictions, both as the problem's `error_is` and
+    `violation_is` say. Where the problem has further tests or metrics, `splits` has the same of each test by name. The
+    folder gets `config.json`, `log.csv`, `checkpoints/{last,best}.ckpt` and, at the end, `result.json`; each appears
+    whole or not at all.
 
     A finished run is not repeated, an unfinished one goes on from its last checkpoint and ends with the same numbers;
     `resume=False` makes it again from the start. `progress`: a bar on the terminal, or a function
@@ -260,6 +308,14 @@ def run(
     return result
 
 
+def read_config(folder: Path | str) -> RunConfig:
+    """The configuration of the run in `folder`; raises `ValueError` if it holds none, or a damaged one."""
+    config = _read_config(Path(folder) / "config.json")
+    if config is None:
+        raise ValueError(f"{folder} holds no run: there is no config.json in it; give the folder of a run")
+    return config
+
+
 def load_model(folder: Path | str) -> tuple[RunConfig, "NeuralDAE"]:
     """The configuration of a run and its network with the weights of the best epoch, on the CPU, in evaluation mode.
 
@@ -267,11 +323,8 @@ def load_model(folder: Path | str) -> tuple[RunConfig, "NeuralDAE"]:
     """
     from ndae.checkpoints import load_weights
 
-    folder = Path(folder)
-    config = _read_config(folder / "config.json")
-    if config is None:
-        raise ValueError(f"{folder} holds no run: there is no config.json in it; give the folder of a run")
-    return config, load_weights(build_model(config), folder / "checkpoints" / "best.ckpt").eval()
+    config = read_config(folder)
+    return config, load_weights(build_model(config), Path(folder) / "checkpoints" / "best.ckpt").eval()
 
 
 def _run(
@@ -279,13 +332,11 @@ def _run(
 ) -> dict[str, Any]:
     import torch
 
-    from ndae.evaluation import evaluate
     from ndae.training import fit
 
-    problem, data = find(config.problem), build_data(config, report)
-    train, val, test_samples = (
-        (part.inputs, part.targets, problem.conditions(part)) for part in (data.train, data.val, data.test)
-    )
+    problem, data = problem_of(config), build_data(config, report)
+    unit, scale = problem.error_unit
+    train, val = ((part.inputs, part.targets, problem.conditions(part)) for part in (data.train, data.val))
     trained = fit(
         model,
         train,
@@ -301,28 +352,80 @@ def _run(
         device=device,
         resume=resume,
         progress=report or False,
-        error_unit=("cm", 100.0),
+        error_unit=problem.error_unit,
     )
-    if report:
-        report(0.0, 1.0, f"testing the weights of epoch {trained.best.epoch}")
-    test = evaluate(model.to(device), *test_samples)
+    model.to(device)
+    measured, baselines, others = {}, problem.baselines(data), problem.tests(data)
+    for name, samples in {problem.test_name: data.test, **others}.items():
+        if report:
+            report(0.0, 1.0, f"testing the weights of epoch {trained.best.epoch}" + f" ({name})" * bool(others))
+        measured[name] = _measure(model, problem, samples)
+    (test, further), splits = measured[problem.test_name], {}
+    if others or further:
+        for name, (found, metrics) in measured.items():
+            guesses = baselines if name == problem.test_name else problem.baselines_of(data, name)
+            splits[name] = _measures(found, problem) | metrics | ({"baselines": guesses} if guesses else {})
     return dataclasses.asdict(config) | {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "test_mae_cm": 100 * test.mae,
-        "violation_mean": test.violation_mean,
-        "violation_max": test.violation_max,
-        "val_mae_cm": 100 * trained.best.val_mae,
+        **_measures(test, problem),
+        f"val_mae_{unit}": scale * trained.best.val_mae,
         "best_epoch": trained.best.epoch,
         "epochs_done": len(trained.rows),
         "train_seconds": trained.seconds,
         "step_ms": trained.step_ms,
         "projections": dataclasses.asdict(test.projections) if test.projections else None,
         "unconverged_in_training": sum(row.train_unconverged for row in trained.rows),
-        "baselines": problem.baselines(data),
+        "baselines": baselines,
+        **({"splits": splits} if splits else {}),
+        **({"digest": _digest(config.trajectory)} if config.trajectory is not None else {}),
         "device_used": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "versions": {name: metadata.version(name) for name in ("ndae", "torch", "lightning", "jax", "diffrax")},
     }
+
+
+def _measure(
+    model: "torch.nn.Module", problem: "LearningProblem", samples: "Samples"
+) -> tuple["Evaluation", dict[str, float]]:
+    """How good predictions of `samples` are, and what further measures the problem has of them."""
+    import numpy as np
+
+    from ndae.evaluation import evaluate
+
+    with _recording(model) as predictions:
+        found = evaluate(model, samples.inputs, samples.targets, problem.conditions(samples))
+    return found, problem.metrics(np.concatenate(predictions), np.asarray(samples.targets, dtype=np.float64))
+
+
+@contextmanager
+def _recording(model: "torch.nn.Module") -> Iterator[list["np.ndarray"]]:
+    """Keep what `model` predicts meanwhile, batch by batch: an evaluation keeps its errors alone."""
+    predictions, predict = [], model.predict
+
+    def recorded(*inputs, **conditions):
+        prediction = predict(*inputs, **conditions)
+        predictions.append(prediction.y.detach().double().cpu().numpy())
+        return prediction
+
+    model.predict = recorded
+    try:
+        yield predictions
+    finally:
+        del model.predict
+
+
+def _measures(found: "Evaluation", problem: "LearningProblem") -> dict[str, float]:
+    unit, scale = problem.error_unit
+    return {
+        f"test_mae_{unit}": scale * found.mae,
+        "violation_mean": found.violation_mean,
+        "violation_max": found.violation_max,
+    }
+
+
+def _digest(path: Path | str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_integrator(config: RunConfig) -> None:
@@ -369,6 +472,15 @@ def _read_result(config: RunConfig, path: Path) -> dict[str, Any]:
         theirs = RunConfig(**{name: value for name, value in result.items() if name in ours})
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(mend) from error
-    if theirs != config or "test_mae_cm" not in result:
+    if theirs != config:
         raise ValueError(mend)
+    try:
+        error_of(result)
+    except ValueError as error:
+        raise ValueError(mend) from error
+    trajectory = None if config.trajectory is None else Path(config.trajectory)
+    if trajectory and trajectory.exists() and _digest(trajectory) != result.get("digest"):
+        raise ValueError(
+            f"{path} is of another content of {trajectory}, which has changed since: give another folder for a new run"
+        )
     return result

@@ -4,18 +4,24 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.motions import find
-from experiments.records import PAPER_TABLE_1, Record, Setting, Spread, Variant, group
+from experiments.records import CHOICES_OF, Record, Setting, Spread, Variant, error_of, group
+
+if TYPE_CHECKING:
+    from experiments.learning_problem import LearningProblem
 
 
 @dataclass(frozen=True)
 class Row:
     """One line of the table; spreads are over seeds, and nothing is known of what is None.
 
-    `error` in cm, `violation_mean` and `violation_max` in the problem's unit, `step` in ms of one training step,
-    `ratio` of that to the unconstrained network's, `paper` the paper's error in cm.
+    `error` in the problem's unit of errors, `others` the same of further tests by name, `violation_mean` and
+    `violation_max` in its unit of violations, `step` in ms of one training step, `ratio` of that to the unconstrained
+    network's, `paper` the paper's error. `metrics`: what else the problem measures, of the test samples, by name.
     """
 
     title: str
@@ -33,6 +39,8 @@ class Row:
     train_seconds: Spread | None = None
     stabilisation: str | None = None
     force: str | None = None
+    others: Mapping[str, Spread] = field(default_factory=dict)
+    metrics: Mapping[str, Spread] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,35 +52,59 @@ class Table:
 
     @property
     def title(self) -> str:
-        problem, network, n_train, horizon, epochs, schedule = self.setting
+        problem, network, n_train, horizon, epochs, schedule, trajectory = self.setting
         ending = f", {schedule} schedule" if schedule != "constant" else ""
+        ending += f", {Path(trajectory).name}" if trajectory else ""
         return (
             f"{problem.replace('_', ' ')}: {n_train:,} training samples, {horizon} steps ahead, "
             f"{network} network, {epochs} epochs{ending}"
         )
 
     @property
+    def problem(self) -> "LearningProblem":
+        return find(self.setting.problem)
+
+    @property
+    def others(self) -> list[str]:
+        """Names of the further tests that any row knows the error of."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.others))
+
+    @property
     def header(self) -> list[str]:
         """Names of the columns, with their units."""
-        unit = find(self.setting.problem).violation_unit
-        return [name.replace("(m)", f"({unit})") for name in _HEADER]
+        unit, *_ = self.problem.error_unit
+        names = [name.format(error=unit, violation=self.problem.violation_unit) for name in _HEADER]
+        return [*names[:2], *(f"{name} ({unit})" for name in self.others), *names[2:]]
+
+    def cells(self, row: Row) -> list[str]:
+        """A row as text, column by column of the header."""
+        method, error, *rest = _cells(row)
+        # Their spreads, as large as that of the first, would not fit beside it; the CSV has them.
+        others = (row.others.get(name) for name in self.others)
+        return [method, error, *("" if other is None else _number(other.mean) for other in others), *rest]
 
     @property
     def notes(self) -> list[str]:
         """What a reader must know to read the numbers."""
         seeds = sorted({row.seeds for row in self.rows})
         count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        many, problem = seeds[-1] > 1, find(self.setting.problem)
+        many, problem, others = seeds[-1] > 1, self.problem, self.others
         notes = [
             f"error: {problem.error_is} over the test samples"
+            + f" ({self._test(problem.test_name)})" * bool(others)
             + (f", mean ± standard deviation of {count} seeds" if many else ", one seed"),
+            *(f"{name}: error over {words}" for name in others if (words := problem.tests_are.get(name))),
             f"violation: {problem.violation_is}, mean and largest over all {problem.violation_of}, samples"
             + " and seeds" * many,
             "ratio: of a step's time to that without constraint; runs follow each other, so other load shows in it",
         ]
         if any(row.paper is not None for row in self.rows):
-            notes.append("paper: error in its Table 1 (mimetic network of 5.8 M parameters, mean of three runs)")
+            notes.append(f"paper: {problem.paper_is}")
         return notes
+
+    def _test(self, name: str) -> str:
+        words = self.problem.tests_are.get(name)
+        return f"{name}: {words}" if words else name
 
 
 def make_tables(records: Iterable[Record]) -> list[Table]:
@@ -81,10 +113,11 @@ def make_tables(records: Iterable[Record]) -> list[Table]:
 
 
 def _make_table(setting: Setting, runs: Mapping[Variant, Sequence[Record]]) -> Table:
-    paper = PAPER_TABLE_1.get((setting.horizon, setting.n_train), {}) if setting.problem == "pendulum" else {}
+    # The paper had data of its own, and not that of a file.
+    paper = {} if setting.trajectory else find(setting.problem).paper.get((setting.horizon, setting.n_train), {})
     plain = next((_spread(rs, "step_ms").mean for v, rs in runs.items() if v.method == "none"), None)
     rows = [_row(variant, records, plain, paper.get(variant)) for variant, records in runs.items()]
-    return Table(setting, (*_baseline_rows(runs), *rows))
+    return Table(setting, (*_baseline_rows(setting, runs), *rows))
 
 
 def _row(variant: Variant, records: Sequence[Record], plain_step: float | None, paper: float | None) -> Row:
@@ -95,7 +128,7 @@ def _row(variant: Variant, records: Sequence[Record], plain_step: float | None, 
         gamma=variant.gamma,
         eta=variant.eta,
         seeds=len(records),
-        error=_spread(records, "test_mae_cm"),
+        error=Spread.of(record.error for record in records),
         violation_mean=_spread(records, "violation_mean"),
         violation_max=_spread(records, "violation_max"),
         step=step,
@@ -103,22 +136,53 @@ def _row(variant: Variant, records: Sequence[Record], plain_step: float | None, 
         paper=paper,
         parameters=int(records[0].result["parameters"]),
         train_seconds=_spread(records, "train_seconds"),
-        stabilisation=variant.stabilisation if variant.method == "multiplier" else None,
-        force=variant.force if variant.method == "multiplier" else None,
+        stabilisation=variant.stabilisation if variant.method in CHOICES_OF["stabilisation"] else None,
+        force=variant.force if variant.method in CHOICES_OF["force"] else None,
+        others=_others(records),
+        metrics=_metrics(records),
     )
 
 
-def _baseline_rows(runs: Mapping[Variant, Sequence[Record]]) -> list[Row]:
+def _splits(records: Sequence[Record]) -> tuple[str, dict[str, list[Mapping]]]:
+    """The name of the test samples, and what the records that have further tests say of each, by name."""
+    name = find(records[0].setting.problem).test_name
+    known = [record.result["splits"] for record in records if "splits" in record.result]
+    shared = [split for split in (known[0] if known else ()) if all(split in splits for splits in known)]
+    return name, {split: [splits[split] for splits in known] for split in shared}
+
+
+def _others(records: Sequence[Record]) -> dict[str, Spread]:
+    test, splits = _splits(records)
+    return {name: Spread.of(map(error_of, found)) for name, found in splits.items() if name != test}
+
+
+def _metrics(records: Sequence[Record]) -> dict[str, Spread]:
+    test, splits = _splits(records)
+    found = splits.get(test, [])
+    own = ("violation_mean", "violation_max", "baselines")
+    names = [name for name in (found[0] if found else ()) if name not in own and not name.startswith("test_mae_")]
+    return {name: Spread.of(measures[name] for measures in found) for name in names}
+
+
+def _baseline_rows(setting: Setting, runs: Mapping[Variant, Sequence[Record]]) -> list[Row]:
     # Test samples depend on the seed only, so any variant's records tell; the one with most seeds tells best.
-    known = [record.result["baselines"] for record in max(runs.values(), key=len) if "baselines" in record.result]
+    most_seeds, unit = max(runs.values(), key=len), find(setting.problem).error_unit[0]
+    known = [record.result["baselines"] for record in most_seeds if "baselines" in record.result]
+    test, splits = _splits(most_seeds)
     rows: dict[str, Row] = {}
     for name in known[0] if known else ():
         values = [baselines[name] for baselines in known]
-        error, mean, most = (Spread.of(v[key] for v in values) for key in ("mae_cm", "violation_mean", "violation_max"))
+        keys = (f"mae_{unit}", "violation_mean", "violation_max")
+        error, mean, most = (Spread.of(value[key] for value in values) for key in keys)
         unprojected = rows.get(name.removesuffix(", projected"))
         if unprojected is None or not math.isclose(unprojected.error.mean, error.mean, rel_tol=1e-6):
             title = name.replace("constant", "const.").replace("projected", "proj.").replace("training ", "")
-            rows[name] = Row(f"({title})", name, 0.0, 0.0, len(known), error, mean, most)
+            others = {
+                split: Spread.of(measures["baselines"][name][keys[0]] for measures in found)
+                for split, found in splits.items()
+                if split != test and all(name in measures.get("baselines", ()) for measures in found)
+            }
+            rows[name] = Row(f"({title})", name, 0.0, 0.0, len(known), error, mean, most, others=others)
     return list(rows.values())
 
 
@@ -127,7 +191,8 @@ def _spread(records: Sequence[Record], key: str) -> Spread:
 
 
 _HEADER = (
-    "method", "error (cm)", "paper", "violation mean (m)", "violation max (m)", "step (ms)", "ratio", "parameters",
+    "method", "error ({error})", "paper", "violation mean ({violation})", "violation max ({violation})", "step (ms)",
+    "ratio", "parameters",
 )  # fmt: skip
 
 _TIMES = ("step (ms)", "ratio")
@@ -151,12 +216,16 @@ def describe_run(record: Record) -> str:
     """One finished run as a few lines of text, beside the trivial predictors and the paper where they are known."""
     result, (table,) = record.result, make_tables([record])
     row = table.rows[-1]
-    projections, problem = result.get("projections"), find(table.setting.problem)
-    unit, paper = problem.violation_unit, f" (paper: {row.paper:g} cm)" if row.paper else ""
+    projections, problem = result.get("projections"), table.problem
+    unit, (error_unit, _) = problem.violation_unit, problem.error_unit
+    paper = f" (paper: {row.paper:g} {error_unit})" if row.paper else ""
+    test = f" ({problem.test_name})" if row.others else ""
     lines = [
         f"{table.title}, seed {record.seed}",
         f"  method      {row.title}, {row.parameters:,} parameters",
-        f"  test error  {row.error.mean:.2f} cm{paper}, {problem.error_is}",
+        f"  test error  {row.error.mean:.2f} {error_unit}{paper}, {problem.error_is}{test}",
+        *(f"              {other.mean:.2f} {error_unit} ({name})" for name, other in row.others.items()),
+        *([f"  further     {', '.join(_measured(*item) for item in row.metrics.items())}"] if row.metrics else []),
         f"  violation   {result['violation_mean']:.1e} {unit} mean, {result['violation_max']:.1e} {unit} most, "
         f"{problem.violation_is}",
         f"  training    {result['train_seconds']:.0f} s, {result['step_ms']:.1f} ms a step",
@@ -166,12 +235,14 @@ def describe_run(record: Record) -> str:
             f"  projections {projections['count']:,} in the test, of {projections['iterations_mean']:.1f} iterations, "
             f"{projections['iterations_max']} at most, {projections['unconverged']:,} not converged"
         )
-    others = "; ".join(f"{other.title.strip('()')} {other.error.mean:.1f} cm" for other in table.rows[:-1])
+    guesses = ((other.title.strip("()"), other.error.mean) for other in table.rows[:-1])
+    others = "; ".join(f"{title} {error:.1f} {error_unit}" for title, error in guesses)
     return "\n".join(lines + ([f"  for scale   {others}"] if others else []))
 
 
 def print_table(table: Table, say) -> None:
-    """Print the table with `say`, a rich console's `print`: at most 80 columns wide, the notes below it.
+    """Print the table with `say`, a rich console's `print`: at most 80 columns wide, 100 with further tests, the notes
+    below it.
 
     The number of parameters gets a column only where the variants differ in it.
     """
@@ -179,7 +250,7 @@ def print_table(table: Table, say) -> None:
     from rich.table import Table as RichTable
 
     counts = {row.parameters for row in table.rows if row.parameters is not None}
-    shown = len(_HEADER) - (1 if len(counts) < 2 else 0)
+    shown = len(table.header) - (1 if len(counts) < 2 else 0)
     notes = table.notes + ([f"parameters: {counts.pop():,} each"] if len(counts) == 1 else [])
     best = min((row.error.mean for row in table.rows if row.parameters is not None), default=None)
     drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
@@ -189,7 +260,7 @@ def print_table(table: Table, say) -> None:
     for row in table.rows:
         baseline = row.parameters is None
         style = "dim" if baseline else "bold" if row.error.mean == best else None
-        drawn.add_row(*_cells(row)[:shown], style=style)
+        drawn.add_row(*table.cells(row)[:shown], style=style)
     say(table.title, style="bold", markup=False)
     say(drawn)
     for note in notes:
@@ -198,40 +269,65 @@ def print_table(table: Table, say) -> None:
 
 def to_markdown(tables: Iterable[Table]) -> str:
     """The tables as Markdown, for a README: without times, which are measured apart (`experiments.benchmarks`)."""
-    shown = [index for index, name in enumerate(_HEADER) if name not in _TIMES]
     lines = []
     for table in tables:
+        shown = [index for index, name in enumerate(table.header) if name not in _TIMES]
         lines += [f"**{table.title}**", "", "| " + " | ".join(table.header[index] for index in shown) + " |"]
         lines.append("| --- |" + " ---: |" * (len(shown) - 1))
         for row in table.rows:
-            cells = _cells(row)
+            cells = table.cells(row)
             lines.append("| " + " | ".join(cells[index] for index in shown) + " |")
         lines += ["", *(f"- {note}" for note in table.notes if not note.startswith("ratio")), ""]
     return "\n".join(lines)
 
 
 def to_csv(tables: Iterable[Table]) -> str:
-    """The tables as CSV in full precision; a standard deviation of a single seed is empty."""
-    spreads = {
-        "test_mae_cm": "error", "violation_mean": "violation_mean", "violation_max": "violation_max", "step_ms": "step",
-        "train_seconds": "train_seconds",
-    }  # fmt: skip
-    head = ["problem", "network", "parameters", "n_train", "horizon", "epochs", "schedule"]
-    head += ["method", "gamma", "eta", "stabilisation", "force", "seeds"]
-    head += [f"{name}{end}" for name in spreads for end in ("", "_std")] + ["step_ratio", "paper_mae_cm"]
+    """The tables as CSV in full precision; a standard deviation of a single seed is empty.
+
+    Errors have columns by their unit, `test_mae_cm`, and by the further test, `test_mae_pm_random`: a row has those of
+    its problem.
+    """
+    lines = [_csv_line(table, row) for table in tables for row in table.rows]
+    # Columns in groups, so that those that only some rows have stand beside their like.
+    head = {group: dict.fromkeys(name for line in lines for name in line[group]) for group in _CSV_GROUPS}
+    names = [name for group in head.values() for name in group]
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(head)
-    for table in tables:
-        for row in table.rows:
-            problem, network, n_train, horizon, epochs, schedule = table.setting
-            line = [problem, network, row.parameters, n_train, horizon, epochs, schedule]
-            line += [row.method, row.gamma, row.eta, row.stabilisation, row.force, row.seeds]
-            for attribute in spreads.values():
-                spread = getattr(row, attribute)
-                line += [None, None] if spread is None else [spread.mean, _known(spread.std)]
-            writer.writerow([*line, row.ratio, row.paper])
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    for line in lines:
+        writer.writerow({name: value for group in line.values() for name, value in group.items()})
     return out.getvalue()
+
+
+_CSV_GROUPS = ("setting", "method", "errors", "measures", "paper")
+
+
+def _csv_line(table: Table, row: Row) -> dict[str, dict]:
+    """The cells of a row by group and by the name of their column."""
+    problem, network, n_train, horizon, epochs, schedule, trajectory = table.setting
+    unit, *_ = table.problem.error_unit
+    spreads = {name: getattr(row, name) for name in ("violation_mean", "violation_max")}
+    spreads |= {"step_ms": row.step, "train_seconds": row.train_seconds}
+    others = {f"test_mae_{unit}_{name.replace(' ', '_')}": spread for name, spread in row.others.items()}
+    setting = {
+        "problem": problem, "network": network, "parameters": row.parameters, "n_train": n_train, "horizon": horizon,
+        "epochs": epochs, "schedule": schedule,
+    }  # fmt: skip
+    method = ("method", "gamma", "eta", "stabilisation", "force", "seeds")
+    return {
+        "setting": setting | ({"trajectory": trajectory} if trajectory else {}),
+        "method": {name: getattr(row, name) for name in method},
+        "errors": _with_std({f"test_mae_{unit}": row.error} | others | dict(row.metrics)),
+        "measures": _with_std(spreads) | {"step_ratio": row.ratio},
+        "paper": {f"paper_mae_{unit}": row.paper},
+    }
+
+
+def _with_std(spreads: Mapping[str, Spread | None]) -> dict[str, float | None]:
+    cells: dict[str, float | None] = {}
+    for name, spread in spreads.items():
+        cells |= {name: spread and spread.mean, f"{name}_std": spread and _known(spread.std)}
+    return cells
 
 
 def _known(value: float) -> float | None:
@@ -239,6 +335,18 @@ def _known(value: float) -> float | None:
 
 
 def _with_spread(spread: Spread) -> str:
-    digits = 3 if spread.mean < 1 else 2 if spread.mean < 10 else 1
-    text = f"{spread.mean:.{digits}f}"
-    return text if math.isnan(spread.std) else f"{text} ± {spread.std:.{digits}f}"
+    text = _number(spread.mean)
+    return text if math.isnan(spread.std) else f"{text} ± {spread.std:.{_digits(spread.mean)}f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.{_digits(value)}f}"
+
+
+def _digits(value: float) -> int:
+    return 3 if value < 1 else 2 if value < 10 else 1
+
+
+def _measured(name: str, spread: Spread) -> str:
+    words, _, unit = name.replace("mae_", "").rpartition("_")
+    return f"{words.replace('_', ' ')} {_number(spread.mean)} {unit}" if words else f"{name} {_number(spread.mean)}"

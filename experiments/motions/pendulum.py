@@ -4,6 +4,7 @@ from functools import cached_property
 
 from experiments import pendulum
 from experiments.learning_problem import LearningProblem, Parts, Report
+from experiments.records import PAPER_TABLE_1
 
 
 class _Pendulum(LearningProblem):
@@ -14,6 +15,8 @@ class _Pendulum(LearningProblem):
     edges = (None, 0), *((body, body + 1) for body in range(pendulum.N_BODIES - 1))
     error_is = "mean Euclidean error per body"
     violation_is, violation_of, violation_unit = "error of a link's length", "links", "m"
+    paper = PAPER_TABLE_1
+    paper_is = "error in its Table 1 (mimetic network of 5.8 M parameters, mean of three runs)"
 
     velocity_constraint = None
 

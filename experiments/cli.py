@@ -90,6 +90,8 @@ def train(
     stabilisation: opt.Stabilisation = "projection",
     force: opt.Force = "free",
     max_step: opt.MaxStep = None,
+    trajectory: opt.Trajectory = None,
+    frame_step: opt.FrameStep = None,
     n_train: opt.TrainingSamples = 100,
     horizon: opt.Horizon = 20,
     seed: opt.Seed = 0,
@@ -112,13 +114,19 @@ def train(
     The folder gets config.json, log.csv, checkpoints/ and result.json.
     """
     from experiments.compare import Study, train_one
-    from experiments.records import Variant
+    from experiments.records import CHOICES_OF, Variant
 
     settings = _settings(batch_size, learning_rate, schedule, patience, device, dtype, integrator, adjoint, threads)
-    if method != "multiplier" and (stabilisation, force, max_step) != ("projection", "free", None):
-        raise UserError(f"--stabilisation, --force and --max-step are of --method multiplier: the method is {method}")
+    chosen = {
+        "stabilisation": stabilisation != "projection",
+        "force": force != "free",
+        "max_step": max_step is not None,
+    }
+    for name in (name for name, given in chosen.items() if given and method not in CHOICES_OF[name]):
+        option = f"--{name.replace('_', '-')}"
+        raise UserError(f"{option} is of --method {' or '.join(CHOICES_OF[name])}: the method is {method}")
     variants = (Variant.of(method, gamma, eta, stabilisation, force),)
-    settings |= {"max_step": max_step}
+    settings |= {"max_step": max_step} | _trajectory(trajectory, frame_step)
     study = Study(problem, _network(network, problem), n_train, horizon, epochs, variants, (seed,), settings)
     record, folder = train_one(study, out, fresh=fresh)
     _show_run(record)
@@ -128,12 +136,14 @@ def train(
 @app.command()
 def compare(
     problem: opt.Problem,
-    methods: opt.Methods = opt.ALL_METHODS,
+    methods: opt.Methods = None,
     gamma: opt.Gamma = None,
     eta: opt.Eta = None,
     stabilisation: opt.Stabilisation = "projection",
     force: opt.Force = "free",
     max_step: opt.MaxStep = None,
+    trajectory: opt.Trajectory = None,
+    frame_step: opt.FrameStep = None,
     n_train: opt.TrainingSamples = 100,
     horizon: opt.Horizon = 20,
     seeds: opt.Seeds = 3,
@@ -160,9 +170,10 @@ def compare(
     from experiments.records import Variant
 
     motion = {"stabilisation": stabilisation, "force": force}
-    variants = tuple(Variant.parse(name, gamma, eta, **motion) for name in methods.split(","))
+    names = _all_methods(problem) if methods is None else methods
+    variants = tuple(Variant.parse(name, gamma, eta, **motion) for name in names.split(","))
     settings = _settings(batch_size, learning_rate, schedule, patience, device, dtype, integrator, adjoint, threads)
-    settings |= {"max_step": max_step}
+    settings |= {"max_step": max_step} | _trajectory(trajectory, frame_step)
     study = Study(
         problem, _network(network, problem), n_train, horizon, epochs, variants, tuple(range(seeds)), settings
     )
@@ -359,6 +370,24 @@ def _network(network: str | None, problem: str) -> str:
     from experiments.motions import find
 
     return network or find(problem).network
+
+
+def _all_methods(problem: str) -> str:
+    """Every method that the problem can have; a soft constraint is for one whose constraints are not rigid."""
+    from experiments.motions import find
+
+    return opt.ALL_METHODS + ",soft" * (find(problem).stiffness is not None)
+
+
+def _trajectory(trajectory: Path | None, frame_step: float | None) -> dict:
+    """The file that the data comes from, where one is given."""
+    if trajectory is None:
+        if frame_step is not None:
+            raise UserError("--frame-step is the time between the frames of a trajectory: give --trajectory FILE too")
+        return {}
+    if not trajectory.is_file():
+        raise UserError(f"--trajectory {trajectory}: there is no such file")
+    return {"trajectory": str(trajectory), "frame_step": frame_step}
 
 
 def _settings(batch_size, learning_rate, schedule, patience, device, dtype, integrator, adjoint, threads) -> dict:

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from experiments.motions import find
 from experiments.records import (
+    CHOICES_OF,
     Record,
     Setting,
     Variant,
@@ -26,7 +28,7 @@ from experiments.terminal import UserError, note, one_line
 class Study:
     """The runs to make: every variant with every seed, all else equal.
 
-    `settings`: further fields of `RunConfig`, such as `epochs` or `batch_size`.
+    `settings`: further fields of `RunConfig`, such as `batch_size` or `trajectory`.
     """
 
     problem: str
@@ -52,17 +54,18 @@ class Study:
     @property
     def setting(self) -> Setting:
         """What all its runs have in common."""
-        given = {"schedule": self.settings["schedule"]} if "schedule" in self.settings else {}
+        given = {name: self.settings[name] for name in ("schedule", "trajectory") if self.settings.get(name)}
         return Setting(self.problem, self.network, self.n_train, self.horizon, self.epochs, **given)
 
     def config(self, variant: Variant, seed: int):
         """The full configuration of one run."""
         from experiments.runs import RunConfig
 
-        settings = dict(self.settings)
-        if variant.method != "multiplier":  # the others have no steps in time
+        settings = {name: value for name, value in self.setting._asdict().items() if name != "trajectory"}
+        settings |= self.settings
+        if variant.method not in CHOICES_OF["max_step"]:  # the others have no steps in time
             settings.pop("max_step", None)
-        return RunConfig(**dataclasses.asdict(variant), **self.setting._asdict() | settings, seed=seed)
+        return RunConfig(**dataclasses.asdict(variant), **settings, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -150,9 +153,10 @@ _HAVE = {"gamma": "penalty, end, smooth or multiplier", "eta": "auxiliary, end, 
 
 
 def _summary(record: Record) -> str:
-    result = record.result
+    result, problem = record.result, find(record.setting.problem)
     return (
-        f"error {result['test_mae_cm']:.3g} cm, largest violation {result['violation_max']:.1e} m, "
+        f"error {record.error:.3g} {problem.error_unit[0]}, "
+        f"largest violation {result['violation_max']:.1e} {problem.violation_unit}, "
         f"trained {result['train_seconds']:.0f} s"
     )
 

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from experiments.motions import find
 from experiments.pendulum import link_lengths, violation
 from experiments.records import METHOD_TITLES, Record, Variant
 
@@ -27,6 +28,7 @@ METHOD_COLOURS = {
     "smooth": "#D55E00",
     "tangent": "#56B4E9",
     "multiplier": "#CC79A7",
+    "soft": "#8B5A2B",  # the palette's yellow is too light for a line
 }
 TRUTH_COLOUR, START_COLOUR = "#b0b0b0", "#d8d8d8"
 _STYLE = {
@@ -42,7 +44,7 @@ _STYLE = {
     "lines.linewidth": 1.6,
     "savefig.dpi": 160,
 }
-_ERROR, _VIOLATION = "mean error per body (cm)", "largest violation (m)"
+_ERROR = "mean error per body (cm)"
 
 
 @contextmanager
@@ -65,15 +67,22 @@ def curves_figure(
 ) -> Path:
     """Draw error (left) and largest constraint violation (right) against epoch, as the paper's Figures 4, 5, 7 and 8.
 
-    `runs`: for each variant its runs, one a seed. Lines are means over seeds, solid for validation and dashed for
+    `runs`: for each variant its runs, one a seed, all of one problem, whose units the axes have. Lines are means over seeds, solid for validation and dashed for
     training data where the log has them; the shaded regions are one standard deviation to each side. Violations are on
     a logarithmic axis, since those of projections lie several orders below the others.
     """
     if not any(runs.values()):
         raise ValueError("no runs to draw")
+    problem = find(next(record for records in runs.values() for record in records).setting.problem)
+    unit, *_ = problem.error_unit
+    error = f"mean error per {'atom' if problem.molecule else 'body'} ({unit})"
+    violation = f"largest violation ({problem.violation_unit})"
     with figure(9.0, 3.9) as sheet:
         panels = sheet.subplots(1, 2)
-        columns = ((_ERROR, "val_mae_cm", "train_mae_cm"), (_VIOLATION, "val_violation_max", "train_violation_max"))
+        columns = (
+            (error, f"val_mae_{unit}", f"train_mae_{unit}"),
+            (violation, "val_violation_max", "train_violation_max"),
+        )
         for axes, (label, solid, dashed) in zip(panels, columns, strict=True):
             for variant, records in runs.items():
                 colour = (colours or {}).get(variant, colour_of(variant))
@@ -84,7 +93,7 @@ def curves_figure(
             axes.set_yscale("log")
             axes.margins(x=0.01)
         _plain_decades(panels[0])
-        _curves_legend(sheet, runs, colours or {})
+        _curves_legend(sheet, runs, colours or {}, f"train_mae_{unit}")
         if title:
             sheet.suptitle(title, fontsize=10)
         return _save(sheet, path)
@@ -227,11 +236,13 @@ def _mean_and_band(axes, records: Sequence[Record], column: str, colour, *, line
     axes.fill_between(epochs, low, mean + spread, color=colour, alpha=0.15, linewidth=0)
 
 
-def _curves_legend(sheet: Figure, runs: Mapping[Variant, Sequence[Record]], colours: Mapping[Variant, object]) -> None:
+def _curves_legend(
+    sheet: Figure, runs: Mapping[Variant, Sequence[Record]], colours: Mapping[Variant, object], training: str
+) -> None:
     lines = [Line2D([], [], color=colours.get(v, colour_of(v)), label=v.title) for v, rs in runs.items() if rs]
     seeds = max(len(records) for records in runs.values())
     lines.append(Line2D([], [], color="black", label="validation"))
-    if any(len(record.log.get("train_mae_cm", ())) for records in runs.values() for record in records):
+    if any(len(record.log.get(training, ())) for records in runs.values() for record in records):
         lines.append(Line2D([], [], color="black", linestyle=(0, (3, 1.5)), label="training"))
     if seeds > 1:
         lines.append(Line2D([], [], color="black", alpha=0.2, linewidth=7, label=f"±1 std of {seeds} seeds"))

@@ -9,11 +9,11 @@ from experiments.motions import PROBLEMS
 
 Problem = Annotated[Literal[*PROBLEMS], typer.Argument(help="Problem to learn.")]
 Method = Annotated[
-    Literal["none", "auxiliary", "penalty", "end", "smooth", "tangent", "multiplier"],
+    Literal["none", "auxiliary", "penalty", "end", "smooth", "tangent", "multiplier", "soft"],
     typer.Option(
         metavar="NAME",
-        help="none, auxiliary, penalty, end, smooth, multiplier, or tangent (the multiplier of first order): how "
-        "constraints are enforced.",
+        help="none, auxiliary, penalty, end, smooth, multiplier, tangent (the multiplier of first order) or soft (a "
+        "potential of learned stiffness, where constraints are not rigid): how constraints are enforced.",
     ),
 ]
 Gamma = Annotated[
@@ -28,7 +28,10 @@ Eta = Annotated[
         min=0, help="Strength of the auxiliary loss (eq. 4): by default 10 in auxiliary, end, smooth, 0 in multiplier."
     ),
 ]
-MaxStep = Annotated[float | None, typer.Option(help="Longest step of a multiplier's motion in s; by default 0.02.")]
+MaxStep = Annotated[
+    float | None,
+    typer.Option(help="Longest step of multiplier or soft, in the problem's unit of time; by default the problem's."),
+]
 Stabilisation = Annotated[
     Literal["projection", "ggl", "baumgarte", "none"],
     typer.Option(
@@ -38,7 +41,9 @@ Stabilisation = Annotated[
 ]
 Force = Annotated[
     Literal["free", "potential"],
-    typer.Option(metavar="NAME", help="What multiplier learns: free, any force, or potential, one with a potential."),
+    typer.Option(
+        metavar="NAME", help="What multiplier and soft learn: free, any force, or potential, one with a potential."
+    ),
 ]
 Schedule = Annotated[
     Literal["constant", "cosine"],
@@ -50,10 +55,21 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of the split, the weights a
 Seeds = Annotated[int, typer.Option(min=1, help="How many seeds to run, from 0 up.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training samples.")]
 Network = Annotated[
-    Literal["mimetic", "mimetic-small", "mlp"] | None,
+    Literal["mimetic", "mimetic-small", "mlp", "equivariant", "equivariant-small", "molecular"] | None,
     typer.Option(
-        metavar="NAME", help="mimetic (the paper's graph network; the pendulum's), mimetic-small or mlp (of others)."
+        metavar="NAME",
+        help="mimetic (the paper's graph network; the pendulum's), mimetic-small or mlp (of others); equivariant (the "
+        "paper's on molecules), equivariant-small, molecular (distances within and between molecules; soft and "
+        "multiplier alone).",
     ),
+]
+Trajectory = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Take the data from this trajectory, of problems that can (water)."),
+]
+FrameStep = Annotated[
+    float | None,
+    typer.Option(help="Time between its frames, in the problem's unit; by default what the file says."),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples a training step.")]
 LearningRate = Annotated[float, typer.Option(help="Learning rate of Adam.")]
@@ -70,8 +86,11 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Start over where a run can
 
 ALL_METHODS = "none,auxiliary,penalty,end,smooth,end-alone,smooth-alone,tangent,multiplier"
 Methods = Annotated[
-    str,
-    typer.Option(help="Methods, comma-separated; end-alone and smooth-alone are projections without γ and η."),
+    str | None,
+    typer.Option(
+        help="Methods, comma-separated; end-alone and smooth-alone are projections without γ and η. By default all: "
+        f"{ALL_METHODS}, and soft where constraints are not rigid."
+    ),
 ]
 Over = Annotated[Literal["gamma", "eta"], typer.Option(help="Which strength to vary.")]
 Values = Annotated[str, typer.Option(help="Strengths to try, comma-separated.")]

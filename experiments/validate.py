@@ -81,14 +81,20 @@ def validate(
 ) -> Validation:
     """Compare the network of the run folder `run` with the reference over `seconds`, from as many held-out states.
 
-    Raises ValueError for a folder without a run, a count below one, or a time shorter than the network's horizon;
-    `ndae.CheckpointError` where there is no sound checkpoint; and `solvers.ReferenceSolveError`.
+    Raises ValueError for a folder without a run, a problem without known equations, a count below one, or a time
+    shorter than the network's horizon; `ndae.CheckpointError` where there is no sound checkpoint; and
+    `solvers.ReferenceSolveError`.
     """
-    from experiments.motions import find
-    from experiments.runs import load_model
+    from experiments.motion_problem import MotionProblem
+    from experiments.runs import load_model, problem_of, read_config
 
+    problem = problem_of(read_config(run))
+    if problem.name != "pendulum" and not isinstance(problem, MotionProblem):
+        raise ValueError(
+            f"{run} is a run of {problem.name}, whose equations are not known here, and validate compares with their "
+            "solution: see the further tests in its result.json, or validate a run of a problem with known equations"
+        )
     config, model = load_model(run)
-    problem = find(config.problem)
     period = config.horizon * problem.dt
     if isinstance(trajectories, bool) or not isinstance(trajectories, int) or trajectories < 1:
         raise ValueError(f"trajectories is a whole number of at least 1, not {trajectories!r}")

@@ -200,8 +200,8 @@ def test_the_command_line_knows_every_problem():
     assert motions.PROBLEMS[0] == "pendulum" and motions.find("pendulum").network == RunConfig().network
     for name in motions.PROBLEMS:
         assert motions.find(name).name == name
-    with pytest.raises(ValueError, match="problem 'water' is unknown: give one of pendulum, "):
-        motions.find("water")
+    with pytest.raises(ValueError, match="problem 'sand' is unknown: give one of pendulum, "):
+        motions.find("sand")
 
 
 @pytest.mark.parametrize("name", ["robot_arm", "chaplygin_sleigh"])

@@ -117,14 +117,11 @@ def train(
     from experiments.records import CHOICES_OF, Variant
 
     settings = _settings(batch_size, learning_rate, schedule, patience, device, dtype, integrator, adjoint, threads)
-    chosen = {
-        "stabilisation": stabilisation != "projection",
-        "force": force != "free",
-        "max_step": max_step is not None,
-    }
-    for name in (name for name, given in chosen.items() if given and method not in CHOICES_OF[name]):
-        option = f"--{name.replace('_', '-')}"
-        raise UserError(f"{option} is of --method {' or '.join(CHOICES_OF[name])}: the method is {method}")
+    given = {"stabilisation": stabilisation != "projection", "force": force != "free", "max_step": max_step is not None}
+    for name, methods in CHOICES_OF.items():
+        if given[name] and method not in methods:
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option} is of --method {' or '.join(methods)}: the method is {method}")
     variants = (Variant.of(method, gamma, eta, stabilisation, force),)
     settings |= {"max_step": max_step} | _trajectory(trajectory, frame_step)
     study = Study(problem, _network(network, problem), n_train, horizon, epochs, variants, (seed,), settings)

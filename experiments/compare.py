@@ -238,4 +238,5 @@ def write_snapshots(study: Study, out: Path, samples: int = 3) -> list[Path]:
 def setting_title(setting: Setting) -> str:
     """One line for a figure: what all its runs have in common."""
     what = f"{setting.n_train:,} training samples, {setting.horizon} steps ahead, {setting.network} network"
-    return f"{setting.problem.replace('_', ' ').capitalize()}: {what}"
+    ending = f", {Path(setting.trajectory).name}" if setting.trajectory else ""
+    return f"{setting.problem.replace('_', ' ').capitalize()}: {what}{ending}"

@@ -67,9 +67,10 @@ def curves_figure(
 ) -> Path:
     """Draw error (left) and largest constraint violation (right) against epoch, as the paper's Figures 4, 5, 7 and 8.
 
-    `runs`: for each variant its runs, one a seed, all of one problem, whose units the axes have. Lines are means over seeds, solid for validation and dashed for
-    training data where the log has them; the shaded regions are one standard deviation to each side. Violations are on
-    a logarithmic axis, since those of projections lie several orders below the others.
+    `runs`: for each variant its runs, one a seed, all of one problem, whose units the axes have. Lines are means over
+    seeds, solid for validation and dashed for training data where the log has them; the shaded regions are one standard
+    deviation to each side. Violations are on a logarithmic axis, since those of projections lie several orders below
+    the others.
     """
     if not any(runs.values()):
         raise ValueError("no runs to draw")

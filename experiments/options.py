@@ -89,7 +89,7 @@ Methods = Annotated[
     str | None,
     typer.Option(
         help="Methods, comma-separated; end-alone and smooth-alone are projections without γ and η. By default all: "
-        f"{ALL_METHODS}, and soft where constraints are not rigid."
+        f"{ALL_METHODS.replace(',', ', ')}, and soft where constraints are not rigid."
     ),
 ]
 Over = Annotated[Literal["gamma", "eta"], typer.Option(help="Which strength to vary.")]

@@ -86,6 +86,10 @@ class Table:
     @property
     def notes(self) -> list[str]:
         """What a reader must know to read the numbers."""
+        return self.notes_on(self.header)
+
+    def notes_on(self, columns: Sequence[str]) -> list[str]:
+        """The same, where no more than these columns of the header are shown."""
         seeds = sorted({row.seeds for row in self.rows})
         count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         many, problem, others = seeds[-1] > 1, self.problem, self.others
@@ -94,10 +98,15 @@ class Table:
             + f" ({self._test(problem.test_name)})" * bool(others)
             + (f", mean ± standard deviation of {count} seeds" if many else ", one seed"),
             *(f"{name}: error over {words}" for name in others if (words := problem.tests_are.get(name))),
-            f"violation: {problem.violation_is}, mean and largest over all {problem.violation_of}, samples"
+            f"violation: {problem.violation_is}, "
+            + "mean and " * any(name.startswith("violation mean") for name in columns)
+            + f"largest over all {problem.violation_of}, samples"
             + " and seeds" * many,
-            "ratio: of a step's time to that without constraint; runs follow each other, so other load shows in it",
         ]
+        if "ratio" in columns:
+            notes.append(
+                "ratio: of a step's time to that without constraint; runs follow each other, so other load shows in it"
+            )
         if any(row.paper is not None for row in self.rows):
             notes.append(f"paper: {problem.paper_is}")
         return notes
@@ -244,23 +253,28 @@ def print_table(table: Table, say) -> None:
     """Print the table with `say`, a rich console's `print`: at most 80 columns wide, 100 with further tests, the notes
     below it.
 
-    The number of parameters gets a column only where the variants differ in it.
+    The number of parameters gets a column only where the variants differ in it. With further tests there is no room for
+    the ratio of times, nor for both parameters and mean violations.
     """
     from rich import box
     from rich.table import Table as RichTable
 
     counts = {row.parameters for row in table.rows if row.parameters is not None}
-    shown = len(table.header) - (1 if len(counts) < 2 else 0)
-    notes = table.notes + ([f"parameters: {counts.pop():,} each"] if len(counts) == 1 else [])
+    left_out = ["parameters"] if len(counts) < 2 else ["violation mean"] if table.others else []
+    left_out += ["ratio"] if table.others else []
+    shown = [index for index, name in enumerate(table.header) if not name.startswith(tuple(left_out))]
+    columns = [table.header[index] for index in shown]
+    notes = table.notes_on(columns) + ([f"parameters: {counts.pop():,} each"] if len(counts) == 1 else [])
     best = min((row.error.mean for row in table.rows if row.parameters is not None), default=None)
     drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
-    for name in table.header[:shown]:
+    for name in columns:
         first, _, rest = name.partition(" ")
         drawn.add_column(f"{first}\n{rest}", justify="left" if name == "method" else "right", no_wrap=True)
     for row in table.rows:
         baseline = row.parameters is None
         style = "dim" if baseline else "bold" if row.error.mean == best else None
-        drawn.add_row(*table.cells(row)[:shown], style=style)
+        cells = table.cells(row)
+        drawn.add_row(*(cells[index] for index in shown), style=style)
     say(table.title, style="bold", markup=False)
     say(drawn)
     for note in notes:
@@ -277,7 +291,7 @@ def to_markdown(tables: Iterable[Table]) -> str:
         for row in table.rows:
             cells = table.cells(row)
             lines.append("| " + " | ".join(cells[index] for index in shown) + " |")
-        lines += ["", *(f"- {note}" for note in table.notes if not note.startswith("ratio")), ""]
+        lines += ["", *(f"- {note}" for note in table.notes_on([table.header[index] for index in shown])), ""]
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ndae._types import Features, Output
 from ndae.forces import SumForce
 from ndae.masses import Mass, Masses
-from ndae.methods import Manifold, Method, SmoothProjection, Unconstrained
+from ndae.methods import Auxiliary, Manifold, Method, SmoothProjection, Unconstrained
 from ndae.neural_dae import Prediction
 from ndae.starts import check_starts
 from solvers import Projection, integrate, project
@@ -21,6 +21,7 @@ from solvers.classical_rk4 import classical_rk4_step
 from solvers.integration import ADAPTIVE
 from solvers.multipliers import constrained_acceleration, tangent_velocity
 from solvers.nonholonomic import joint_acceleration, joint_tangent_velocity
+from solvers.velocity_verlet import velocity_verlet_step
 
 # A force (batch, nodes, dim) from the time and the state (batch, nodes, 2 dim), positions before velocities.
 Force = Callable[[Any, Features], Output]
@@ -28,6 +29,7 @@ Force = Callable[[Any, Features], Output]
 PerSample = Tensor | Sequence[float]
 
 STARTS = ("check", "project", "given")
+VERLET = "velocity_verlet"
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,16 @@ class NeuralMotion(nn.Module):
     - `force`: a module or function `F(t, y)`, from the state `y` `(batch, nodes, 2 dim)` to `(batch, nodes, dim)`, or
       several, whose sum acts: those that are known, and those to be learned. `t` (s) is a number or one a sample.
     - `duration` (s): how far ahead `forward` predicts, in `n_steps` equal steps of `integrator`; an adaptive one
-      chooses steps of its own between their ends. `n_times` > 1 predicts at as many times, evenly up to `duration`.
+      chooses steps of its own between their ends; "velocity_verlet", for motions without multipliers under forces of
+      positions, has one evaluation a step and keeps energy. `n_times` > 1 predicts at as many times, evenly up to
+      `duration`.
       `adjoint=True` for gradients by the adjoint equation.
     - `mass` (kg): one number, one for each node, or a block (dim, dim) for each. `learn_mass=True` takes it as the
       start of masses that are trained; they stay positive (definite). Forces and masses are known up to a common
       factor alone.
     - `velocity_constraint`: compiled over `[*q, *v]`, the residual `A(q, t) v + b(q, t)`, linear in v: rolling, say.
+    - `multipliers=False`: no λ, forces alone act (`M v' = F`), such as those of a SoftConstraint; of constraints only
+      the residuals are reported, starts may be anywhere, and `method` is Unconstrained unless it is given.
     - `starts`: "check" refuses starts off the manifold by more than `start_tol` (in the constraint's unit, and that
       per second for velocities), in `check` and `trajectory`; "project" moves them to the nearest point, as is right
       for measured ones; "given" takes them as they are.
@@ -83,6 +89,7 @@ class NeuralMotion(nn.Module):
         mass: Any = 1.0,
         learn_mass: bool = False,
         velocity_constraint: nn.Module | None = None,
+        multipliers: bool = True,
         method: Method | None = None,
         baumgarte: float = 0.0,
         starts: str = "check",
@@ -94,10 +101,13 @@ class NeuralMotion(nn.Module):
     ):
         super().__init__()
         _check(duration, n_steps, n_times, baumgarte, starts, start_tol)
-        method = SmoothProjection(tol=None) if method is None else method
+        if method is None:
+            method = SmoothProjection(tol=None) if multipliers else Unconstrained()
+        _check_choices(multipliers, method, float(baumgarte), integrator, adjoint)
         self.nodes, self.dim = _sizes(constraint, velocity_constraint, method)
         self.features = 2 * self.dim
         self.constraint, self.velocity_constraint, self.method = constraint, velocity_constraint, method
+        self.multipliers = multipliers
         self.force = SumForce(force) if isinstance(force, Sequence) else force
         self.masses = Masses(mass, self.nodes, self.dim, learn_mass)
         self.duration, self.n_steps, self.n_times = float(duration), n_steps, n_times
@@ -143,7 +153,7 @@ class NeuralMotion(nn.Module):
         ts = [float(t) for t in ts]
         if len(ts) < 2 or not all(a < b for a, b in itertools.pairwise(ts)):
             raise ValueError("ts are the start and at least one more time, increasing")
-        if self.starts == "check":
+        if self.multipliers and self.starts == "check":
             self.check(x, t0=torch.full(x.shape[:-2], ts[0], dtype=x.dtype, device=x.device))
         manifold = self._manifold(x)
         states = [self._start(x, ts[0])]
@@ -163,7 +173,7 @@ class NeuralMotion(nn.Module):
         )
 
     def multiplier(self, x: Features, t: float | Tensor | None = None) -> Float[Tensor, "batch n_multipliers"]:
-        """λ at states `(batch, nodes, 2 dim)`."""
+        """λ at states `(batch, nodes, 2 dim)`; none, `(batch, 0)`, where the motion has no multipliers."""
         q, v = self._split(x)
         return self._dynamics(t, q.flatten(-2), v.flatten(-2), self.masses.inverse(q))[0]
 
@@ -184,6 +194,8 @@ class NeuralMotion(nn.Module):
         """Raise ValueError where the constraints are redundant at a start, and, with `starts="check"`, where a start is
         off the manifold or its velocity not tangent to it; the sample and the residual are named. `fit` calls it."""
         q, v = (part.flatten(-2) for part in self._split(x))
+        if not self.multipliers:
+            return
         t0 = None if t0 is None else self._per_sample("t0", t0, x)
         tolerance = self.start_tol if self.starts == "check" else None
         with torch.no_grad():
@@ -235,9 +247,15 @@ class NeuralMotion(nn.Module):
             rate = torch.cat([moved.flatten(-2), a], -1)
             return rate if shared else scale * rate
 
-        y = torch.cat([q.flatten(-2), v.flatten(-2)], -1)
+        def acceleration(s: Any, y: Tensor) -> Tensor:
+            return field(s, y).chunk(2, -1)[1]
+
+        y, a = torch.cat([q.flatten(-2), v.flatten(-2)], -1), None
         for step in range(n_steps):
-            y = self._step(field, y, begin + step * h, h)
+            if self.integrator == VERLET:
+                y, a = velocity_verlet_step(acceleration, begin + step * h, y, h, a)
+            else:
+                y = self._step(field, y, begin + step * h, h)
             ends = is_last and step == n_steps - 1
             manifold.time = clock(begin + (step + 1) * h)
             y = self._held(y, manifold, ends, inverse_mass)
@@ -284,6 +302,8 @@ class NeuralMotion(nn.Module):
             raise ValueError(f"the force has shape {tuple(force.shape)}, expected {tuple(nodes[0].shape)}")
         if inverse_mass is not None:
             force = _by_node(inverse_mass, force)
+        if not self.multipliers:
+            return force.new_zeros((*force.shape[:-2], 0)), force.flatten(-2)
         free, options = force.flatten(-2), {"alpha": self.baumgarte, "t": t}
         if self.velocity_constraint is None:
             return constrained_acceleration(self.constraint, q, v, free, inverse_mass, **options)
@@ -344,6 +364,20 @@ def _sizes(constraint: Any, along: Any, method: Method) -> tuple[int, int]:
             f"{nodes * dim} coordinates, then their velocities, in the same order"
         )
     return nodes, dim
+
+
+def _check_choices(multipliers: bool, method: Method, baumgarte: float, integrator: str, adjoint: bool) -> None:
+    """Raise ValueError for choices that exclude each other."""
+    if not multipliers and ("Multiplier" in repr(method) or baumgarte):
+        raise ValueError(
+            f"method={method!r}, baumgarte={baumgarte:g}: both work by multipliers, and there are none with "
+            "multipliers=False: leave them out"
+        )
+    if integrator == VERLET and (multipliers or adjoint or not isinstance(method, Unconstrained | Auxiliary)):
+        raise ValueError(
+            f"integrator={VERLET!r} is for motions without multipliers (multipliers=False), under Unconstrained() or "
+            "Auxiliary(...), with adjoint=False: give 'classical_rk4'"
+        )
 
 
 def _check(duration, n_steps, n_times, baumgarte, starts, start_tol) -> None:

@@ -76,7 +76,7 @@ class MLPPotential(nn.Module):
         if min(nodes, dim, hidden, depth) < 1:
             raise ValueError(f"nodes={nodes}, dim={dim}, hidden={hidden}, depth={depth}: each is at least 1")
         self.nodes, self.dim = nodes, dim
-        self.network = _ScalarNetwork(nodes * dim, hidden, depth)
+        self.network = ScalarNetwork(nodes * dim, hidden, depth)
         self.linear = nn.Parameter(torch.zeros(nodes * dim)) if linear else None
 
     def forward(self, q: Output) -> Energy:
@@ -116,8 +116,8 @@ class GraphPotential(nn.Module):
         if min(dim, hidden, depth) < 1:
             raise ValueError(f"dim={dim}, hidden={hidden}, depth={depth}: each is at least 1")
         self.dim = dim
-        self.node = _ScalarNetwork(dim, hidden, depth)
-        self.edge = _ScalarNetwork(dim + 1, hidden, depth)
+        self.node = ScalarNetwork(dim, hidden, depth)
+        self.edge = ScalarNetwork(dim + 1, hidden, depth)
         self._lay(edges)
 
     def on(self, edges: Edges) -> "GraphPotential":
@@ -159,7 +159,7 @@ class GraphPotential(nn.Module):
         return q
 
 
-class _ScalarNetwork(nn.Module):
+class ScalarNetwork(nn.Module):
     """`wᵀ tanh(… tanh(W₁ x + β₁) …)`, w zero at the start, and its gradient with respect to x."""
 
     def __init__(self, n_inputs: int, hidden: int, depth: int):

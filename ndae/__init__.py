@@ -21,6 +21,9 @@ _HERE = {
     "load_weights": "ndae.checkpoints",
     "CheckpointError": "ndae.checkpoints", "NonFiniteError": "ndae.history", "evaluate": "ndae.evaluation",
     "NETWORKS": "ndae.networks", "build_network": "ndae.networks",
+    "MOLECULAR_NETWORKS": "ndae.networks", "build_molecular_network": "ndae.networks",
+    "MolecularDAE": "ndae.molecular", "FixedMap": "ndae.maps", "EquivariantField": "ndae.fields.equivariant",
+    "assert_equivariant": "ndae.equivariance", "check_equivariance": "ndae.equivariance",
 }  # fmt: skip
 _ROOMS = ("symbolic", "solvers")
 

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ndae.constants import WithConstants
+
 
 class LinearMap(nn.Module):
     """A learnable matrix `W` between `features` physical and `latent` latent numbers of a node.
@@ -37,3 +39,25 @@ class LinearMap(nn.Module):
         """Take `matrix` as the present value (with orthonormal columns where the map keeps them so)."""
         with torch.no_grad():
             self.weight.copy_(matrix)
+
+
+class FixedMap(WithConstants):
+    """A matrix `W` `(latent, features)` as it is given: nothing is learned.
+
+    Raises a `ValueError` unless its columns are orthonormal, `Wᵀ W = I`.
+    """
+
+    orthonormal = True
+
+    def __init__(self, matrix: Float[Tensor, "latent features"]):
+        super().__init__()
+        error = float((matrix.mT @ matrix - torch.eye(matrix.shape[1], dtype=matrix.dtype)).abs().max())
+        if not error < 1e-6:
+            raise ValueError(
+                f"a fixed map has orthonormal columns; here an entry of Wᵀ W differs from I by {error:.1g}"
+            )
+        self.keep("weight", matrix)
+
+    def matrix(self) -> Float[Tensor, "latent features"]:
+        """`W`."""
+        return self.weight

@@ -38,7 +38,8 @@ class NeuralDAE(nn.Module):
     constraint over the flattened output (`Constraint.torch()`). `features` and `dim`: physical numbers a node, in and
     out; the first `dim` inputs are the quantities that come out, so that the untrained network predicts no change.
     `integrator`: any method of `solvers.integrate`, one step a layer if it has fixed steps; `adjoint=True` for
-    gradients by the adjoint equation. `initial_step`: the length of a layer to begin with.
+    gradients by the adjoint equation. `initial_step`: the length of a layer to begin with. `open`, `close`: maps of
+    one's own instead of two LinearMaps, modules with `matrix()` and `orthonormal` such as FixedMap; give both.
 
     Step lengths are `h = exp(s)` of a learned `s`, so that no layer can die: the gradient of `s` never vanishes.
     """
@@ -54,6 +55,8 @@ class NeuralDAE(nn.Module):
         latent: int,
         n_layers: int | None = None,
         orthonormal: bool = True,
+        open: nn.Module | None = None,
+        close: nn.Module | None = None,
         integrator: str = "classical_rk4",
         adjoint: bool = False,
         rtol: float = 1e-5,
@@ -81,9 +84,17 @@ class NeuralDAE(nn.Module):
         self.constraint, self.method = constraint, method or Unconstrained()
         self.features, self.dim, self.latent = features, dim, latent
         self.integrator, self.adjoint, self.rtol, self.atol = integrator, adjoint, rtol, atol
-        self.open = LinearMap(features, latent, orthonormal=orthonormal)
-        self.close = LinearMap(dim, latent, orthonormal=orthonormal)
-        self.close.start_as(self.open.matrix().detach()[:, :dim])
+        if (open is None) != (close is None):
+            raise ValueError("give both maps, open= and close=, or neither")
+        if open is None:
+            self.open = LinearMap(features, latent, orthonormal=orthonormal)
+            self.close = LinearMap(dim, latent, orthonormal=orthonormal)
+            self.close.start_as(self.open.matrix().detach()[:, :dim])
+        else:
+            self.open, self.close = open, close
+            for name, n in (("open", features), ("close", dim)):
+                if (found := tuple(getattr(self, name).matrix().shape)) != (latent, n):
+                    raise ValueError(f"the map {name!r} has a matrix of shape {found}, expected {(latent, n)}")
         self.log_step = nn.Parameter(torch.full((self.n_layers,), float(initial_step)).log())
         self.register_buffer("_depth", torch.tensor([0.0, 1.0]), persistent=False)
 

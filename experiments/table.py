@@ -29,7 +29,7 @@ class Row:
     gamma: float
     eta: float
     seeds: int
-    error: Spread
+    error: Spread | None
     violation_mean: Spread | None = None
     violation_max: Spread | None = None
     step: Spread | None = None
@@ -175,24 +175,37 @@ def _metrics(records: Sequence[Record]) -> dict[str, Spread]:
 
 def _baseline_rows(setting: Setting, runs: Mapping[Variant, Sequence[Record]]) -> list[Row]:
     # Test samples depend on the seed only, so any variant's records tell; the one with most seeds tells best.
-    most_seeds, unit = max(runs.values(), key=len), find(setting.problem).error_unit[0]
+    most_seeds, key = max(runs.values(), key=len), f"mae_{find(setting.problem).error_unit[0]}"
     known = [record.result["baselines"] for record in most_seeds if "baselines" in record.result]
     test, splits = _splits(most_seeds)
+    further = {name: [found.get("baselines", {}) for found in splits[name]] for name in splits if name != test}
     rows: dict[str, Row] = {}
-    for name in known[0] if known else ():
-        values = [baselines[name] for baselines in known]
-        keys = (f"mae_{unit}", "violation_mean", "violation_max")
-        error, mean, most = (Spread.of(value[key] for value in values) for key in keys)
+    # Some are of a further test alone: only where it shares its time with the training samples is one nearest in time.
+    for name in dict.fromkeys(name for tables in (known, *further.values()) for name in (tables[0] if tables else ())):
+        error, mean, most = (_over(known, name, measure) for measure in (key, "violation_mean", "violation_max"))
         unprojected = rows.get(name.removesuffix(", projected"))
-        if unprojected is None or not math.isclose(unprojected.error.mean, error.mean, rel_tol=1e-6):
-            title = name.replace("constant", "const.").replace("projected", "proj.").replace("training ", "")
-            others = {
-                split: Spread.of(measures["baselines"][name][keys[0]] for measures in found)
-                for split, found in splits.items()
-                if split != test and all(name in measures.get("baselines", ()) for measures in found)
-            }
-            rows[name] = Row(f"({title})", name, 0.0, 0.0, len(known), error, mean, most, others=others)
+        if (
+            error
+            and unprojected
+            and unprojected.error
+            and math.isclose(unprojected.error.mean, error.mean, rel_tol=1e-6)
+        ):
+            continue
+        others = {split: spread for split, tables in further.items() if (spread := _over(tables, name, key))}
+        seeds = len(known) or len(most_seeds)
+        rows[name] = Row(f"({_shortened(name)})", name, 0.0, 0.0, seeds, error, mean, most, others=others)
     return list(rows.values())
+
+
+def _over(tables: Sequence[Mapping], name: str, measure: str) -> Spread | None:
+    """The spread over seeds of what a trivial predictor measures; None where a seed does not have it."""
+    known = tables and all(name in table for table in tables)
+    return Spread.of(table[name][measure] for table in tables) if known else None
+
+
+def _shortened(name: str) -> str:
+    name = name.replace("constant velocity, projected by", "const. vel., proj. by")
+    return name.replace("constant", "const.").replace("projected", "proj.").replace("training ", "")
 
 
 def _spread(records: Sequence[Record], key: str) -> Spread:
@@ -210,7 +223,7 @@ _TIMES = ("step (ms)", "ratio")
 def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.title,
-        _with_spread(row.error),
+        "" if row.error is None else _with_spread(row.error),
         "" if row.paper is None else f"{row.paper:g}" if row.paper < 10 else f"{row.paper:.1f}",
         "" if row.violation_mean is None else f"{row.violation_mean.mean:.1e}",
         # The largest over seeds too: an average would hide the worst.
@@ -244,7 +257,7 @@ def describe_run(record: Record) -> str:
             f"  projections {projections['count']:,} in the test, of {projections['iterations_mean']:.1f} iterations, "
             f"{projections['iterations_max']} at most, {projections['unconverged']:,} not converged"
         )
-    guesses = ((other.title.strip("()"), other.error.mean) for other in table.rows[:-1])
+    guesses = ((other.title.strip("()"), other.error.mean) for other in table.rows[:-1] if other.error)
     others = "; ".join(f"{title} {error:.1f} {error_unit}" for title, error in guesses)
     return "\n".join(lines + ([f"  for scale   {others}"] if others else []))
 

@@ -46,8 +46,10 @@ class LearningProblem(ABC):
     - `constraint` over the positions and `velocity_constraint` over all coordinates before all velocities, or None.
     - `projection_tol`: largest violation that end and smooth projection leave, `motion_tol` the same of a motion with
       multipliers, by precision: near what that can tell.
-    - `stiffness`: where that of a soft constraint starts, or None of a problem whose constraints are rigid.
-    - `molecule`: names of the atoms of a molecule, of which the nodes are many, or None.
+    - `stiffness`: where that of a soft constraint starts, or None of a problem whose constraints are rigid; `softness`:
+      a typical violation; `alike`: local residuals that may change places; `soft_step`: longest step of its motion.
+    - `molecule`: names of the atoms of a molecule, of which the nodes are many, or None; `pairs`: options of a
+      PairPotential between them.
     - `network`: the one to take where none is named.
     - `error_is`, `violation_is` (of which `violation_of`, in `violation_unit`): what a result's numbers are, in words.
     - `test_name`: of the test samples, where there are further `tests`; `tests_are`: what they are, in words, by name.
@@ -74,6 +76,10 @@ class LearningProblem(ABC):
     projection_tol: float | None = 5e-5
     motion_tol: Mapping[str, float] = MappingProxyType({"float32": 1e-6, "float64": 1e-10})
     stiffness: float | None = None
+    softness: float
+    alike: Sequence[Sequence[int]] = ()
+    soft_step: float
+    pairs: Mapping[str, Any] = MappingProxyType({})
     molecule: tuple[str, ...] | None = None
     network: str
     error_is: str

@@ -76,7 +76,10 @@ LearningRate = Annotated[float, typer.Option(help="Learning rate of Adam.")]
 Patience = Annotated[int | None, typer.Option(min=1, help="Stop after so many epochs with no better validation error.")]
 Device = Annotated[str, typer.Option(help="Where to train: cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="Precision of weights and states.")]
-Integrator = Annotated[str, typer.Option(help="Integrator over depth: classical_rk4, euler, midpoint, dopri5, ...")]
+Integrator = Annotated[
+    str | None,
+    typer.Option(help="Integrator over depth: classical_rk4, euler, midpoint, dopri5, ...; velocity_verlet (soft's)."),
+]
 Adjoint = Annotated[bool, typer.Option("--adjoint", help="Gradients by the adjoint equation, not by backpropagation.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; by default torch's choice.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the run; by default under runs/, named after it.")]

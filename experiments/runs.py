@@ -7,14 +7,15 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.motions import PROBLEMS, find
+from experiments.models import build_model, problem_of
+from experiments.motions import PROBLEMS
 from experiments.records import (
     CHOICES_OF,
     FORCES,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
     from experiments.learning_problem import LearningProblem, Parts, Samples
-    from ndae import Method, NeuralDAE, NeuralMotion
+    from ndae import NeuralDAE
     from ndae.evaluation import Evaluation
 
 NETWORKS = ("mimetic", "mimetic-small", "mlp", *ON_MOLECULES)
@@ -73,7 +74,7 @@ class RunConfig:
     gradient_clip: float | None = None
     patience: int | None = None
     dtype: str = "float32"
-    integrator: str = "classical_rk4"
+    integrator: str | None = None
     adjoint: bool = False
     device: str = "cpu"
     n_val: int = 200
@@ -104,6 +105,9 @@ class RunConfig:
             self._check_number(name, zero=name in ("gamma", "eta"))
         if not isinstance(self.adjoint, bool):
             raise ValueError(f"adjoint is true or false, not {self.adjoint!r}")
+        if self.integrator is None:
+            own = "velocity_verlet" if self.method == "soft" else "classical_rk4"
+            object.__setattr__(self, "integrator", own)
         for name in ("integrator", "device"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} is a name, not {getattr(self, name)!r}")
@@ -147,115 +151,6 @@ class RunConfig:
         if unknown:
             raise ValueError(f"a run has no {', '.join(unknown)}")
         return cls(**values)
-
-
-def problem_of(config: RunConfig) -> "LearningProblem":
-    """The problem of a configuration: that of its trajectory file where it names one.
-
-    Raises `ValueError` for a trajectory of a problem that takes none, and what the problem has against the file.
-    """
-    problem = find(config.problem)
-    if config.trajectory is None:
-        return problem
-    if not hasattr(problem, "of"):
-        raise ValueError(f"{problem.name} makes its own data and takes no trajectory: leave --trajectory out")
-    return problem.of(config.trajectory, config.frame_step)
-
-
-def build_method(config: RunConfig) -> "Method":
-    """The method of that name, with its strengths; a strength of 0 leaves that part out.
-
-    "tangent" is the multiplier of first order: depth is not time. Of "multiplier" it is what keeps the motion from
-    drifting off; Baumgarte's stabilisation is no method but a rate.
-    """
-    import ndae
-
-    problem, parts = problem_of(config), []
-    if config.gamma:
-        parts.append(ndae.Penalty(config.gamma))
-    if config.eta:
-        parts.append(ndae.Auxiliary(config.eta))
-    if config.method in ("end", "smooth"):
-        projection = {"end": ndae.EndProjection, "smooth": ndae.SmoothProjection}[config.method]
-        parts.append(projection(tol=problem.projection_tol))
-    if config.method == "multiplier" and config.stabilisation == "projection":
-        parts.append(ndae.SmoothProjection(tol=problem.motion_tol[config.dtype]))
-    if config.method == "tangent" or (config.method == "multiplier" and config.stabilisation == "ggl"):
-        parts.append(ndae.Multiplier())
-    method = parts[0] if parts else ndae.Unconstrained()
-    for part in parts[1:]:
-        method = method + part
-    return method
-
-
-# How much of a violation Baumgarte's stabilisation takes away in the problem's longest step: a time constant of a few.
-_BAUMGARTE = 0.4
-# Width of a learned force; the graph's does not grow with the bodies.
-_FORCES = {"mlp": 64, "mimetic-small": 64, "mimetic": 256}
-
-
-def build_model(config: RunConfig) -> "NeuralDAE | NeuralMotion":
-    """The network of a configuration on its problem, with weights that depend on the seed alone.
-
-    By the methods "multiplier" and "soft" it is a motion: masses are known, the force is learned.
-
-    Raises `ValueError` for an unknown integrator, and for a method or network that the problem cannot have.
-    """
-    import torch
-
-    import ndae
-
-    problem = problem_of(config)
-    problem.check_method(config.method, config.network)
-    _check_integrator(config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        if config.method == "soft" or config.network in ON_MOLECULES:
-            return _build_on_molecules(config, problem).to(getattr(torch, config.dtype))
-        if config.method == "multiplier":
-            return _build_motion(config, problem).to(getattr(torch, config.dtype))
-        # An MLP knows no edges; it is told by them how many nodes there are.
-        edges = [(None, node) for node in range(problem.nodes)] if config.network == "mlp" else problem.edges
-        model = ndae.build_network(
-            config.network, problem.constraint.torch(), build_method(config), edges=edges,
-            features=2 * problem.dim, dim=problem.dim, integrator=config.integrator, adjoint=config.adjoint,
-        )  # fmt: skip
-    return model.to(getattr(torch, config.dtype))
-
-
-def _build_on_molecules(config: RunConfig, problem: "LearningProblem") -> "torch.nn.Module":
-    """A network over the atoms of molecules, by any method, or any network by the method "soft"."""
-    raise NotImplementedError(f"{config.method} by {config.network}")
-
-
-def _build_motion(config: RunConfig, problem: "LearningProblem") -> "NeuralMotion":
-    import ndae
-
-    duration = config.horizon * problem.dt
-    n_steps = math.ceil(duration / (config.max_step or problem.longest_step) * (1 - 1e-9))
-    constraint, along = (c if c is None else c.torch() for c in (problem.constraint, problem.velocity_constraint))
-    force = _build_force(config, problem.nodes, problem.dim, problem.edges)
-    return ndae.NeuralMotion(
-        constraint, force, duration=duration, n_steps=n_steps, mass=problem.mass, velocity_constraint=along,
-        method=build_method(config),
-        baumgarte=_BAUMGARTE / problem.longest_step if config.stabilisation == "baumgarte" else 0.0,
-        # Where constraints are not rigid the data obeys them nearly.
-        starts="check" if problem.stiffness is None else "project",
-        integrator=config.integrator, adjoint=config.adjoint,
-    )  # fmt: skip
-
-
-def _build_force(config: RunConfig, nodes: int, dim: int, edges: Sequence) -> "torch.nn.Module":
-    """The force to be learned: over all nodes at once, or by a graph network of the same name as the field would be."""
-    import ndae
-    from ndae.potentials import GraphPotential, MLPPotential, PotentialForce
-
-    width = _FORCES[config.network]
-    if config.force == "free":
-        return ndae.MLPForce(nodes, dim, width) if config.network == "mlp" else ndae.GraphForce(edges, dim, width)
-    if config.network == "mlp":
-        return PotentialForce(MLPPotential(nodes, dim, width, linear=True))  # fields are often uniform
-    return PotentialForce(GraphPotential(edges, dim, width))
 
 
 def build_data(config: RunConfig, report: Report | None = None) -> "Parts":
@@ -426,16 +321,6 @@ def _measures(found: "Evaluation", problem: "LearningProblem") -> dict[str, floa
 def _digest(path: Path | str) -> str:
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_integrator(config: RunConfig) -> None:
-    """One evaluation of a trivial field: raises what the integrator has against its name."""
-    import torch
-
-    from solvers.integration import integrate
-
-    start = torch.zeros(1, 1, dtype=getattr(torch, config.dtype))
-    integrate(lambda t, y: -y, start, torch.tensor([0.0, 1.0], dtype=start.dtype), method=config.integrator)
 
 
 def _check_folder(config: RunConfig, folder: Path) -> None:

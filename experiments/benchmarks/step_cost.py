@@ -56,7 +56,8 @@ def _stepper(method: str, network: str, dtype: torch.dtype):
     """A function that takes one training step on the next ten of the paper's samples."""
     from experiments.pendulum import pendulum_data
     from experiments.records import Variant
-    from experiments.runs import RunConfig, build_model
+    from experiments.models import build_model
+    from experiments.runs import RunConfig
 
     data = pendulum_data(n_train=100, horizon=20, seed=0).train
     inputs, targets = (torch.as_tensor(array, dtype=dtype) for array in (data.inputs, data.targets))

@@ -11,12 +11,13 @@ import torch
 from scipy.integrate import solve_ivp
 
 from experiments import motions, runs
+from experiments.models import build_model
 from experiments.motion_data import baselines, split, starts, violations
 from experiments.motion_problem import MotionProblem
 from experiments.motions import chaplygin_sleigh as sleigh
 from experiments.motions import robot_arm as arm
 from experiments.options import PROBLEMS as ON_THE_COMMAND_LINE
-from experiments.runs import RunConfig, build_model, run
+from experiments.runs import RunConfig, run
 from experiments.truth import truth_of
 from ndae.evaluation import evaluate
 from tests.experiments.command_line import in_process

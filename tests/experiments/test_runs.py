@@ -14,7 +14,8 @@ import torch
 
 import ndae
 from experiments import pendulum, runs
-from experiments.runs import RunConfig, build_method, build_model, load_model, run
+from experiments.models import build_method, build_model
+from experiments.runs import RunConfig, load_model, run
 from ndae.checkpoints import CheckpointError, load_checkpoint
 from tests.killable import start
 

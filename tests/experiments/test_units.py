@@ -19,10 +19,11 @@ from rich.console import Console
 from experiments import cli, figures, motions, runs
 from experiments.compare import Study, run_study, setting_title
 from experiments.learning_problem import LearningProblem
+from experiments.models import build_method, build_model
 from experiments.motions import find
 from experiments.options import Method, Network
 from experiments.records import METHOD_TITLES, PAPER_TABLE_2, Variant, error_of, read_run, record_name, unit_of
-from experiments.runs import NETWORKS, RunConfig, build_method, build_model, load_model, run
+from experiments.runs import NETWORKS, RunConfig, load_model, run
 from experiments.table import describe_run, make_tables, print_table, to_csv, to_markdown
 from tests.experiments.command_line import in_process
 from tests.experiments.records_for_tests import PAPERS, record

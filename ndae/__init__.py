@@ -22,7 +22,9 @@ _HERE = {
     "CheckpointError": "ndae.checkpoints", "NonFiniteError": "ndae.history", "evaluate": "ndae.evaluation",
     "NETWORKS": "ndae.networks", "build_network": "ndae.networks",
     "MOLECULAR_NETWORKS": "ndae.networks", "build_molecular_network": "ndae.networks",
+    "SoftConstraint": "ndae.soft_constraint", "PairPotential": "ndae.pair_potential",
     "MolecularDAE": "ndae.molecular", "FixedMap": "ndae.maps", "EquivariantField": "ndae.fields.equivariant",
+    "EquivariantForce": "ndae.molecular_forces", "EquivariantPotential": "ndae.molecular_forces",
     "assert_equivariant": "ndae.equivariance", "check_equivariance": "ndae.equivariance",
 }  # fmt: skip
 _ROOMS = ("symbolic", "solvers")

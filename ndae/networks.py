@@ -18,8 +18,8 @@ _MLP = {"latent": 16, "hidden": 256}
 # Channels by kind: scalars, pseudo-scalars, vectors, pseudo-vectors.
 _EQUIVARIANT = {
     "equivariant": {
-        "even": (64, 32, 48, 32), "odd": (64, 32, 48, 32), "n_functions": 12,
-        "sent": 16, "hidden": 64, "width": 8, "n_layers": 8, "cutoff": 8.0,
+        "even": (120, 48, 96, 48), "odd": (112, 48, 96, 48), "n_functions": 12,
+        "sent": 16, "hidden": 64, "width": 10, "n_layers": 8, "cutoff": 8.0,
     },
     "equivariant-small": {
         "even": (24, 4, 16, 8), "odd": (16, 4, 12, 8), "n_functions": 8,

@@ -22,7 +22,7 @@ except ImportError as error:
 KINDS = ("0e", "0o", "1o", "1e")
 """Scalars, pseudo-scalars, vectors, pseudo-vectors."""
 
-Nodes = Float[Tensor, "nodes numbers"]
+Nodes = Float[Tensor, "nodes _"]
 
 
 @dataclass(frozen=True)
@@ -257,11 +257,13 @@ class MolecularLayout:
                 f"{channels.irreps} is too little for positions and velocities of {molecule.atoms}: at least "
                 f"{2 * even} even vectors and {2 * odd} odd ones"
             )
-        starts = [channels.start("1o", 0)] * even + [channels.start("1o", 1)] * odd
+        starts = [channels.start("1o", 0)] * even + ([channels.start("1o", 1)] * odd if odd else [])
         numbers = [*range(even), *range(odd)]
         positions = [start + 3 * i for start, i in zip(starts, numbers, strict=True)]
         velocities = [p + 3 * (even if i < even else odd) for i, p in enumerate(positions)]
-        self.positions = torch.tensor([[p, p + 1, p + 2] for p in positions])
+        self.positions, self.velocities = (
+            torch.tensor([[p, p + 1, p + 2] for p in places]) for places in (positions, velocities)
+        )
         matrix = torch.zeros(channels.dim, 2, molecule.n_atoms, 3, dtype=torch.float64)
         for part, places in enumerate((positions, velocities)):
             for row, place in zip(molecule.split, places, strict=True):

@@ -51,13 +51,17 @@ class WaterProblem(LearningProblem):
         self.trajectory_file, self.frame_step = trajectory_file, frame_step
 
     def of(self, trajectory_file: str | Path, frame_step: float | None = None) -> "WaterProblem":
-        """The problem of a trajectory in a file; raises what `read_trajectory` does."""
-        return WaterProblem(_read(trajectory_file, frame_step).n_molecules, trajectory_file, frame_step)
+        """The problem of a trajectory in a file, by its first frame; raises what `read_trajectory` does."""
+        from experiments.water.trajectory import count_molecules
+
+        return WaterProblem(count_molecules(trajectory_file), trajectory_file, frame_step)
 
     @cached_property
     def dt(self) -> float:
+        if self.frame_step is not None:
+            return float(self.frame_step)
         if self.trajectory_file is not None:
-            return _read(self.trajectory_file, self.frame_step).dt
+            return _read(self.trajectory_file, None).dt
         from experiments.water.simulate import DT
 
         return DT

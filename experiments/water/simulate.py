@@ -196,8 +196,9 @@ def _run(
     for step in range(n_steps + 1):
         row, between = divmod(step, ENERGY_EVERY)
         state = free.getState(getPositions=True, getVelocities=True, getEnergy=not between)
-        q[step] = 10 * plain(state.getPositions(asNumpy=True))
-        v[step] = plain(state.getVelocities(asNumpy=True)) / 100
+        with np.errstate(over="ignore"):  # is found below
+            q[step] = 10 * plain(state.getPositions(asNumpy=True))
+            v[step] = plain(state.getVelocities(asNumpy=True)) / 100
         if not between:
             potential[row], kinetic[row] = plain(state.getPotentialEnergy()), plain(state.getKineticEnergy())
         if step % 1000 == 0:

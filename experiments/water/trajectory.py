@@ -65,6 +65,15 @@ def read_trajectory(path: Path | str, frame_step: float | None = None) -> Trajec
     return frames.trajectory(frame_step)
 
 
+def count_molecules(path: Path | str) -> int:
+    """How many water molecules are in a file that ASE reads, by its first frame; raises as read_trajectory does."""
+    frames = _Frames(str(path))
+    for atoms in _frames(path):
+        frames.add(atoms)
+        return len(frames.symbols) // 3
+    raise ValueError(f"{path}: it has no frames: give a trajectory of three or more")
+
+
 def write_extxyz(trajectory: Trajectory, path: Path | str, every: int = 1) -> Path:
     """Write every `every`-th frame as extxyz, with momenta (ASE's unit) and `time` (fs); the path.
 
@@ -90,7 +99,7 @@ def _frames(path: Path | str) -> Iterator:
     with open(path, "rb"):  # what the file system has against it, in its own words
         pass
     try:
-        yield from io.iread(str(path), index=":")
+        yield from io.iread(str(path), index=":", do_not_split_by_at_sign=True)
     except ValueError as error:
         raise ValueError(f"{path}: ASE can not read it as a trajectory ({error})") from error
     except Exception as error:  # every format fails in its own way: KeyError, IndexError, UnknownFileTypeError

@@ -15,7 +15,6 @@ from ndae.fields.molecules import Geometry, Molecule, Surroundings
 
 try:
     from e3nn import o3
-    from e3nn.nn import FullyConnectedNet
 except ImportError as error:
     raise ImportError("equivariant networks need e3nn: install it with `pip install 'ndae[e3nn]'`") from error
 
@@ -171,6 +170,25 @@ def _laid_out(channels: Channels, slots: Sequence[Slot], width: int) -> tuple[o3
     return graded_linear(channels, factors), places
 
 
+class RadialWeights(nn.Module):
+    """`W₂ silu(W₁ f)`, with f the functions of the distances between the atoms of two molecules, summed over those
+    between like atoms."""
+
+    def __init__(self, geometry: Geometry, hidden: int, n_weights: int):
+        super().__init__()
+        kinds = geometry.molecule.kinds
+        self.first = nn.Parameter(torch.randn(hidden, kinds.shape[1] ** 2, geometry.n_functions))
+        self.second = nn.Parameter(torch.randn(n_weights, hidden))
+        self.register_buffer("alike", torch.kron(kinds, kinds).to(torch.get_default_dtype()), persistent=False)
+
+    def forward(self, radial: Float[Tensor, "nodes functions slots"]) -> Float[Tensor, "nodes _ slots"]:
+        first = torch.matmul(self.alike, self.first).flatten(1) / math.sqrt(self.first[0].numel())
+        second = self.second * (1.68 / math.sqrt(self.second.shape[1]))
+        # Of one matrix and a stack, matmul would turn the stack about in memory.
+        h = functional.silu(torch.bmm(first.expand(len(radial), -1, -1), radial))
+        return torch.bmm(second.expand(len(radial), -1, -1), h)
+
+
 class Convolution(nn.Module):
     """`Σ_j w(d_ij) (x_j ⊗ Y(r_ij))` over the molecules around, with Y a constant and the direction, up to vectors.
 
@@ -186,12 +204,12 @@ class Convolution(nn.Module):
         self.outside, places = _sorted_channels(received, sent)
         self.register_buffer("places", torch.argsort(places), persistent=False)
         self.sent, self.neighbours = sent, geometry.neighbours
-        self.weights = FullyConnectedNet([geometry.n_radial, hidden, 10 * sent], functional.silu)
+        self.weights = RadialWeights(geometry, hidden, 10 * sent)
 
     def forward(self, x: Nodes, around: Surroundings) -> Nodes:
         sent = x.index_select(0, around.sender.flatten()).unflatten(0, around.sender.shape).mT
         s, v = sent.split([2 * self.sent, 6 * self.sent], 1)
-        weights = self.weights(around.radial).mT * (around.envelope / math.sqrt(self.neighbours))
+        weights = self.weights(around.radial) * (around.envelope / math.sqrt(self.neighbours))
         on_s, on_v = weights.split([4 * self.sent, 6 * self.sent], 1)
         # Weighted, and then summed over the molecules around with each of their harmonics.
         y = around.harmonics.mT

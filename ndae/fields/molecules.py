@@ -77,9 +77,9 @@ class Surroundings:
 
     `vectors`: positions about the molecule's centre, split; `internal`: distances within the molecule, split and
     scaled. `sender`: the molecules around each, in as many slots as the one with most neighbours needs; `harmonics`
-    there, `(1, √3 unit vector)`; `envelope`, which falls smoothly to zero at the cutoff and is zero in empty slots; and
-    `radial`, functions of the distances of atoms. `pairs`: what each molecule sees of the atoms around it, as even
-    scalars, even vectors, odd scalars, odd vectors.
+    there, `(1, √3 unit vector)`; `envelope`, which falls smoothly to zero at the cutoff and is zero in empty slots;
+    and `radial`, functions of the distance of each atom here from each atom there. `pairs`: what each molecule sees of
+    the atoms around it, as even scalars, even vectors, odd scalars, odd vectors.
     """
 
     vectors: Float[Tensor, "nodes atoms 3"]
@@ -87,7 +87,7 @@ class Surroundings:
     sender: Int[Tensor, "nodes slots"]
     harmonics: Float[Tensor, "nodes 4 slots"]
     envelope: Float[Tensor, "nodes 1 slots"]
-    radial: Float[Tensor, "nodes slots functions"]
+    radial: Float[Tensor, "nodes functions slots"]
     pairs: Float[Tensor, "nodes seen"]
 
 
@@ -126,23 +126,18 @@ class Geometry(WithConstants):
             )
         self.molecule, self.cutoff, self.n_functions = molecule, float(cutoff), n_functions
         self.spread, self.neighbours = float(spread), float(neighbours)
-        centres = torch.linspace(math.log(cutoff / 4), math.log(cutoff * 5 / 4), n_functions, dtype=torch.float64)
-        self.width = float(centres[1] - centres[0])
-        self.keep("functions", centres)
+        # Gaussians exp(−½ (log d − μ)²/width²) with the width their distance from each other, x = log d scaled so that
+        # they are exp(−(x − centre)²).
+        self.width = math.log(5.0) / (n_functions - 1)
+        self.middle = math.log(cutoff / 4) + math.log(5.0) / 2
+        self.keep("centres", math.sqrt(0.5) * (torch.arange(n_functions, dtype=torch.float64) - (n_functions - 1) / 2))
         self.keep("lengths", torch.tensor(lengths or [1.0] * len(molecule.pairs), dtype=torch.float64))
         self.keep("split", molecule.split)
         self.keep("split_pairs", molecule.split_pairs)
         self.keep("kinds", molecule.kinds)
-        # Sums over the atoms of one kind at either end, of (kinds, kinds) from (atoms, atoms).
-        self.keep("sums", torch.kron(molecule.kinds, molecule.kinds).mT)
         ends = torch.tensor(molecule.pairs, dtype=torch.long).reshape(-1, 2)
         self.register_buffer("first", ends[:, 0].contiguous(), persistent=False)
         self.register_buffer("second", ends[:, 1].contiguous(), persistent=False)
-
-    @property
-    def n_radial(self) -> int:
-        """How many functions an edge has."""
-        return self.n_functions * self.molecule.n_kinds**2
 
     def forward(self, positions: Float[Tensor, "samples molecules atoms 3"]) -> Surroundings:
         """Surroundings of all `samples * molecules` molecules."""
@@ -151,7 +146,7 @@ class Geometry(WithConstants):
         sender = self._neighbours(centre.detach())
         centre = centre.flatten(0, 1)
         nodes, slots = sender.shape
-        atoms, kinds = self.molecule.n_atoms, self.molecule.n_kinds
+        kinds = self.molecule.n_kinds
 
         # Slots come last from here on, and coordinates before them: arithmetic along an axis of three is slow.
         line = centre.index_select(0, sender.flatten()).unflatten(0, (nodes, slots)) - centre.unsqueeze(1)
@@ -159,21 +154,17 @@ class Geometry(WithConstants):
         distance = torch.linalg.vector_norm(line, dim=1, keepdim=True)
         envelope = (1 - (distance / self.cutoff).square()).clamp(min=0) ** 3
 
-        # Of all pairs of an atom here and an atom there: (nodes, functions or 3, atoms here, atoms there, slots).
-        there = about.index_select(0, sender.flatten()).unflatten(0, (nodes, slots)).permute(0, 3, 2, 1)
-        here = about.mT.unsqueeze(-1)
-        across = (there + line.unsqueeze(2)).unsqueeze(2) - here.unsqueeze(-1)
-        apart = torch.linalg.vector_norm(across, dim=1, keepdim=True)
-        functions = self._functions(apart) * envelope[:, :, None, None]
-        toward = torch.cat([torch.ones_like(apart), across * (math.sqrt(3) / apart)], 1)
+        # Of all pairs of an atom here and an atom there: (nodes, atoms here, atoms there, 3 or functions, slots).
+        there = about.index_select(0, sender.flatten()).unflatten(0, (nodes, slots)).permute(0, 2, 3, 1)
+        across = (there + line.unsqueeze(1)).unsqueeze(1) - about[:, :, None, :, None]
+        apart = torch.linalg.vector_norm(across, dim=3, keepdim=True)
+        functions = self._functions(apart, envelope[:, None, None])
+        toward = torch.cat([torch.ones_like(apart), across * (math.sqrt(3) / apart)], 3)
 
-        radial = torch.matmul(self.sums, functions.reshape(nodes, self.n_functions, atoms * atoms, slots))
-        radial = radial.flatten(1, 2).mT
-        # One product sums over atoms and slots at once; written out, it would be the largest array by far.
-        toward = toward.transpose(1, 2).unsqueeze(2) * self.kinds.mT[:, None, :, None]
-        seen = torch.matmul(functions.transpose(1, 2).flatten(3), toward.flatten(2, 3).flatten(3).mT)
-        seen = torch.matmul(self.split, seen.flatten(2) / math.sqrt(self.neighbours))
-        seen = seen.unflatten(-1, (self.n_functions, kinds, 4))
+        # Summed over slots in one product; written out, it would be the largest array by far.
+        seen = torch.matmul(functions, toward.mT).flatten(3)
+        seen = torch.matmul(self.kinds.mT, seen).flatten(2) / math.sqrt(self.neighbours)
+        seen = torch.matmul(self.split, seen).unflatten(-1, (kinds, self.n_functions, 4))
         even = self.molecule.n_even
         parts = [seen[:, :even, ..., 0], seen[:, :even, ..., 1:], seen[:, even:, ..., 0], seen[:, even:, ..., 1:]]
 
@@ -183,7 +174,7 @@ class Geometry(WithConstants):
             sender=sender,
             harmonics=torch.cat([torch.ones_like(distance), math.sqrt(3) * line / distance], 1),
             envelope=envelope,
-            radial=radial,
+            radial=functions.flatten(1, 3),
             pairs=torch.cat([part.flatten(1) for part in parts], -1),
         )
 
@@ -196,9 +187,11 @@ class Geometry(WithConstants):
         sender = order.topk(slots, dim=-1).indices
         return (sender + molecules * torch.arange(samples, device=centre.device)[:, None, None]).flatten(0, 1)
 
-    def _functions(self, distance: Tensor) -> Tensor:
-        scaled = (distance.log() - self.functions[:, None, None, None]) * (math.sqrt(0.5) / self.width)
-        return torch.exp(-scaled.square())
+    def _functions(self, distance: Tensor, envelope: Tensor) -> Tensor:
+        # exp(−(x − μ)²) as exp(−x² + 2 μ x) exp(−μ²): the largest arrays of all, so each operation on them counts.
+        x = (distance.log() - self.middle) * (math.sqrt(0.5) / self.width)
+        centres = self.centres[:, None]
+        return torch.exp(torch.addcmul(-x.square(), x, 2 * centres)) * (envelope * torch.exp(-centres.square()))
 
     def _internal(self, about: Tensor) -> Tensor:
         between = about.index_select(-2, self.second) - about.index_select(-2, self.first)

@@ -258,7 +258,7 @@ def test_convolution_is_that_of_e3nn():
         [(i, j, k, "uvu", True) for k, (i, j) in enumerate(ways)], shared_weights=False, internal_weights=False,
         path_normalization="none",
     ).double()  # fmt: skip
-    weights = convolution.weights(around.radial) * around.envelope.mT / math.sqrt(geometry.neighbours)
+    weights = (convolution.weights(around.radial) * around.envelope).mT / math.sqrt(geometry.neighbours)
     expected = product(x[around.sender], around.harmonics.mT, weights).sum(1)[:, convolution.places]
     assert torch.allclose(convolution(x, around), expected, atol=1e-10)
 

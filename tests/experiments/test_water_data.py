@@ -175,7 +175,8 @@ def test_the_line_that_installs_the_extra_is_said(monkeypatch, water, tmp_path, 
     with pytest.raises(ModuleNotFoundError, match=line.format("ase")):
         write_extxyz(water, path)
     # The command line tells it as one line.
-    arguments = ["train", "water", "--out", str(tmp_path / "run"), "--horizon", "50", "--method", "none"]
+    arguments = ["train", "water", "--out", str(tmp_path / "run"), "--horizon", "1", "--network", "molecular"]
+    arguments += ["--method", "soft"]
     code, _, error = in_process(capsys, *arguments)
     assert code == 1 and "pip install 'ndae[water]'" in error and "Traceback" not in error
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ndae._types import Output
 from ndae.potentials import Energy
 
-# Powers of t of the four cubic B-splines that an interval of knots has, for t in [0, 1].
+# Six times the powers of t of the four cubic B-splines that an interval of knots has, for t in [0, 1].
 _CUBIC = [[1, 4, 1, 0], [-3, 0, 3, 0], [3, -6, 3, 0], [-1, 3, -3, 1]]
 
 
@@ -65,7 +65,7 @@ class PairPotential(nn.Module):
             "which": which,
             "above": first * len(kinds) + second,
             "below": second * len(kinds) + first,
-            "cubic": torch.tensor(_CUBIC) / 6,
+            "cubic": torch.tensor(_CUBIC, dtype=torch.get_default_dtype()),
         }.items():
             self.register_buffer(name, buffer, persistent=False)
 
@@ -105,7 +105,7 @@ class PairPotential(nn.Module):
 
     def powers(self) -> Float[Tensor, "pairs n_knots 4"]:
         """The spline as a polynomial in each interval: coefficients of 1, t, t², t³."""
-        padded = nn.functional.pad(self.energy * self.knots, (0, 3))
+        padded = nn.functional.pad(self.energy / 6 * self.knots, (0, 3))
         return padded.unfold(-1, 4, 1) @ self.cubic.mT
 
 

@@ -71,14 +71,10 @@ def network(n, method=None, *, molecule=WATER, dtype=torch.float64, step=0.2, **
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 def test_whole_model_is_equivariant_under_every_method(method, dtype):
-    model, x = network(4, method, dtype=dtype), waters(4, dtype=dtype)
-    moved = (model(x) - x[..., :3]).abs().max()
-    assert 0.05 < moved < 5  # a model that does nothing would pass too
-    assert_equivariant(model, x, molecule=WATER, atol={torch.float64: 1e-9, torch.float32: 5e-4}[dtype], rtol=0.0)
-    for violation in check_equivariance(
-        lambda x: model.predict(x).regularisation.expand(2), x, output="scalars"
-    ).values():
-        assert violation.holds or violation.group == "molecules"  # of single atoms: those of different molecules
+    model, x = network(3, method, dtype=dtype), waters(3, dtype=dtype)
+    assert 0.05 < (model(x) - x[..., :3]).abs().max() < 5  # a model that does nothing would pass too
+    atol = {torch.float64: 1e-9, torch.float32: 5e-4}[dtype]
+    assert_equivariant(model, x, molecule=WATER, atol=atol, rtol=0.0, n_elements=1)
 
 
 def test_a_projected_output_is_on_the_constraint():
@@ -205,9 +201,11 @@ def test_every_parameter_learns():
 
 
 def test_gradients_by_the_adjoint_equation_are_the_direct_ones():
-    x, gradients = waters(3), []
+    x, gradients = waters(2), []
     for adjoint in (False, True):
-        model = network(3, Penalty(1.0), step=0.1, integrator="dopri5", rtol=1e-9, atol=1e-11, adjoint=adjoint)
+        model = network(
+            2, Penalty(1.0), step=0.05, n_layers=1, integrator="dopri5", rtol=1e-7, atol=1e-9, adjoint=adjoint
+        )
         model(x).square().sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     assert torch.linalg.vector_norm(gradients[1] - gradients[0]) < 1e-5 * torch.linalg.vector_norm(gradients[0])

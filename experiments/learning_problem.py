@@ -48,8 +48,8 @@ class LearningProblem(ABC):
       multipliers, by precision: near what that can tell.
     - `stiffness`: where that of a soft constraint starts, or None of a problem whose constraints are rigid; `softness`:
       a typical violation; `alike`: local residuals that may change places; `soft_step`: longest step of its motion.
-    - `molecule`: names of the atoms of a molecule, of which the nodes are many, or None; `pairs`: options of a
-      PairPotential between them.
+    - `molecule`: names of the atoms of a molecule, of which the nodes are many, or None; `lengths`: usual distances in
+      it, of atoms (0, 1), (0, 2), ..., (1, 2), ...; `pairs`: options of a PairPotential between molecules.
     - `network`: the one to take where none is named.
     - `error_is`, `violation_is` (of which `violation_of`, in `violation_unit`): what a result's numbers are, in words.
     - `test_name`: of the test samples, where there are further `tests`; `tests_are`: what they are, in words, by name.
@@ -79,6 +79,7 @@ class LearningProblem(ABC):
     softness: float
     alike: Sequence[Sequence[int]] = ()
     soft_step: float
+    lengths: Sequence[float] | None = None
     pairs: Mapping[str, Any] = MappingProxyType({})
     molecule: tuple[str, ...] | None = None
     network: str

@@ -85,7 +85,7 @@ def _network(config: "RunConfig", problem: "LearningProblem") -> "NeuralDAE":
     options = {"integrator": config.integrator, "adjoint": config.adjoint}
     if config.network in ON_MOLECULES:
         return ndae.build_molecular_network(
-            config.network, constraint, method, molecule=problem.molecule,
+            config.network, constraint, method, molecule=problem.molecule, lengths=problem.lengths,
             velocity_scale=config.horizon * problem.dt, **options,
         )  # fmt: skip
     # An MLP knows no edges; it is told by them how many nodes there are.
@@ -130,8 +130,9 @@ def _force(config: "RunConfig", problem: "LearningProblem") -> "torch.nn.Module"
     if config.network in ON_MOLECULES:
         layout, size = (problem.molecule, nodes // len(problem.molecule)), problem.softness
         if free:
-            return ndae.EquivariantForce(*layout, scale=problem.stiffness * size)
-        return ndae.PotentialForce(ndae.EquivariantPotential(*layout, scale=problem.stiffness * size**2))
+            return ndae.EquivariantForce(*layout, lengths=problem.lengths, scale=problem.stiffness * size)
+        energy = ndae.EquivariantPotential(*layout, lengths=problem.lengths, scale=problem.stiffness * size**2)
+        return ndae.PotentialForce(energy)
     width = _FORCES[config.network]
     if config.network == "mlp":
         if free:

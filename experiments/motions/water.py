@@ -33,7 +33,7 @@ class WaterProblem(LearningProblem):
     motion_tol = {"float32": 2e-5, "float64": 1e-9}  # noqa: RUF012
     # Of a bond that swings with a period of 10 fs, in amu/fs².
     stiffness, softness, alike = 0.4, 0.1, ((0, 1),)
-    molecule = ("O", "H", "H")
+    molecule, lengths = ("O", "H", "H"), (0.957, 0.957, 1.513)
     pairs = {"energy": 0.03, "shortest": 1.2, "cutoff": 10.0}  # noqa: RUF012
     test_name = BLOCKED
     tests_are = {  # noqa: RUF012

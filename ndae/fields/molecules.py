@@ -44,7 +44,7 @@ class Molecule:
         swapped = [self.pairs.index(tuple(sorted((order[a], order[b])))) for a, b in self.pairs]
         self.split, self.n_even = _split(order)
         self.split_pairs, self.n_even_pairs = _split(swapped)
-        # What the split atoms see of each kind of atoms, and how often each kind is in a molecule.
+        # Which atom (row) is of which kind (column).
         self.kinds = torch.tensor([[float(a in place) for place in places] for a in range(self.n_atoms)])
         self.n_kinds = len(kinds)
 

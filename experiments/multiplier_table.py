@@ -64,8 +64,8 @@ def table(records: Sequence[Record]) -> str:
 
 def true_force(steps: Sequence[float] = (0.02, 0.01)) -> str:
     """Errors (cm) of the true force on the test samples of seed 0, in steps of so many seconds, as Markdown."""
-    from experiments.propagators import with_true_force
     from experiments.models import build_model
+    from experiments.propagators import with_true_force
     from experiments.runs import build_data
     from ndae import evaluate
     from solvers.torch_motion import TorchMotion

@@ -54,9 +54,9 @@ def main() -> None:
 
 def _stepper(method: str, network: str, dtype: torch.dtype):
     """A function that takes one training step on the next ten of the paper's samples."""
+    from experiments.models import build_model
     from experiments.pendulum import pendulum_data
     from experiments.records import Variant
-    from experiments.models import build_model
     from experiments.runs import RunConfig
 
     data = pendulum_data(n_train=100, horizon=20, seed=0).train

@@ -1,10 +1,13 @@
-"""What a soft constraint and learned pair potentials reach on water, for each number of samples of the paper's Table 2.
+"""What methods reach on water, for each number of samples of the paper's Table 2.
 
-    python -m experiments.water.table            # makes the runs that are missing (75 minutes of one core)
-    python -m experiments.water.table --table    # from finished runs alone
+    python -m experiments.water.table                    # soft constraint: the runs that are missing (an hour)
+    python -m experiments.water.table --paper            # the paper's five methods, small equivariant network
+    python -m experiments.water.table [--paper] --table  # from finished runs alone
 
-Each run is one of `ndae train water --method soft --network molecular --horizon 50 --schedule cosine --learning-rate
-0.02`, with three seeds; the epochs below are all that differs.
+The first are those of `ndae train water --method soft --network molecular --horizon 50 --schedule cosine
+--learning-rate 0.02`, with three seeds; the others of `ndae compare water --methods none,auxiliary,penalty,end,smooth
+--network equivariant-small --horizon 50 --schedule cosine --learning-rate 5e-3`, with as many seeds as `--seeds` says.
+The epochs below are all that differs.
 """
 
 import argparse
@@ -13,19 +16,35 @@ from pathlib import Path
 
 from experiments.compare import Study, run_study
 from experiments.records import PAPER_TABLE_2, Record, Spread, Variant, read_records
-from experiments.terminal import note
+from experiments.table import make_tables, to_markdown
 
 SEEDS = (0, 1, 2)
 HORIZON = 50
 RESULTS = Path("experiments/results/water")
 # n_train: epochs, in batches of 10.
 EPOCHS = {100: 300, 1_000: 50, 10_000: 8}
+PAPER_EPOCHS = {100: 40, 1_000: 8}
+PAPER_METHODS = ("none", "auxiliary", "penalty", "end", "smooth")
 
 
 def study(n_train: int) -> Study:
     """The three runs of one row of the table."""
     settings = {"schedule": "cosine", "learning_rate": 0.02}
     return Study("water", "molecular", n_train, HORIZON, EPOCHS[n_train], (Variant("soft"),), SEEDS, settings)
+
+
+def paper_study(n_train: int, seeds: int) -> Study:
+    """The paper's five methods with so many samples."""
+    settings = {"schedule": "cosine", "learning_rate": 5e-3}
+    variants = tuple(Variant.of(method) for method in PAPER_METHODS)
+    epochs = PAPER_EPOCHS[n_train]
+    return Study("water", "equivariant-small", n_train, HORIZON, epochs, variants, tuple(range(seeds)), settings)
+
+
+def paper_table(records: Sequence[Record]) -> str:
+    """The finished runs of the paper's methods as Markdown."""
+    settings = [paper_study(n_train, 1).setting for n_train in PAPER_EPOCHS]
+    return to_markdown(make_tables(r for r in records if r.setting in settings and r.variant.method in PAPER_METHODS))
 
 
 def table(records: Sequence[Record]) -> str:
@@ -57,13 +76,17 @@ def table(records: Sequence[Record]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", action="store_true", help="print the table of the runs that are finished")
+    parser.add_argument("--paper", action="store_true", help="the paper's five methods")
+    parser.add_argument("--seeds", type=int, default=3, help="of those")
     parser.add_argument("--out", type=Path, default=Path("runs/water"), help="folder for the runs themselves")
     options = parser.parse_args()
+    studies = [study(n) for n in EPOCHS]
+    if options.paper:
+        studies = [paper_study(n, options.seeds) for n in PAPER_EPOCHS]
     if not options.table:
-        for n_train in EPOCHS:
-            run_study(study(n_train), options.out, results=RESULTS)
-            note(table(read_records(RESULTS)))
-    print(table(read_records(RESULTS)))
+        for each in studies:
+            run_study(each, options.out, results=RESULTS)
+    print((paper_table if options.paper else table)(read_records(RESULTS)))
 
 
 if __name__ == "__main__":

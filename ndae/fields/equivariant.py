@@ -295,14 +295,23 @@ class EquivariantField(nn.Module):
 
     The latent state of a molecule is `channels`, among them its atoms' positions (see `MolecularLayout`): these are
     where the field sees its molecules now, so that geometry evolves with depth. What goes into the `PropagationBlock`
-    are positions about the molecule's centre, and `gain` times all other channels; what comes out starts small.
+    are positions about the molecule's centre, and `gain` times all other channels; what comes out, times `scale`,
+    starts small.
     """
 
     def __init__(
-        self, channels: Channels, geometry: Geometry, *, sent: int, hidden: int, width: int, gain: float = 10.0
+        self,
+        channels: Channels,
+        geometry: Geometry,
+        *,
+        sent: int,
+        hidden: int,
+        width: int,
+        gain: float = 10.0,
+        scale: float = 1.0,
     ):
         super().__init__()
-        self.channels, self.geometry, self.gain = channels, geometry, float(gain)
+        self.channels, self.geometry, self.gain, self.scale = channels, geometry, float(gain), float(scale)
         layout = MolecularLayout(geometry.molecule, channels)
         self.block = PropagationBlock(channels, geometry, sent=sent, hidden=hidden, width=width)
         with torch.no_grad():
@@ -322,4 +331,4 @@ class EquivariantField(nn.Module):
         split = flat.index_select(-1, self.places).unflatten(-1, (-1, 3))
         around = self.geometry(torch.matmul(self.geometry.split.mT, split))
         x = (flat * self.gains).flatten(0, 1).index_add(-1, self.places, around.vectors.flatten(1))
-        return self.block(x, around).reshape(z.shape)
+        return self.scale * self.block(x, around).reshape(z.shape)

@@ -11,7 +11,8 @@ from solvers._types import Count, Flag, PerSample, Residual, State
 from solvers.closing import close, lift
 from solvers.errors import ProjectionError
 from solvers.implicit import nearest_point
-from solvers.iterations import Iteration, Newton, Outcome, SteepestDescent, iterate
+from solvers.instances import separate
+from solvers.iterations import Iteration, Newton, SteepestDescent, iterate
 from solvers.problem import Problem
 
 #: Default tolerance on |c|, and the least one that rounding lets states of size one reach.
@@ -53,7 +54,8 @@ def project(
 
     Finds min ½ (y - y*)ᵀ A⁻¹ (y - y*) subject to c(y, t; p) = 0, that is y = y* - A J(y)ᵀ λ and c(y) = 0, for states
     y* of shape (..., n_states), every sample by itself: a sample is done when its largest |c| is at most `tol` (the
-    constraint's unit; default 1e-10 in float64, 1e-5 in float32), and is then left as it is.
+    constraint's unit; default 1e-10 in float64, 1e-5 in float32), and is then left as it is. So is every instance of a
+    template whose instances share no point, such as molecules: they converge one by one.
 
     `solver`: "newton", Gauss-Newton steps (eq. 9 is the first) with the Gram matrix J A Jᵀ solved by its structure,
     joined by the constraint's curvature where six of them are not enough; "conjugate_gradient", the same with Gram
@@ -138,6 +140,19 @@ class _Options:
 
 
 def _project(constraint, y: Tensor, options: _Options, inverse_metric, t, parameters, throw: bool) -> Projection:
+    instances = separate(constraint, y, t, parameters, inverse_metric)
+    if instances is not None:
+        one, states, further = instances
+        apart = _converge(one, states, options, *further)
+        result = _together(constraint, y, apart)
+    else:
+        result = _converge(constraint, y, options, t, parameters, inverse_metric)
+    if throw and not bool(result.converged.all()):
+        raise _error(constraint, y, options, result)
+    return result
+
+
+def _converge(constraint, y: Tensor, options: _Options, t, parameters, inverse_metric) -> Projection:
     matrix_free = options.solver == "conjugate_gradient"
     problem = Problem.of(constraint, y, t, parameters, inverse_metric, matrix_free)
     if options.backward == "unrolled":
@@ -148,16 +163,28 @@ def _project(constraint, y: Tensor, options: _Options, inverse_metric, t, parame
             outcome = iterate(problem, options.iteration(), options.tol, options.max_iterations)
         projected = nearest_point(problem, outcome, options.tol)
     batch = y.shape[:-1]
-    result = Projection(
+    return Projection(
         projected.reshape(y.shape),
         outcome.multiplier.detach().reshape(*batch, constraint.n_residuals),
         outcome.iterations.reshape(batch),
         outcome.residual.reshape(batch),
         outcome.converged.reshape(batch),
     )
-    if throw and not outcome.all_converged:
-        raise _error(constraint, y, options, outcome)
-    return result
+
+
+def _together(constraint, y: Tensor, apart: Projection) -> Projection:
+    """Of samples, what instances came to: the slowest, the largest residual, and whether all converged."""
+    batch, n = y.shape[:-1], constraint.n_instances
+    rows = constraint.table_gather_rows
+    projected = apart.y.reshape(*batch, constraint.n_states)
+    # Every state is of one instance, so that the inverse of the permutation puts all where they were.
+    return Projection(
+        projected.index_select(-1, rows.argsort()),
+        apart.multiplier.reshape(*batch, constraint.n_residuals),
+        apart.iterations.reshape(*batch, n).amax(-1),
+        apart.residual.reshape(*batch, n).amax(-1),
+        apart.converged.reshape(*batch, n).all(-1),
+    )
 
 
 def _options(constraint, y, solver, tol, max_iterations, backward, step_size) -> _Options:
@@ -208,11 +235,12 @@ def _check_metric(constraint, inverse_metric: Tensor | None) -> None:
         )
 
 
-def _error(constraint, y: Tensor, options: _Options, outcome: Outcome) -> ProjectionError:
-    failed = (~outcome.converged).nonzero().squeeze(-1).tolist()
+def _error(constraint, y: Tensor, options: _Options, result: Projection) -> ProjectionError:
+    converged, residual = result.converged.flatten(), result.residual.flatten()
+    failed = (~converged).nonzero().squeeze(-1).tolist()
     finite = y.detach().reshape(-1, y.shape[-1]).isfinite().all(-1)
     shown = [
-        f"{i} (residual {outcome.residual[i].item():.3g})" if bool(finite[i]) else f"{i} (input not finite)"
+        f"{i} (residual {residual[i].item():.3g})" if bool(finite[i]) else f"{i} (input not finite)"
         for i in failed[:5]
     ]
     advice = "start nearer to the manifold, or raise max_iterations or tol"
@@ -223,7 +251,7 @@ def _error(constraint, y: Tensor, options: _Options, outcome: Outcome) -> Projec
     elif y.dtype == torch.float32:
         advice += ", or project in float64"
     return ProjectionError(
-        f"projection onto {constraint.name!r}: {len(failed)} of {len(outcome.converged)} samples did not reach "
+        f"projection onto {constraint.name!r}: {len(failed)} of {len(converged)} samples did not reach "
         f"|c| <= {options.tol:g} in {options.max_iterations} {options.solver} iterations: sample(s) {', '.join(shown)}"
         f"{', ...' if len(failed) > 5 else ''}. {advice[0].upper()}{advice[1:]}; throw=False "
         "returns all samples with their flags",

@@ -116,6 +116,26 @@ class TorchFunction(torch.nn.Module):
             extras.append(value if self.template or not value.dim() else value.unsqueeze(-1))
         return extras
 
+    def values(self, y: Tensor) -> dict[str, Tensor]:
+        """The parameters that have values, learned or given, in the precision of y."""
+        known = {name: self._value("value_" + name, y) for name in self._names if "value_" + name in self._values}
+        return known | {name: value.to(y.dtype) for name, value in self.learned.items()}
+
+    def one_instance(self) -> "TorchFunction":
+        """The function of one instance over its own local states, (..., local_states), of a template without anchors.
+
+        It has no parameters of its own: all are given to every call, of shape (..., 1). It does not follow this one to
+        another device or precision, and needs not: it holds no numbers.
+        """
+        one = TorchFunction.__new__(TorchFunction)
+        one.__dict__ = dict(self.__dict__)
+        one._buffers, one._modules, one._parameters = {}, {"learned": torch.nn.ParameterDict()}, {}
+        one._constants, one._values, one._learned_names = {}, {}, frozenset()
+        one.n_instances, one.n_pairs, one.n_residuals = 1, 0, self.n_local
+        one.n_states, one.n_points = self.local_states, self.local_states // self.dim
+        one._tables = {"point_of_slot": torch.arange(one.n_points, device=self._tables["point_of_slot"].device)}
+        return one
+
     def _check(self, array: Tensor, size: int, what: str) -> None:
         if not array.is_floating_point():
             raise ValueError(

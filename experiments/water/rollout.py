@@ -38,6 +38,17 @@ from jaxtyping import Float
 from experiments.records import METHOD_TITLES, Variant, write_text
 from experiments.terminal import is_users, note, one_line
 from experiments.water.force_field import BOLTZMANN, KJ_PER_MOL, kinetic_energy, potential_energy
+from experiments.water.rollout_measures import (
+    DENSITY,
+    bond_lengths,
+    density,
+    drift,
+    first_peak,
+    quartiles,
+    radial_distribution,
+    short,
+    temperature_of,
+)
 from experiments.water.simulate import TEMPERATURE
 from experiments.water.trajectory import LONGEST_BOND, Trajectory
 
@@ -51,7 +62,6 @@ STEP, DURATION = 5.0, 1_000.0  # fs
 BLOCKED_STARTS, OTHER_STARTS = 5, 10
 ERRORS_AT = (5, 50, 100, 1_000)  # fs
 HOTTEST = 1_000.0  # K
-DENSITY = 0.0334  # molecules/Å³
 TRUE = "True force"
 _BLOCK = 0.85  # of the trajectory, before what is held out
 _LENGTHS = np.linspace(0.8, 1.16, 73)  # Å, O-H
@@ -257,46 +267,6 @@ def _lost(x: States, n_dof: int) -> np.ndarray:
 # -- what is measured --------------------------------------------------------------------------------------------------
 
 
-def temperature_of(v: np.ndarray, n_dof: int) -> np.ndarray:
-    """Temperature (...,) in K of velocities (..., atoms, 3) in Å/fs with so many degrees of freedom."""
-    return 2 * kinetic_energy(v) / (n_dof * BOLTZMANN)
-
-
-def bond_lengths(q: np.ndarray) -> np.ndarray:
-    """Both O-H distances of every molecule, (..., n_molecules, 2) in Å, from positions (..., atoms, 3)."""
-    atoms = q.reshape(*q.shape[:-2], -1, 3, 3)
-    return np.linalg.norm(atoms[..., 1:, :] - atoms[..., :1, :], axis=-1)
-
-
-def radial_distribution(
-    points: Float[np.ndarray, "*frames points 3"], edges: Float[np.ndarray, " edges"], density: float = DENSITY
-) -> Float[np.ndarray, " bins"]:
-    """`g` of each bin: points at such a distance from a point, on average, over those of `density` in such a shell.
-
-    Nothing is put right for the surface of a cluster: beyond its size `g` is zero. Frames that are not finite are left
-    out.
-    """
-    points = points.reshape(-1, *points.shape[-2:])
-    points = points[np.isfinite(points).all((1, 2))]
-    n = points.shape[-2]
-    counts = np.zeros(len(edges) - 1)
-    above, below = np.triu_indices(n, 1)
-    for part in np.array_split(points, max(1, len(points) // 200)):
-        counts += np.histogram(np.linalg.norm(part[:, above] - part[:, below], axis=-1), edges)[0]
-    shells = 4 / 3 * np.pi * np.diff(np.asarray(edges) ** 3)
-    return 2 * counts / (max(len(points), 1) * n * density * shells)
-
-
-def first_peak(g: np.ndarray, edges: np.ndarray) -> tuple[float, float]:
-    """Where `g` is highest and how high, of the parabola through the highest bin and its neighbours."""
-    middle = (edges[1:] + edges[:-1]) / 2
-    top = int(np.clip(np.argmax(g), 1, len(g) - 2))
-    before, at, after = g[top - 1 : top + 2]
-    bend = before - 2 * at + after
-    shift = 0.0 if bend == 0 else (before - after) / (2 * bend)
-    return float(middle[top] + shift * (middle[1] - middle[0])), float(at - (before - after) * shift / 4)
-
-
 def measure(rolled: Rolled | None, truth: Reference, say: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """The row of the JSON file of what is rolled out from the starts of `truth`; of `truth` itself for None."""
     n_steps, n_molecules = truth.q.shape[1] - 1, truth.q.shape[2] // 3
@@ -318,6 +288,7 @@ def measure(rolled: Rolled | None, truth: Reference, say: Callable[[int, int], N
     late = truth.times >= truth.times[-1] / 2
     error = 100 * np.linalg.norm(q - truth.q, axis=-1).mean(-1)
     g = radial_distribution(q[:, late, ::3], _DISTANCES)
+    peak = first_peak(g, _DISTANCES) if g.any() else (None, None)
     lengths = bond_lengths(q[there])
     row = dict(about) | {
         "degrees_of_freedom": n_dof,
@@ -326,17 +297,17 @@ def measure(rolled: Rolled | None, truth: Reference, say: Callable[[int, int], N
             "mean": float(np.nanmean(warm)),
             "rms_deviation": float(np.sqrt(np.nanmean((warm - meant) ** 2))),
         },
-        "drift": {name: _drift(energy, truth.times, unit) for name, energy in energies.items()},
+        "drift": {name: drift(energy, truth.times, unit) for name, energy in energies.items()},
         "bond_A": {"mean": float(lengths.mean()), "std": float(lengths.std())},
-        "oxygens": dict(zip(("first_peak_A", "height"), first_peak(g, _DISTANCES), strict=True)),
+        "oxygens": dict(zip(("first_peak_A", "height"), peak, strict=True)),
         "error_pm": {},
     }
     if rolled is not None:
         row["error_pm"] = _at_times(error, truth)
-    curves = {"temperature_one_K": warm[_one(truth)], "bond": _density(lengths, _LENGTHS), "oxygens": g}
-    curves |= {"error_pm": _quartiles(error)} if rolled is not None else {}
-    curves |= {f"{name}_kJ": _quartiles(energy - energy[:, :1]) for name, energy in energies.items()}
-    return row | {"curves": {name: _short(curve) for name, curve in curves.items()}}
+    curves = {"temperature_one_K": warm[_one(truth)], "bond": density(lengths, _LENGTHS), "oxygens": g}
+    curves |= {"error_pm": quartiles(error)} if rolled is not None else {}
+    curves |= {f"{name}_kJ": quartiles(energy - energy[:, :1]) for name, energy in energies.items()}
+    return row | {"curves": {name: short(curve) for name, curve in curves.items()}}
 
 
 def _one(truth: Reference) -> int:
@@ -354,40 +325,11 @@ def _own(energy: Callable, q: np.ndarray, v: np.ndarray, there: np.ndarray) -> n
     return found
 
 
-def _drift(energy: np.ndarray, times: np.ndarray, unit: float) -> dict[str, float | None]:
-    """Slope of the energy over the duration, over the starts that last: in kJ/mol, and in % of `unit` (f k_B T)."""
-    whole = energy[np.isfinite(energy).all(1)]
-    if not len(whole):
-        return {"mean_kJ": None, "rms_kJ": None, "rms_percent": None}
-    slopes = np.polyfit(times, whole.T, 1)[0] * times[-1]
-    rms = float(np.sqrt((slopes**2).mean()))
-    return {"mean_kJ": float(slopes.mean()), "rms_kJ": rms, "rms_percent": 100 * rms / unit}
-
-
 def _at_times(error: np.ndarray, truth: Reference) -> dict[str, float | None]:
     """Medians over starts at the times of `ERRORS_AT` that are reached, None where half of the starts are lost."""
     at = [round(t / truth.step) for t in ERRORS_AT if t <= truth.times[-1]]
-    middle = _quartiles(error)[1]
+    middle = quartiles(error)[1]
     return {f"{truth.times[i]:g}": None if np.isnan(middle[i]) else float(middle[i]) for i in at}
-
-
-def _quartiles(values: np.ndarray) -> np.ndarray:
-    """Lower quartile, median and upper quartile over starts (3, n_times); NaN from where half of them are lost."""
-    found = np.full((3, values.shape[1]), np.nan)
-    enough = np.isfinite(values).mean(0) > 0.5
-    found[:, enough] = np.nanpercentile(values[:, enough], [25, 50, 75], axis=0)
-    return found
-
-
-def _density(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    return np.histogram(values, edges)[0] / values.size / np.diff(edges)
-
-
-def _short(values: np.ndarray) -> Any:
-    """Lists of numbers to four digits, None for what is not finite."""
-    if values.ndim > 1:
-        return [_short(part) for part in values]
-    return [float(f"{x:.4g}") if math.isfinite(x) else None for x in values.tolist()]
 
 
 def study(
@@ -404,12 +346,12 @@ def study(
         "n_molecules": truth.q.shape[2] // 3,
         "starts": {where: truth.where.count(where) for where in dict.fromkeys(truth.where)},
         "shown_alone": truth.where[_one(truth)],
-        "times_fs": _short(truth.times),
-        "bond_edges_A": _short(_LENGTHS),
-        "oxygens_edges_A": _short(_DISTANCES),
+        "times_fs": short(truth.times),
+        "bond_edges_A": short(_LENGTHS),
+        "oxygens_edges_A": short(_DISTANCES),
         "density_per_A3": DENSITY,
         "openmm": measure(None, truth),
-        "constant_velocity": {"error_pm": _at_times(error, truth), "curve_pm": _short(_quartiles(error))},
+        "constant_velocity": {"error_pm": _at_times(error, truth), "curve_pm": short(quartiles(error))},
         "rows": rows,
     }
 

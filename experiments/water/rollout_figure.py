@@ -18,7 +18,7 @@ def table(found: Mapping[str, Any]) -> str:
     for row in [found["openmm"], *found["rows"]]:
         starts, errors = row["lost_fs"], row["error_pm"]
         lost = [time for time in starts if time is not None]
-        bond, peak = row["bond_A"], row["oxygens"]
+        bond, (place, height) = row["bond_A"], row["oxygens"].values()
         cells = [
             row["name"],
             f"{len(lost)} of {len(starts)}, from {min(lost):g} fs" if lost else "none",
@@ -27,8 +27,8 @@ def table(found: Mapping[str, Any]) -> str:
             _drift(row["drift"].get("own")),
             _drift(row["drift"]["true"]),
             f"{100 * bond['mean']:.2f} ± {100 * bond['std']:.2f}",
-            f"{100 * peak['first_peak_A']:.1f}",
-            f"{peak['height']:.2f}",
+            "lost" if place is None else f"{100 * place:.1f}",
+            "lost" if height is None else f"{height:.2f}",
             *(_pm(errors[t]) if t in errors else "" for t in at),
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -13,6 +13,7 @@ from experiments.runs import RunConfig
 from experiments.water import rollout as ro
 from experiments.water.force_field import BOLTZMANN, forces, masses, potential_energy
 from experiments.water.rollout_figure import figure, table
+from experiments.water.rollout_measures import bond_lengths, drift, first_peak, radial_distribution, temperature_of
 from experiments.water.simulate import simulate
 from ndae import EndProjection
 
@@ -137,8 +138,8 @@ def test_rigid_motion_begins_on_its_constraints_and_has_fewer_degrees_of_freedom
     rolled = ro.of_model(model, STEP, {}, STEP)
     q, _ = ro.roll_out(rolled, _starts(truth), 2)
     assert rolled.n_dof == 6 * N - 6
-    assert np.abs(ro.bond_lengths(q) - 0.957).max() < WaterProblem.motion_tol["float32"]
-    assert np.abs(ro.bond_lengths(truth.q[:, 0]) - 0.957).max() > 1e-2
+    assert np.abs(bond_lengths(q) - 0.957).max() < WaterProblem.motion_tol["float32"]
+    assert np.abs(bond_lengths(truth.q[:, 0]) - 0.957).max() > 1e-2
     soft = ro.of_model(model_of("soft", "molecular")[1], STEP, {}, STEP)
     assert soft.n_dof == 9 * N - 6
 
@@ -185,7 +186,7 @@ def test_hot_and_not_finite_states_are_lost(truth):
 def test_radial_distribution_of_a_lattice_counts_its_neighbours():
     side, spacing, edges = 6, 2.8, np.array([2.0, 3.5, 4.2, 5.0])
     lattice = spacing * np.stack(np.meshgrid(*[np.arange(side)] * 3), -1).reshape(-1, 3)
-    g = ro.radial_distribution(np.stack([lattice, lattice + 7.0, np.full_like(lattice, np.nan)]), edges, density=0.03)
+    g = radial_distribution(np.stack([lattice, lattice + 7.0, np.full_like(lattice, np.nan)]), edges, density=0.03)
     neighbours = g * 0.03 * 4 / 3 * np.pi * np.diff(edges**3)
     # Along an axis, along a diagonal of a face, along one of the cube; the lattice has an end.
     share = (side - 1) / side
@@ -195,22 +196,22 @@ def test_radial_distribution_of_a_lattice_counts_its_neighbours():
 def test_peak_of_a_parabola():
     edges = np.linspace(2, 4, 41)
     middle = (edges[1:] + edges[:-1]) / 2
-    assert ro.first_peak(3 - 4 * (middle - 2.763) ** 2, edges) == pytest.approx((2.763, 3.0))
+    assert first_peak(3 - 4 * (middle - 2.763) ** 2, edges) == pytest.approx((2.763, 3.0))
 
 
 def test_temperature_of_known_velocities():
     v = np.zeros((2, 3 * N, 3))
     v[1, :, 0] = 0.01  # 1 nm/ps, so that a molecule has ½ · 18.015 kJ/mol
-    np.testing.assert_allclose(ro.temperature_of(v, 30), [0, N * 18.015 / (30 * BOLTZMANN)])
+    np.testing.assert_allclose(temperature_of(v, 30), [0, N * 18.015 / (30 * BOLTZMANN)])
 
 
 def test_drift_is_the_slope_of_the_starts_that_last():
     times = np.linspace(0, 1_000, 11)
     energy = np.stack([0.003 * times + 7, -0.004 * times, np.where(times < 500, times, np.nan)])
-    assert ro._drift(energy, times, 50.0) == pytest.approx(
+    assert drift(energy, times, 50.0) == pytest.approx(
         {"mean_kJ": -0.5, "rms_kJ": np.sqrt(12.5), "rms_percent": 2 * np.sqrt(12.5)}
     )
-    assert ro._drift(energy[2:], times, 50.0)["rms_kJ"] is None
+    assert drift(energy[2:], times, 50.0)["rms_kJ"] is None
 
 
 def test_openmm_itself_as_a_row(truth):

@@ -22,6 +22,10 @@ CLAIMS = {
     'print(links.learned["length"].tolist())  # 1.3 and 0.6': [
         lambda n: (n["links"].learned["length"] - torch.tensor([1.3, 0.6])).abs().max() < 5e-3
     ],
+    "print(learned.stiffness.detach(), learned.rest_values.detach())  # 0.5 on the diagonal, and 0.02, 0.02, 0": [
+        lambda n: (n["learned"].stiffness - 0.5 * torch.eye(3)).abs().max() < 1e-3,
+        lambda n: (n["learned"].rest_values - torch.tensor([0.02, 0.02, 0])).abs().max() < 1e-4,
+    ],
     'print(f"noise left in the starts: {100 * left.std():.1f} cm")': [lambda n: n["left"].std() < 0.01],
     'print(f"{100 * result.best.val_mae:.2f} cm")': [lambda n: n["result"].best.val_mae < 0.01],
 }

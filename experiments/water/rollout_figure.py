@@ -85,7 +85,9 @@ def figure(found: Mapping[str, Any], path: Path) -> Path:
         for axes in (warm, own, true):
             axes.set(xlabel="time (fs)", xlim=(0, times[-1]))
         bond.set(xlabel="O-H distance in a molecule (Å)", ylabel="density (1/Å)", title="O-H bonds")
-        bond.set(xlim=(middles[0][0], middles[0][-1]), ylim=(0, None))
+        # Bonds that a projection holds are a spike, which would leave all others flat.
+        usual = _numbers(found["openmm"]["curves"]["bond"]).max()
+        bond.set(xlim=(middles[0][0], middles[0][-1]), ylim=(0, 2 * usual))
         oxygens.set(
             xlabel="O-O distance (Å)", ylabel="g(r), at liquid density", title="Distances of oxygens, later half"
         )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from experiments.motions import find
 from experiments.records import ON_MOLECULES
+from experiments.water.missing import load
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +72,8 @@ def build_model(config: "RunConfig") -> "NeuralDAE | NeuralMotion":
 
     problem = problem_of(config)
     problem.check_method(config.method, config.network)
+    if config.network in ON_MOLECULES and config.network != "molecular":
+        load("e3nn", "an equivariant network")
     _check_integrator(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

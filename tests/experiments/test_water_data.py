@@ -6,7 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from experiments.models import build_model
 from experiments.motions import find
+from experiments.runs import RunConfig
 from experiments.water import force_field as ff
 from experiments.water.baselines import baselines, molecule_error_pm, scores, trivial_predictions, violation
 from experiments.water.cp2k import HARTREE, compare, write_input
@@ -174,6 +176,9 @@ def test_the_line_that_installs_the_extra_is_said(monkeypatch, water, tmp_path, 
         read_trajectory(path)
     with pytest.raises(ModuleNotFoundError, match=line.format("ase")):
         write_extxyz(water, path)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(MissingPackage, match=line.format("e3nn")):
+        patch.setitem(sys.modules, "e3nn", None)
+        build_model(RunConfig(problem="water", network="equivariant-small"))
     # The command line tells it as one line.
     arguments = ["train", "water", "--out", str(tmp_path / "run"), "--horizon", "1", "--network", "molecular"]
     arguments += ["--method", "soft"]

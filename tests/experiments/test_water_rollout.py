@@ -13,7 +13,14 @@ from experiments.runs import RunConfig
 from experiments.water import rollout as ro
 from experiments.water.force_field import BOLTZMANN, forces, masses, potential_energy
 from experiments.water.rollout_figure import figure, table
-from experiments.water.rollout_measures import bond_lengths, drift, first_peak, radial_distribution, temperature_of
+from experiments.water.rollout_measures import (
+    bond_lengths,
+    drift,
+    first_peak,
+    quartiles,
+    radial_distribution,
+    temperature_of,
+)
 from experiments.water.simulate import simulate
 from ndae import EndProjection
 
@@ -212,6 +219,14 @@ def test_drift_is_the_slope_of_the_starts_that_last():
         {"mean_kJ": -0.5, "rms_kJ": np.sqrt(12.5), "rms_percent": 2 * np.sqrt(12.5)}
     )
     assert drift(energy[2:], times, 50.0)["rms_kJ"] is None
+
+
+def test_quartiles_end_where_half_of_the_starts_are_lost():
+    values = np.arange(5.0)[:, None] * np.ones(3)
+    values[3:, 1], values[2:, 2] = np.nan, np.nan
+    found = quartiles(values)
+    np.testing.assert_allclose(found[:, :2], [[1, 0.5], [2, 1], [3, 1.5]])
+    assert np.isnan(found[:, 2]).all()
 
 
 def test_openmm_itself_as_a_row(truth):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ndae._types import Features, Output
 from ndae.forces import SumForce
 from ndae.masses import Mass, Masses
-from ndae.methods import Auxiliary, Manifold, Method, SmoothProjection, Unconstrained
+from ndae.methods import Auxiliary, Manifold, Method, Multiplier, SmoothProjection, Unconstrained
 from ndae.neural_dae import Prediction
 from ndae.starts import check_starts
 from solvers import Projection, integrate, project
@@ -368,7 +368,8 @@ def _sizes(constraint: Any, along: Any, method: Method) -> tuple[int, int]:
 
 def _check_choices(multipliers: bool, method: Method, baumgarte: float, integrator: str, adjoint: bool) -> None:
     """Raise ValueError for choices that exclude each other."""
-    if not multipliers and ("Multiplier" in repr(method) or baumgarte):
+    parts = getattr(method, "methods", [method])
+    if not multipliers and (baumgarte or any(isinstance(part, Multiplier) for part in parts)):
         raise ValueError(
             f"method={method!r}, baumgarte={baumgarte:g}: both work by multipliers, and there are none with "
             "multipliers=False: leave them out"

@@ -128,7 +128,13 @@ def test_an_interrupted_run_goes_on(capsys, workplace):
     long = ("pendulum", "--network", "mlp", "--n-train", 20, "--epochs", 100_000, "--out", folder)
     command = [sys.executable, "-m", "experiments.cli", "train", *map(str, long)]
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+
+    def listening():
+        # A suite that runs in the background hands down that interrupts are ignored.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipe = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": listening}
+    with subprocess.Popen(command, env=environment, **pipe) as process:
         while not (folder / "log.csv").exists():
             time.sleep(0.1)
             assert process.poll() is None, process.stderr.read()

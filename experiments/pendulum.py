@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.cache import cached_arrays
+from experiments.nearest import nearest_positions
 
 if TYPE_CHECKING:
     from symbolic import Constraint, MechanicalSystem
@@ -191,7 +192,8 @@ def trivial_predictions(
     """
     r, v = samples.inputs[..., :2], samples.inputs[..., 2:]
     guesses = {"no motion": r, "constant velocity": r + v * (horizon * dt)}
-    guesses |= {f"{name}, projected": _projected(guess) for name, guess in guesses.items()}
+    links = constraint(r.shape[-2])
+    guesses |= {f"{name}, projected": nearest_positions(links, guess) for name, guess in guesses.items()}
     if train is not None:
         from scipy.spatial import cKDTree
 
@@ -230,19 +232,6 @@ def _simulated(n_steps: int, dt: float, n_bodies: int, progress: Progress | None
 def _samples(trajectory: Trajectory, index: np.ndarray, horizon: int) -> Samples:
     inputs = np.concatenate([trajectory.r[index], trajectory.v[index]], axis=-1)
     return Samples(inputs, trajectory.r[index + horizon], index)
-
-
-def _projected(r: np.ndarray) -> np.ndarray:
-    import torch
-
-    from solvers import project
-
-    links = constraint(r.shape[-2]).torch()
-    y = torch.as_tensor(r.reshape(len(r), -1))
-    with torch.no_grad():
-        outcome = project(links, y, tol=1e-10, throw=False)
-    y = torch.where(outcome.converged[:, None], outcome.y, y)
-    return y.numpy().reshape(r.shape)
 
 
 def _count(name: str, value: int, least: int = 1) -> int:

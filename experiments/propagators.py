@@ -241,7 +241,7 @@ def _check(model: NeuralDAE, motion: TorchMotion | ProblemMotion) -> None:
 def _tightened(model: NeuralDAE) -> NeuralDAE:
     """A copy in float64 whose projections go on to rounding."""
     tight = copy.deepcopy(model).double()
-    for part in getattr(tight.method, "methods", [tight.method]):
+    for part in tight.method.parts:
         if hasattr(part, "tol"):
             part.tol = _TIGHT
     return tight

@@ -80,8 +80,13 @@ class Method:
         """Whether every layer's state is projected, so that each has a violation of its own to regularise."""
         return False
 
+    @property
+    def parts(self) -> Sequence[Method]:
+        """The methods that this one is combined of: itself, where it is one."""
+        return [self]
+
     def __add__(self, other: Method) -> Combined:
-        return Combined([*_parts(self), *_parts(other)])
+        return Combined([*self.parts, *other.parts])
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value}" for name, value in vars(self).items())
@@ -223,15 +228,15 @@ class Combined(Method):
         return sum(terms) if terms else None
 
     @property
+    def parts(self) -> Sequence[Method]:
+        return self.methods
+
+    @property
     def projects_layers(self) -> bool:
         return any(method.projects_layers for method in self.methods)
 
     def __repr__(self) -> str:
         return " + ".join(map(repr, self.methods))
-
-
-def _parts(method: Method) -> list[Method]:
-    return method.methods if isinstance(method, Combined) else [method]
 
 
 def _strength(name: str, value: float) -> float:

@@ -368,8 +368,7 @@ def _sizes(constraint: Any, along: Any, method: Method) -> tuple[int, int]:
 
 def _check_choices(multipliers: bool, method: Method, baumgarte: float, integrator: str, adjoint: bool) -> None:
     """Raise ValueError for choices that exclude each other."""
-    parts = getattr(method, "methods", [method])
-    if not multipliers and (baumgarte or any(isinstance(part, Multiplier) for part in parts)):
+    if not multipliers and (baumgarte or any(isinstance(part, Multiplier) for part in method.parts)):
         raise ValueError(
             f"method={method!r}, baumgarte={baumgarte:g}: both work by multipliers, and there are none with "
             "multipliers=False: leave them out"

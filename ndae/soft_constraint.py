@@ -1,5 +1,6 @@
 """A constraint that holds only nearly, as a potential with learned stiffness and rest values."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -90,8 +91,6 @@ class SoftConstraint(nn.Module):
 
 def _orders(n: int, alike: Sequence[Sequence[int]]) -> list[list[int]]:
     """All orders of n residuals in which those alike change places."""
-    import itertools
-
     orders = [list(range(n))]
     for group in alike:
         changed = []

@@ -11,13 +11,13 @@ import argparse
 import json
 import os
 import platform
-import time
 from pathlib import Path
-from statistics import median, quantiles
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin take the cores from the others
 
 import torch
+
+from experiments.benchmarks.turns import measure
 
 # As the paper combines them (γ = η = 10 in both projections), and the projections alone.
 METHODS = ("none", "auxiliary", "penalty", "end-alone", "smooth-alone", "end", "smooth")
@@ -40,10 +40,10 @@ def main() -> None:
     steps = {name: _stepper(name, options.network, getattr(torch, options.dtype)) for name in METHODS}
     for name in METHODS:
         _repeat(steps[name], 4)
-    result["early"] = _measure(steps, options.rounds)
+    result["early"] = measure(steps, "none", options.rounds)
     for name in METHODS:
         _repeat(steps[name], max(0, options.late - 4 - options.rounds))
-    result["late"] = _measure(steps, options.rounds)
+    result["late"] = measure(steps, "none", options.rounds)
     for when in ("early", "late"):
         print(f"{when}: median ms of a step, ratio to none (median and quartiles of {options.rounds} rounds)")
         for name, r in result[when].items():
@@ -84,21 +84,6 @@ def _stepper(method: str, network: str, dtype: torch.dtype):
 def _repeat(step, times: int) -> None:
     for _ in range(times):
         step()
-
-
-def _measure(steps: dict, rounds: int) -> dict:
-    seconds = {name: [] for name in steps}
-    names = list(steps)
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            start = time.perf_counter()
-            steps[name]()
-            seconds[name].append(time.perf_counter() - start)
-    figures = {}
-    for name, times in seconds.items():
-        low, middle, high = quantiles([a / b for a, b in zip(times, seconds["none"], strict=True)], n=4)
-        figures[name] = {"ms": 1e3 * median(times), "ratio": middle, "low": low, "high": high}
-    return figures
 
 
 if __name__ == "__main__":

@@ -14,15 +14,15 @@ all alike; a round gives a ratio to the step of `none` for each, and medians and
 import argparse
 import json
 import os
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from statistics import median, quantiles
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin take the cores from the others
 
 import torch
+
+from experiments.benchmarks.turns import measure
 
 BATCH, HORIZON = 10, 50
 TIMES = 10  # projections a turn, so that one that another process interrupts does not count alone
@@ -57,27 +57,6 @@ def main() -> None:
     print(report(result))
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def measure(
-    turns: Mapping[str, Callable[[], None]], base: str, rounds: int, times: Mapping[str, int]
-) -> dict[str, dict[str, float]]:
-    """Median `ms` of each, and its `ratio` to `base` in the same round, the median with quartiles `low` and `high`.
-
-    `times`: how often a turn does what is told, where not once.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in turns}
-    names = list(turns)
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            start = time.perf_counter()
-            turns[name]()
-            seconds[name].append((time.perf_counter() - start) / times.get(name, 1))
-    figures = {}
-    for name, taken in seconds.items():
-        low, middle, high = quantiles([a / b for a, b in zip(taken, seconds[base], strict=True)], n=4)
-        figures[name] = {"ms": 1e3 * median(taken), "ratio": middle, "low": low, "high": high}
-    return figures
 
 
 def report(result: Mapping[str, Any]) -> str:

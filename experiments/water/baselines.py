@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.nearest import nearest_positions
 from experiments.water.data import RANDOM, WaterData, WaterSamples
 from experiments.water.force_field import masses
 
@@ -64,9 +65,10 @@ def trivial_predictions(
     r, v = np.split(samples.inputs.astype(np.float64), 2, -1)
     guesses = {"no motion": r, "constant velocity": r + v * (horizon * dt)}
     free = guesses | {"truth": samples.targets.astype(np.float64)}
-    guesses |= {f"{name}, projected": _projected(guess) for name, guess in free.items()}
+    distances, mass = constraint(r.shape[-2] // 3), masses(r.shape[-2] // 3)
+    guesses |= {f"{name}, projected": nearest_positions(distances, guess) for name, guess in free.items()}
     moving = "constant velocity"
-    guesses[f"{moving}, projected by mass"] = _projected(guesses[moving], masses(r.shape[-2] // 3))
+    guesses[f"{moving}, projected by mass"] = nearest_positions(distances, guesses[moving], mass)
     if train is not None:
         guesses["nearest training sample"] = train.targets[_nearest(train, samples, horizon * dt)]
         if same_time:
@@ -115,19 +117,6 @@ def _pair(prediction: Any, target: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _mean_norm(prediction: np.ndarray, target: np.ndarray) -> float:
     return float(100.0 * np.linalg.norm(prediction - target, axis=-1).mean())
-
-
-def _projected(r: np.ndarray, mass: np.ndarray | None = None) -> np.ndarray:
-    import torch
-
-    from solvers import project
-
-    y = torch.as_tensor(r.reshape(len(r), -1))
-    metric = None if mass is None else torch.as_tensor(1.0 / mass)
-    with torch.no_grad():
-        outcome = project(constraint(r.shape[-2] // 3).torch(), y, inverse_metric=metric, tol=1e-10, throw=False)
-    y = torch.where(outcome.converged[:, None], outcome.y, y)
-    return y.numpy().reshape(r.shape)
 
 
 def _nearest(train: WaterSamples, samples: WaterSamples, time: float) -> np.ndarray:

@@ -167,7 +167,7 @@ def of_model(model: "nn.Module", period: float, about: Mapping[str, Any], step: 
     from ndae import EndProjection, NeuralMotion, SmoothProjection
 
     model = copy.deepcopy(model).double().eval()
-    parts = getattr(model.method, "methods", [model.method])
+    parts = model.method.parts
     n_atoms = model.constraint.n_points
     rigid = getattr(model, "multipliers", False) or any(
         isinstance(part, EndProjection | SmoothProjection) for part in parts

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.benchmarks import water_cost
+from experiments.benchmarks import turns, water_cost
 from experiments.motions.water import WaterProblem
 from experiments.runs import RunConfig
 from experiments.water import rollout as ro
@@ -296,7 +296,7 @@ def test_cost_is_told_by_ratios_within_a_round(monkeypatch):
 
         return turn
 
-    monkeypatch.setattr(water_cost.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(turns.time, "perf_counter", lambda: now)
     figures = water_cost.measure(
         {"none": taking(0.5), "end": taking(0.75), "projection": taking(0.05)}, "none", 5, {"projection": 10}
     )

@@ -28,6 +28,7 @@ from solvers.reduced_motion import ReducedMotion
 from solvers.reference_kernel import Outcome, Progress, ReferenceKernel
 from solvers.solution import SUCCESS, ReferenceSolveError, Solution
 from solvers.start import at_index, broadcast_parameters, resolve_start
+from solvers.switching import find_jumps
 
 __all__ = ["describe_states", "output_times", "resolve_start", "solve_dae"]
 
@@ -91,11 +92,12 @@ def solve_dae(
     flat = {name: np.reshape(p, -1) if p.ndim else p for name, p in (parameters or {}).items()}
     batched_names = tuple(sorted(name for name, p in flat.items() if p.ndim))
     with float64_on_cpu():
+        jumps = find_jumps(system, y0, ts, parameters, start_tol)
         kernel = _kernel(reduced, formulation, solver, bool(batch), batched_names)
         guessed = kernel.motion.guessed
         state = np.concatenate([y0, w0[..., guessed]], axis=-1)
         tolerances = np.concatenate([atol, np.ones(guessed.size)])  # guesses have no error
-        outcome = kernel.solve(state, ts, rtol, tolerances, max_steps, flat or None, progress)
+        outcome = kernel.solve(state, ts, rtol, tolerances, max_steps, flat or None, progress, jumps)
     solution = _solution(system, outcome, parameters)
     if throw and not np.all(solution.succeeded):
         raise ReferenceSolveError(_failure(system, solution), solution)

@@ -19,6 +19,7 @@ from solvers.projected_step import EndOnSaveTimes, ProjectedSolver, StepState
 from solvers.reduced_motion import ReducedMotion
 from solvers.solution import SUCCESS
 from solvers.start import ALGEBRAIC_SLACK, ConsistentStart, name_places
+from solvers.switching import Jumps
 
 # Stages by the default loops of diffrax, which a reverse pass can go through.
 _SOLVERS: dict[str, Callable[[Any, Any], diffrax.AbstractSolver]] = {
@@ -174,7 +175,9 @@ def dae_flow(
             y0=state,
             args=parameters,
             saveat=diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=times[1:]), diffrax.SubSaveAt(t1=True)]),
-            stepsize_controller=EndOnSaveTimes(controller, times[1:], times[-1], limit, StepState.fresh()),
+            stepsize_controller=EndOnSaveTimes(
+                controller, times[1:], times[-1], limit, StepState.fresh(), Jumps.none()
+            ),
             adjoint=adjoint,
             max_steps=max_steps,
             throw=False,

@@ -14,6 +14,7 @@ from diffrax import RESULTS
 from jaxtyping import Array, PyTree
 
 from solvers._jax_types import Count, Flag, PhaseState, Time, Times
+from solvers.switching import Jumps
 
 
 class EndOfStep(diffrax.AbstractLocalInterpolation):
@@ -110,11 +111,12 @@ class StepState(eqx.Module):
 
 
 class EndOnSaveTimes(diffrax.AbstractAdaptiveStepSizeController):
-    """`controller`, with steps cut to end on every time of `ts` (all after the start of the solve).
+    """`controller`, with steps cut to end on every time of `ts` (all after the start of the solve) and before `jumps`.
 
     Differs from diffrax.ClipStepSizeController in four ways: its state can be carried from one solve to the next,
     which has other `ts`; a step that would leave a sliver before a save time is stretched or halved instead; a step
-    size that falls below rounding ends the solve with that reason; and so do more than `max_steps` attempts.
+    size that falls below rounding ends the solve with that reason; and so do more than `max_steps` attempts. Save
+    times are not inside gaps of jumps, but may be at their beginnings.
     """
 
     controller: diffrax.PIDController
@@ -122,6 +124,7 @@ class EndOnSaveTimes(diffrax.AbstractAdaptiveStepSizeController):
     t_end: Time  # the end of the last solve, where no step is missing however few were allowed
     max_steps: Count
     resume: StepState
+    jumps: Jumps
 
     @property
     def rtol(self):
@@ -155,12 +158,14 @@ class EndOnSaveTimes(diffrax.AbstractAdaptiveStepSizeController):
         exhausted = (n_steps >= self.max_steps) & (next_t0 < self.t_end)
         result = RESULTS.where(exhausted, RESULTS.max_steps_reached, result)
         result = RESULTS.where(collapsed, RESULTS.dt_min_reached, result)
+        next_t0 = self.jumps.over(next_t0)
         index = jnp.where(next_t0 >= self.ts[index], jnp.minimum(index + 1, self.ts.size - 1), index)
         end = self._end_of_step(next_t0, dt, index)
         return keep, next_t0, end, made_jump, (index, StepState(dt, inner, n_steps)), result
 
     def _end_of_step(self, t, dt, index):
-        left = self.ts[index] - t
-        # One step where up to 1 % more than `dt` reaches the save time, two equal ones where two are enough.
+        goal = jnp.minimum(self.ts[index], self.jumps.next_before(t))
+        left = goal - t
+        # One step where up to 1 % more than `dt` reaches the goal, two equal ones where two are enough.
         end = t + jnp.where(dt < left, jnp.minimum(dt, 0.5 * left), dt)
-        return jnp.where(left <= 1.01 * dt, self.ts[index], end)
+        return jnp.where(left <= 1.01 * dt, goal, end)

@@ -19,6 +19,7 @@ from solvers.constrained_motion import ConstrainedMotion
 from solvers.esdirk import Esdirk, Work
 from solvers.projected_step import EndOnSaveTimes, ProjectedSolver, StepState
 from solvers.solution import SUCCESS
+from solvers.switching import Jumps
 
 Progress = Callable[[float, str], None]
 Parameters = Mapping[str, np.ndarray] | None
@@ -86,10 +87,12 @@ class ReferenceKernel:
         max_steps: int,
         parameters: Parameters,
         progress: Progress | None,
+        jumps: Jumps | None = None,
     ) -> Outcome:
-        """The solution at `ts`, as far as it got."""
+        """The solution at `ts`, as far as it got; `jumps` (*batch, n) are times at which the derivative switches."""
         y = self._flatten(y0)
         shape = y.shape[:-1]  # () or (batch,)
+        jumps = Jumps.none(shape) if jumps is None else jax.tree.map(self._flatten, jumps)
         length = int(np.clip(_CHUNK_NUMBERS // y.size, 8, _CHUNK_OUTPUTS))
         length = min(length, max(8, 1 << (ts.size - 2).bit_length()))  # few outputs need no long chunk
         resume = jax.tree.map(lambda x: jnp.broadcast_to(x, shape + x.shape), StepState.fresh())
@@ -105,10 +108,11 @@ class ReferenceKernel:
             out = self._call(
                 "chunk",
                 self._solve_chunk,
-                (0, 0, 0, None, None, None, None, None, None),
+                (0, 0, 0, 0, None, None, None, None, None, None),
                 y,
                 resume,
                 active,
+                jumps,
                 times,
                 ts[-1],
                 first == 0,
@@ -168,7 +172,7 @@ class ReferenceKernel:
         n_flat = 1 if self._batched else 0
         return jax.tree.map(lambda x: np.asarray(x).reshape(batch + np.shape(x)[n_flat:]), tree)
 
-    def _solve_chunk(self, y0, resume, active, times, t_end, is_first, rtol, atol, max_steps, parameters):
+    def _solve_chunk(self, y0, resume, active, jumps, times, t_end, is_first, rtol, atol, max_steps, parameters):
         motion = self.motion
         floor = atol / rtol  # the size below which a component is measured absolutely
 
@@ -178,21 +182,22 @@ class ReferenceKernel:
         # What the check of the start let through goes before the first step.
         y0 = jnp.where(is_first, after_step(times[0], y0, parameters)[0], y0)
         times = jnp.where(active, times, times[0])  # a solve that has stopped goes no further
+        stops = jumps.under(times)
         controller = diffrax.PIDController(rtol=rtol, atol=atol)
         out = diffrax.diffeqsolve(
             diffrax.ODETerm(motion.derivative),
             ProjectedSolver(self._make_solver(rtol, atol), after_step),
-            t0=times[0],
-            t1=times[-1],
+            t0=jnp.minimum(jumps.over(times[0]), stops[-1]),
+            t1=stops[-1],
             dt0=None,
             y0=y0,
             args=parameters,
             saveat=diffrax.SaveAt(
-                subs=[diffrax.SubSaveAt(ts=times[1:]), diffrax.SubSaveAt(t1=True)],
+                subs=[diffrax.SubSaveAt(ts=stops[1:]), diffrax.SubSaveAt(t1=True)],
                 controller_state=True,
                 solver_state=True,
             ),
-            stepsize_controller=EndOnSaveTimes(controller, times[1:], t_end, max_steps, resume),
+            stepsize_controller=EndOnSaveTimes(controller, stops[1:], t_end, max_steps, resume, jumps),
             adjoint=diffrax.ForwardMode(),
             max_steps=None,  # the controller counts, over all chunks
             throw=False,

@@ -1,0 +1,204 @@
+"""Where an input of time switches, a step ends and the next one begins: no error test sees a pulse between its stages.
+
+The equations are smooth on either side of such a time and may jump there; y does not. A step ends some roundings before
+it, where every condition still has its old value, and the next begins as far behind it.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float64
+
+from solvers._jax_types import Flag, PhaseState, Time
+from solvers.start import at_index
+from symbolic.switching import SwitchingTimes
+
+Parameters = Mapping[str, Any] | None
+
+# Half the width of the gap around a switching time, relative to it: what rounding may do to `t - a < b`.
+_GAP = 8 * np.finfo(np.float64).eps
+# Conditions that are not affine in time are looked at so many times over the span of a solve, ...
+_N_LOOKS = 8192
+# ... may change so often, ...
+MAX_CHANGES = 1024
+# ... and their changes are found by so many bisections, which no interval of numbers survives.
+_N_BISECTIONS = 80
+
+
+class Jumps(eqx.Module):
+    """Times in order, each with the gap (before, after) around it; places that are not used are infinite."""
+
+    at: Float64[Array, "*batch n"]
+    before: Float64[Array, "*batch n"]
+    after: Float64[Array, "*batch n"]
+
+    @classmethod
+    def around(cls, at: Array) -> "Jumps":
+        """The gaps around times (*batch, n) in order."""
+        fixed = jax.lax.stop_gradient(at)
+        margin = _GAP * jnp.abs(fixed) + np.finfo(np.float64).tiny
+        return cls(at, jnp.where(jnp.isinf(fixed), fixed, fixed - margin), fixed + margin)
+
+    @classmethod
+    def none(cls, batch: tuple[int, ...] = ()) -> "Jumps":
+        """No times at all."""
+        return cls.around(jnp.full((*batch, 1), jnp.inf))
+
+    def next_before(self, t: Time) -> Time:
+        """The beginning of the first gap behind t."""
+        return jnp.min(jnp.where(self.before > t, self.before, jnp.inf))
+
+    def over(self, t: Time) -> Time:
+        """t, or the end of the gap that t is in."""
+        return jnp.max(jnp.where((self.before <= t) & (t < self.after), self.after, t))
+
+    def under(self, ts: Array) -> Array:
+        """Times (n_times,), those in a gap put to its beginning."""
+        t = ts[:, None]
+        return jnp.min(jnp.where((self.before <= t) & (t < self.after), self.before, t), axis=1)
+
+    def inside(self, t: Time) -> tuple[Time, Time, Flag]:
+        """The last time whose gap begins at t or earlier, the end of that gap, and whether t is in it."""
+        begun = self.before <= t
+        i = jnp.maximum(jnp.sum(begun) - 1, 0)
+        return self.at[i], self.after[i], begun[i] & (t < self.after[i])
+
+
+class Switching:
+    """Switching times of a reduced system (symbolic.ReducedSystem) in JAX."""
+
+    def __init__(self, reduced: Any) -> None:
+        self.reduced = reduced
+        expressions = [*reduced.equations, *reduced.constraints]
+        self._times = SwitchingTimes(expressions, reduced.time, reduced.parameters)
+        self._of_constraints = bool(SwitchingTimes(reduced.constraints, reduced.time, reduced.parameters))
+        if self._times:
+            self._roots, self._others = self._times.roots_function().jax(), self._times.others_function().jax()
+
+    def __bool__(self) -> bool:
+        return bool(self._times)
+
+    def find(self, t0: Any, t1: Any, parameters: Parameters) -> tuple[Jumps, Flag]:
+        """The times in [t0, t1), and whether they are all; derivatives by parameters are those of the times."""
+        at = self._roots(jnp.zeros(0), parameters=parameters)
+        at = jnp.where((at >= t0) & (at < t1), at, jnp.inf)
+        complete = jnp.asarray(True)
+        if self._times.others:
+            found, complete = self._search(t0, t1, at, parameters)
+            at = jnp.concatenate([at, found])
+        return Jumps.around(jnp.sort(at)), complete
+
+    def _search(self, t0: Any, t1: Any, known: Array, parameters: Parameters) -> tuple[Array, Flag]:
+        """Changes of the conditions that are not affine in time: looked for, bisected."""
+        frozen = jax.lax.stop_gradient(parameters)
+
+        def holds(times):
+            return self._others(times[..., None], parameters=frozen) > 0
+
+        known = jax.lax.stop_gradient(known)
+        looks = jnp.sort(jnp.concatenate([jnp.linspace(t0, t1, _N_LOOKS), jnp.where(jnp.isinf(known), t1, known)]))
+        change = holds(looks[1:]) != holds(looks[:-1])
+        interval, which = jnp.nonzero(change, size=MAX_CHANGES, fill_value=looks.size)
+        found = interval < looks.size
+        interval, which = jnp.minimum(interval, looks.size - 2), jnp.minimum(which, change.shape[1] - 1)
+        low, high = looks[interval], looks[interval + 1]
+
+        def of_each(values):
+            return jnp.take_along_axis(values, which[:, None], axis=1)[:, 0]
+
+        old = of_each(holds(low))
+
+        def halve(_, ends):
+            low, high = ends
+            middle = 0.5 * (low + high)
+            same = of_each(holds(middle)) == old
+            return jnp.where(same, middle, low), jnp.where(same, high, middle)
+
+        _, at = jax.lax.fori_loop(0, _N_BISECTIONS, halve, (low, high))
+        at = jax.lax.stop_gradient(at)
+        # A step of Newton's method that does not move: its derivative is that of the root.
+        slope = of_each(self._others.jacobian("t", at[:, None], parameters=frozen)[..., 0])
+        value = of_each(self._others(at[:, None], parameters=parameters))
+        at = at - (value - jax.lax.stop_gradient(value)) / jnp.where(slope == 0, jnp.inf, slope)
+        return jnp.where(found, at, jnp.inf), jnp.sum(change) <= MAX_CHANGES
+
+    def broken(self, jumps: Jumps, y: PhaseState, parameters: Parameters, tol: float) -> Array:
+        """Whether each constraint (n_times, n_constraints) jumps at each time, by more than `tol`, judged at y.
+
+        y would have to jump with it, which no solution of the equations does.
+        """
+        functions, n = self.reduced.jax(), len(self.reduced.constraints)
+        if not self._of_constraints:
+            return jnp.zeros((jumps.at.size, n), dtype=bool)
+
+        def at_time(before, after):
+            finite = jnp.isfinite(before)
+            before, after = jnp.where(finite, before, 0.0), jnp.where(finite, after, 0.0)
+            change = functions.constraints(y, after, parameters) - functions.constraints(y, before, parameters)
+            jacobian = jnp.abs(functions.constraints_jacobian(y, after, parameters))
+            allowed = tol * jnp.max(jacobian * jnp.maximum(1.0, jnp.abs(y)), axis=-1)
+            return finite & (jnp.abs(change) > allowed)
+
+        return jax.vmap(at_time)(jumps.before, jumps.after)
+
+
+def find_jumps(system: Any, y0: np.ndarray, ts: np.ndarray, parameters: Parameters, tol: float) -> Jumps | None:
+    """Where the equations of a symbolic.DAESystem switch between the first and the last of `ts`; None if nowhere.
+
+    `y0` (*batch, N) are starts of the reduced system, `parameters` arrays of the batch's shape or numbers. Raises
+    ValueError where a constraint jumps by more than `tol`, and where there are too many times to find.
+    """
+    switching = _switching(system.reduce())
+    if not switching:
+        return None
+    batch, single = y0.shape[:-1], {}
+    found = np.empty(batch, dtype=object)
+    for index in np.ndindex(batch):
+        own = at_index(parameters, index) or None
+        key = () if own is None else tuple(own.values())
+        if key not in single:
+            single[key], complete = _find(switching)(float(ts[0]), float(ts[-1]), own)
+            if not complete:
+                raise ValueError(
+                    f"conditions on time in {system.name!r} change more than {MAX_CHANGES} times between {ts[0]:g} and "
+                    f"{ts[-1]:g}: solve shorter spans, one after the other"
+                )
+        found[index] = single[key]
+        broken = np.argwhere(_broken(switching)(found[index], y0[index], own, tol))
+        if broken.size:
+            raise ValueError(_jumps_of_constraint(system, *broken[0], found[index]))
+    return jax.tree.map(lambda *parts: jnp.stack(parts).reshape(*batch, -1), *found.reshape(-1))
+
+
+@lru_cache(maxsize=32)
+def _switching(reduced: Any) -> Switching:
+    return Switching(reduced)
+
+
+@lru_cache(maxsize=32)
+def _find(switching: Switching) -> Any:
+    return jax.jit(switching.find)
+
+
+@lru_cache(maxsize=32)
+def _broken(switching: Switching) -> Any:
+    return jax.jit(switching.broken)
+
+
+def _jumps_of_constraint(system: Any, which: int, row: int, jumps: Jumps) -> str:
+    reduced, t = system.reduce(), float(jumps.at[which])
+    i, k = reduced.constraint_of[row]
+    times = {0: "", 1: ", differentiated once,", 2: ", differentiated twice,"}.get(k, f", differentiated {k} times,")
+    text = str(reduced.constraints[row])
+    text = text if len(text) <= 80 else text[:77] + "..."
+    origins = ", ".join(map(str, reduced.origins[i] if reduced.origins else (i,)))
+    return (
+        f"a constraint of {system.name!r} jumps at t = {t:.9g}, so its variables would have to: 0 = {text} (equation "
+        f"{origins}{times} see reduce().describe()); smooth the input, or solve up to there and go on from "
+        f"consistent_initial_condition(system, ..., t0={t:.9g})"
+    )

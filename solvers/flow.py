@@ -19,7 +19,7 @@ from solvers.projected_step import EndOnSaveTimes, ProjectedSolver, StepState
 from solvers.reduced_motion import ReducedMotion
 from solvers.solution import SUCCESS
 from solvers.start import ALGEBRAIC_SLACK, ConsistentStart, name_places
-from solvers.switching import Jumps
+from solvers.switching import MAX_CHANGES, Jumps, switching_of
 
 # Stages by the default loops of diffrax, which a reverse pass can go through.
 _SOLVERS: dict[str, Callable[[Any, Any], diffrax.AbstractSolver]] = {
@@ -31,7 +31,7 @@ _SOLVERS: dict[str, Callable[[Any, Any], diffrax.AbstractSolver]] = {
 
 
 _SUCCESS = 0
-# What `FlowResult.status` counts, in the order in which a solve can meet it.
+# What `FlowResult.status` counts.
 REASONS = (
     SUCCESS,
     "the start, a parameter or an output time is not a finite number",
@@ -46,6 +46,8 @@ REASONS = (
     "what float64 can do",
     "the solver failed within a step; try another solver or looser tolerances",
     "the equations for the highest derivatives could not be solved at an output time",
+    f"conditions on time change more than {MAX_CHANGES} times: solve shorter spans, one after the other",
+    "a constraint jumps where an input of time does, so its variables would have to; solve_dae says which and when",
 )
 
 
@@ -101,7 +103,8 @@ def dae_flow(
     start is not checked: a formulation that projects moves it to the constraints, the others integrate from it as it
     is, and algebraic variables that it gives are no more than guesses.
 
-    Derivatives are those of the discrete solution with its steps held fixed, by `adjoint`, by default
+    Steps end where an input of time switches, and derivatives by parameters that say when are right as well. Other
+    derivatives are those of the discrete solution with its steps held fixed, by `adjoint`, by default
     diffrax.RecursiveCheckpointAdjoint (reverse mode; diffrax.ForwardMode() for jvp); projections and implicit stages
     are differentiated as the exact ones (implicit function theorem).
 
@@ -117,6 +120,7 @@ def dae_flow(
     atol = absolute_tolerances(system, atol, rtol)
     tolerances = np.concatenate([atol, np.ones(motion.guessed.size)])
     adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
+    switching = switching_of(motion.reduced)
     own = {s.name for s in system.states}
     checked_w = np.array([symbol.name in own for symbol in motion.reduced.w], dtype=bool)
 
@@ -155,28 +159,43 @@ def dae_flow(
             allowed = ALGEBRAIC_SLACK * start_tol * jnp.maximum(1.0, jnp.abs(w0))
             agrees = jnp.all(jnp.isnan(given) | (jnp.abs(given - w0) <= allowed) | ~checked_w)
 
-        def after_step(t, state, parameters):
+        jumps, complete = switching.find(t0, times[-1], parameters) if switching else (Jumps.none(), jnp.asarray(True))
+        continuous = ~jnp.any(switching.broken(jumps, y0, parameters, start_tol or 1e-8))
+
+        def after_step(t, state, args):
+            parameters, jumps = args
+            if switching and parameters:
+                state = _across(motion, jumps, t, state, parameters)
             return motion.after_step(t, state, parameters, tolerances / rtol)
 
-        state, projected = after_step(t0, state, parameters)
-        good = {1: finite, 2: increasing, 3: consistent, 4: found, 5: agrees, 6: projected}
+        state, projected = motion.after_step(t0, state, parameters, tolerances / rtol)
+        good = {
+            1: finite,
+            2: increasing,
+            3: consistent,
+            4: found,
+            5: agrees,
+            6: projected,
+            11: complete,
+            12: continuous,
+        }
         bad_start = jnp.asarray(_SUCCESS)
         for number, holds in reversed(good.items()):
             bad_start = jnp.where(holds, bad_start, number)
         # No step from a start that is none: one attempt is what the loop can't do without.
         limit = jnp.where(bad_start == _SUCCESS, jnp.asarray(max_steps, dtype=jnp.int64), 1)
-        controller = diffrax.PIDController(rtol=rtol, atol=tolerances)
+        stops, controller = jumps.under(times), diffrax.PIDController(rtol=rtol, atol=tolerances)
         out = diffrax.diffeqsolve(
-            diffrax.ODETerm(motion.derivative),
+            diffrax.ODETerm(lambda t, state, args: motion.derivative(t, state, args[0])),
             ProjectedSolver(_SOLVERS[solver](rtol, tolerances), after_step),
-            t0=t0,
-            t1=times[-1],
+            t0=jumps.over(t0),
+            t1=stops[-1],
             dt0=None,
             y0=state,
-            args=parameters,
-            saveat=diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=times[1:]), diffrax.SubSaveAt(t1=True)]),
+            args=(parameters, jumps),
+            saveat=diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=stops[1:]), diffrax.SubSaveAt(t1=True)]),
             stepsize_controller=EndOnSaveTimes(
-                controller, times[1:], times[-1], limit, StepState.fresh(), Jumps.none()
+                controller, stops[1:], times[-1], limit, StepState.fresh(), jax.lax.stop_gradient(jumps)
             ),
             adjoint=adjoint,
             max_steps=max_steps,
@@ -215,6 +234,22 @@ def dae_flow(
         return eqx.branched_error_if(result, status != _SUCCESS, status, messages)
 
     return flow
+
+
+def _across(motion: ReducedMotion, jumps: Jumps, t: Any, state: Array, parameters: Any) -> Array:
+    """A state at the end of a step, with the derivative by parameters that it has where the step ends before a jump.
+
+    With the jump at τ(p), y(t) behind it has the further derivative (f before - f behind) dτ/dp; its value is as it is.
+    """
+    at, after, inside = jumps.inside(t)
+    moved = jnp.where(inside, at, 0.0)
+    moved = moved - jax.lax.stop_gradient(moved)
+
+    def across(state):
+        change = motion.derivative(t, state, parameters) - motion.derivative(after, state, parameters)
+        return state + moved * change
+
+    return jax.lax.cond(inside, across, lambda state: state, state)
 
 
 def _is_consistent(motion: ReducedMotion, t: Any, y: Array, parameters: Any, tol: float) -> Bool[Array, ""]:

@@ -153,7 +153,7 @@ def find_jumps(system: Any, y0: np.ndarray, ts: np.ndarray, parameters: Paramete
     `y0` (*batch, N) are starts of the reduced system, `parameters` arrays of the batch's shape or numbers. Raises
     ValueError where a constraint jumps by more than `tol`, and where there are too many times to find.
     """
-    switching = _switching(system.reduce())
+    switching = switching_of(system.reduce())
     if not switching:
         return None
     batch, single = y0.shape[:-1], {}
@@ -176,7 +176,8 @@ def find_jumps(system: Any, y0: np.ndarray, ts: np.ndarray, parameters: Paramete
 
 
 @lru_cache(maxsize=32)
-def _switching(reduced: Any) -> Switching:
+def switching_of(reduced: Any) -> Switching:
+    """The switching times of a reduced system; compiled once."""
     return Switching(reduced)
 
 

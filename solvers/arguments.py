@@ -84,7 +84,9 @@ def checked_parameters(system: Any, parameters: Mapping[str, Any] | None) -> dic
 
 
 def named_once(what: str, given: Mapping[Any, Any]) -> dict[str, Any]:
-    """A mapping from names or symbols as one from names. Raises ValueError where two keys have the same name."""
+    """A mapping from names or symbols as one from names. Raises ValueError for none, and for two keys of one name."""
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{what} must be a mapping from names to values, such as {{'g': 9.81}}, got {given!r}")
     named = {str(key): value for key, value in given.items()}
     if len(named) < len(given):
         keys = [str(key) for key in given]
@@ -96,11 +98,15 @@ def named_once(what: str, given: Mapping[Any, Any]) -> dict[str, Any]:
 def check_settings(solver: str | None, max_steps: int | None, **positive: Any) -> None:
     """Raises ValueError unless a solver, if there is one, is known, `max_steps` at least 1, and the others positive."""
     for name, value in positive.items():
-        if not (isinstance(value, _NUMBERS) and np.ndim(value) == 0 and np.isfinite(value) and value > 0):
+        if not (_is_number(value) and value > 0):
             raise ValueError(f"{name} must be a positive number, got {value!r}")
     if solver is not None and solver not in SOLVER_NAMES:
         raise ValueError(f"solver {solver!r} is not known; choose one of {', '.join(SOLVER_NAMES)}")
-    if max_steps is not None and not (isinstance(max_steps, _NUMBERS) and max_steps == int(max_steps)):
+    if max_steps is not None and not (_is_number(max_steps) and max_steps == int(max_steps)):
         raise ValueError(f"max_steps must be a whole number, got {max_steps!r}")
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, _NUMBERS) and np.ndim(value) == 0 and np.isrealobj(value) and bool(np.isfinite(value))

@@ -70,12 +70,13 @@ def solve_ida(
             rtol=solve.rtol,
             atol=solve.atol,
             algebraic_idx=[i for i, algebraic in enumerate(solve.form.algebraic) if algebraic],
-            max_num_steps=max_steps,
+            max_num_steps=int(max_steps),
             first_step=first_step,
             **(linear.options() if full else {"jacfn": _jacobian(solve)}),
         )
         try:
-            reason = _run(solver, solve, max_steps, stats)
+            with np.errstate(all="ignore"):  # an overflow is a step that it tries again
+                reason = _run(solver, solve, max_steps, stats)
         except Stopped:
             reason = f"gave up after {max_seconds:g} s"
         except (ArithmeticError, ValueError, RuntimeError) as error:

@@ -10,8 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from solvers.arguments import check_settings
 from solvers.implicit_solve import ImplicitSolve, MissingExtraError, Progress, Stopped
 from solvers.solution import SUCCESS, Solution
+
+# The polynomial of a step is no guess for stages that are more than this many of its lengths away.
+_FAR = 10.0
 
 
 def solve_radau(
@@ -40,6 +44,7 @@ def solve_radau(
     stops early (with `throw=False` the reason is in `result`).
     """
     RadauDAE = _radau()
+    check_settings(None, max_steps, rtol=rtol)
     if stages is None:
         stages = 3 if rtol > 1e-6 else 5 if rtol > 1e-9 else 7
     if stages not in (3, 5, 7):
@@ -74,7 +79,7 @@ def _run(solver: Any, solve: ImplicitSolve, max_steps: int, stats: dict[str, int
         # A step of its own up to every output time: its interpolant is of a lower order than its steps.
         goal = float(solve.ts[solve.n_reached])
         solver.t_bound = goal
-        wanted = solver.h_abs
+        wanted, t = solver.h_abs, solver.t
         message = solver.step()
         stats["n_accepted"], stats["n_rejected"] = int(solver.naccpt), int(solver.nrejct)
         stats["n_steps"] = stats["n_accepted"] + stats["n_rejected"]
@@ -88,6 +93,8 @@ def _run(solver: Any, solve: ImplicitSolve, max_steps: int, stats: dict[str, int
                 # What the error test allowed, not what was left up to the output time.
                 solver.h_abs = max(solver.h_abs, wanted)
                 solver.LU_real = solver.LU_complex = None
+                if solver.h_abs > _FAR * (solver.t - t):
+                    solver.sol = solver.h_abs_old = solver.error_norm_old = None
         if stats["n_steps"] >= max_steps and solve.n_reached < solve.ts.size:
             return f"gave up after {max_steps} steps at t = {float(solver.t):.6g}"
         solve.report(float(solver.t))

@@ -14,6 +14,7 @@ from solvers.solution import ReferenceSolveError
 # repeats, multiplied by the condition of those equations, what is left of the constraints.
 ALGEBRAIC_SLACK = 1e3
 _CONVERGED = 1e-13  # a last correction, relative to the guess
+_NEARLY = 1e-2  # a correction after which the values may be taken that are consistent, if not the nearest
 _KEPT = "; keep fewer components, or give other values for them"
 
 
@@ -76,7 +77,7 @@ def consistent_initial_condition(
         return of_motion(system, q0, v0, t0=t0, parameters=parameters, max_iterations=max_iterations, **mechanical)
     if v0 is not None or mechanical:
         raise ValueError("a DAE system takes one guess of all its states, (system, guess, keep=[...])")
-    return _Search(system, guess, keep, float(t0), parameters).run(max_iterations)
+    return _Search(system, guess, keep, t0, parameters).run(max_iterations)
 
 
 def resolve_start(
@@ -226,9 +227,12 @@ def _solve_leading(reduced, y, guess, t0, parameters) -> tuple[np.ndarray, bool]
 class _Search:
     """Gauss-Newton for the consistent values nearest to a guess."""
 
-    def __init__(self, system: Any, guess: Any, keep: Any, t0: float, parameters: Any) -> None:
+    def __init__(self, system: Any, guess: Any, keep: Any, t0: Any, parameters: Any) -> None:
         check_system(system)
-        self.system, self.reduced, self.t0 = system, system.reduce(), t0
+        t0 = numbers("t0", t0)
+        if t0.ndim:
+            raise ValueError(f"t0 has shape {t0.shape}; give one number, the time at which the values are consistent")
+        self.system, self.reduced, self.t0 = system, system.reduce(), float(t0)
         self.functions = self.reduced.numpy()
         parameters = checked_parameters(system, parameters) or {}
         batched = [str(name) for name, value in parameters.items() if value.ndim]
@@ -270,59 +274,93 @@ class _Search:
         return self._result(y, w)
 
     def _iterate(self, y, w, max_iterations) -> tuple[np.ndarray, np.ndarray]:
-        correction = np.inf
+        if self.kept_w:
+            solved, converged = _solve_leading(self.reduced, y, w, self.t0, self.parameters)
+            w = np.where(np.isnan(w), np.where(converged, solved, 0.0), w)
+        correction, free = np.inf, self.free
         for _ in range(max_iterations):
-            if self.kept_w:
-                w, converged = _solve_leading(self.reduced, y, w, self.t0, self.parameters)
-                if not converged:
-                    break
-            residual, jacobian = self._linearised(y, w)
+            residual, jacobian, top = self._linearised(y, w)
             if not (np.all(np.isfinite(residual)) and np.all(np.isfinite(jacobian))):
                 break
             # In units of their own, both equations and variables; the rank is then one of numbers near 1.
-            a = jacobian[:, self.free] * self.scale[self.free]
-            rows = np.max(np.abs(a), axis=1, initial=0.0)
-            units = np.where(rows > 0, rows, np.max(np.abs(jacobian * self.scale), axis=1, initial=1e-300))
-            a = a / units[:, None]
-            rhs = (residual + jacobian[:, self.free] @ (self.y0 - y)[self.free]) / units
+            a, units = _in_units(jacobian, free, self.scale)
+            rhs = (residual + jacobian[:, free] @ (self.y0 - y)[free]) / units
             step = np.linalg.lstsq(a, rhs, rcond=1e-12)[0] if a.size else np.zeros(a.shape[1])
             target = self.y0.copy()
-            target[self.free] -= self.scale[self.free] * step
-            left = a @ ((target - y) / self.scale)[self.free] + residual / units
-            correction = np.max(np.abs(target - y) / self.scale, initial=0.0)
-            if correction <= _CONVERGED * 1e4:
-                self._check_held(left, residual)
-                return target, w
-            y = target if correction <= 1 else y + (target - y) / correction  # no farther than the guess is long
+            target[free] -= self.scale[free] * step
+            left = a @ ((target - y) / self.scale)[free] + residual / units
+            # No farther than the guess, or what it has become, is long.
+            correction = np.max(np.abs(target - y) / np.maximum(self.scale, np.abs(y)), initial=0.0)
+            move = (target - y) / max(1.0, correction)
+            w, response = self._followed(w, top, move)
+            if max(correction, response) <= _CONVERGED * 1e4:
+                self._check_held(left, residual, target, w)
+                return self._polished(target, w)
+            y = y + move
+        if correction < _NEARLY:  # to a nearest point that many others are almost as near as
+            y, w = self._polished(y, w)
+            residual, jacobian, _ = self._linearised(y, w)
+            if np.all(np.abs(residual) <= _CONVERGED * np.max(np.abs(jacobian) * np.abs(y), axis=1, initial=0.0)):
+                return y, w
         raise ReferenceSolveError(
             f"no consistent values of {self.system.name!r} were found near the guess within {max_iterations} Newton "
             f"steps (the last changed a state by {correction:.1e} of its size): either there are none{self._kept()}, "
             "or the constraints lose rank there; give another guess"
         )
 
-    def _linearised(self, y, w) -> tuple[np.ndarray, np.ndarray]:
-        """Residuals of the constraints, then of the kept algebraic variables, and their Jacobian by y."""
+    def _polished(self, y, w) -> tuple[np.ndarray, np.ndarray]:
+        """The same values to rounding in their own size, which a far guess is much larger than."""
+        before = np.inf
+        for _ in range(5):
+            residual, jacobian, top = self._linearised(y, w)
+            size = np.abs(y) + 1e-6 * np.max(np.abs(y), initial=0.0)
+            a, units = _in_units(jacobian, self.free, np.where(size > 0, size, 1.0))
+            worst = np.max(np.abs(residual / units), initial=0.0)
+            if not 4 * np.finfo(float).eps < worst < 0.5 * before:
+                break
+            before, move = worst, np.zeros(y.size)
+            move[self.free] = -size[self.free] * np.linalg.lstsq(a, residual / units, rcond=1e-12)[0]
+            y, (w, _) = y + move, self._followed(w, top, move)
+        return y, w
+
+    def _linearised(self, y, w) -> tuple[np.ndarray, np.ndarray, Any]:
+        """Residuals of the constraints, then what of the leading equations is left to y, and their Jacobian by y.
+
+        The leading equations hold with the kept unknowns at their values: as many of their combinations are free of
+        the others. Third are they themselves, with their Jacobians by y and by the other unknowns.
+        """
         f, t, p = self.functions, self.t0, self.parameters
-        residual, jacobian = np.zeros(0), np.zeros((0, y.size))
+        residual, jacobian, top = np.zeros(0), np.zeros((0, y.size)), None
         with np.errstate(all="ignore"):
             if self.reduced.constraints:
                 residual, jacobian = f.constraints(y, t, p), f.constraints_jacobian(y, t, p)
             if self.kept_w:
-                # dw/dy of the leading equations.
-                response = -np.linalg.solve(f.leading_jacobian(y, w, t, p), self._leading_by_y(y, w))
-                residual = np.concatenate([residual, (w - self.w0)[self.kept_w]])
-                jacobian = np.concatenate([jacobian, response[self.kept_w]])
-        return residual, jacobian
+                values, by_y = f.leading_system(y, w, t, p), f.leading_jacobian(y, w, t, p, by="y")
+                by_w = np.delete(f.leading_jacobian(y, w, t, p), self.kept_w, axis=1)
+                units = np.max(np.abs(np.concatenate([by_y, by_w], axis=1)), axis=1, initial=0.0)
+                if not np.all(np.isfinite(units)):
+                    return np.full(1, np.nan), np.full((1, y.size), np.nan), None
+                units = np.where(units > 0, units, 1.0)
+                free_of_others = np.linalg.svd(by_w / units[:, None])[0][:, by_w.shape[1] :].T / units
+                residual = np.concatenate([residual, free_of_others @ values])
+                jacobian = np.concatenate([jacobian, free_of_others @ by_y])
+                top = values, by_y, by_w
+        return residual, jacobian, top
 
-    def _leading_by_y(self, y, w) -> np.ndarray:
-        from symbolic.vector_function import VectorFunction
+    def _followed(self, w, top, move) -> tuple[np.ndarray, float]:
+        """The leading unknowns after a move of y, by how much they change relative to their size."""
+        if top is None:
+            return w, 0.0
+        values, by_y, by_w = top
+        change = np.zeros(w.size)
+        others = np.delete(np.arange(w.size), self.kept_w)
+        units = np.max(np.abs(by_w), axis=1, initial=0.0)
+        units = np.where(units > 0, units, np.inf)  # an equation without them says nothing of them
+        change[others] = -np.linalg.lstsq(by_w / units[:, None], (values + by_y @ move) / units, rcond=1e-14)[0]
+        size = np.abs(w) + 1e-3 * np.max(np.abs(w)) + np.finfo(float).tiny
+        return w + change, float(np.max(np.abs(change) / size))
 
-        r = self.reduced
-        if not hasattr(self, "_top"):
-            self._top = VectorFunction(r.equations, {"y": r.y, "w": r.w}, r.time, r.parameters, "leading system")
-        return self._top.numpy().jacobian("y", y, w, t=self.t0, parameters=self.parameters)
-
-    def _check_held(self, left: np.ndarray, residual: np.ndarray) -> None:
+    def _check_held(self, left: np.ndarray, residual: np.ndarray, y: np.ndarray, w: np.ndarray) -> None:
         """The iteration has converged, but in least squares only if what is kept leaves equations unsatisfied."""
         bad = np.flatnonzero(np.abs(left) > 1e-8)
         if not bad.size:
@@ -334,7 +372,9 @@ class _Search:
             )
         n = len(self.reduced.constraints)
         rows = [f"{_constraint(self.reduced, r)} = {residual[r]:.3g}" for r in bad if r < n]
-        rows += [f"{self.reduced.w[self.kept_w[r - n]].name} is off by {residual[r]:.3g}" for r in bad if r >= n]
+        if np.any(bad >= n):
+            solved, _ = _solve_leading(self.reduced, y, w, self.t0, self.parameters)
+            rows += [f"{self.reduced.w[j].name} is off by {solved[j] - self.w0[j]:.3g}" for j in self.kept_w]
         raise ValueError(
             f"too much is kept of {self.system.name!r}: with {_list(self.kept_names)} as given, these "
             f"cannot hold: {'; '.join(rows[:5])}{_KEPT}"
@@ -356,6 +396,14 @@ class _Search:
             residual={level: np.asarray(value) for level, value in f.levels(y, w, t, p).items()},
             moved=changes,
         )
+
+
+def _in_units(jacobian: np.ndarray, free: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The columns of the free variables in units of `scale`, rows in units of their own, and these."""
+    a = jacobian[:, free] * scale[free]
+    rows = np.max(np.abs(a), axis=1, initial=0.0)
+    units = np.where(rows > 0, rows, np.max(np.abs(jacobian * scale), axis=1, initial=1e-300))
+    return a / units[:, None], units
 
 
 def name_places(system: Any) -> dict[str, tuple[str, int]]:

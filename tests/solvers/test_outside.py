@@ -55,6 +55,12 @@ def test_pendulum_agrees(solver, swing, form):
     assert solution.stats["n_jacobian_evals"] > 0
 
 
+def test_outputs_close_together_change_no_step_after_them(solver):
+    far = solver(pendulum(), hanging(1.0), [0.0, 2.0])
+    close = solver(pendulum(), hanging(1.0), [0.0, 1e-15, 2e-15, 1.0, np.nextafter(1.0, 2.0), 2.0])
+    np.testing.assert_allclose(close.x[-1, :4], far.x[-1, :4], rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("form", ["original", "ggl", "index1"])
 def test_index_2_agrees(solver, form):
     solution = solver(hessenberg(), [1.0, 0.0, np.nan], TS, form=form, rtol=1e-10)

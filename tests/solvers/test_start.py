@@ -71,6 +71,20 @@ def test_algebraic_components_are_kept():
     assert both["lam"] == pytest.approx(4.0, rel=1e-12)
 
 
+@pytest.mark.parametrize("x", [-1.0, 0.0, 100.0])
+def test_an_algebraic_component_is_kept_where_the_guess_gives_it_no_value(x):
+    """z² = x has no z at x = -1, and at x = 0 an infinitely steep one."""
+    start = consistent_initial_condition(branches(), {"x": x, "z": -2.0}, keep="z")
+    np.testing.assert_allclose(start.states, [4.0, -2.0], rtol=1e-14)
+
+
+@pytest.mark.parametrize(("size", "rate"), [(1e6, 1e3), (1e-3, 3.1)])
+def test_a_guess_of_another_size_leads_to_a_start_as_consistent(size, rate):
+    start = consistent_initial_condition(pendulum(), {"x": size, "y": -size, "u": 3.0, "v": rate})
+    assert abs(start["x"] ** 2 + start["y"] ** 2 - 1) < 1e-15
+    assert abs(start["x"] * start["u"] + start["y"] * start["v"]) < 1e-12
+
+
 def test_time_and_parameters_are_used():
     start = consistent_initial_condition(shaken(), ROUGH, t0=0.2, parameters={"speed": 3.0})
     support, speed = 0.3 * np.sin(0.6), 0.9 * np.cos(0.6)
@@ -157,6 +171,7 @@ def test_a_start_where_the_equations_are_singular_is_refused():
         ({"keep": ["x", "u", "v"]}, "too much is kept|no consistent values"),
         ({"parameters": {"gravity": 1.0}}, "no parameter 'gravity'; it has m, g, L"),
         ({"parameters": {"g": [1.0, 2.0]}}, "parameter 'g' has a batch of values"),
+        ({"t0": np.nan}, "t0 must be finite"),
         ({"v0": [1.0]}, "takes one guess of all its states"),
         ({"system": shaken()}, "no value of speed"),
     ],

@@ -63,7 +63,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"{self.solver}, {self.formulation}"
+        return f"{self.solver}, {self.formulation}" if self.formulation else self.solver
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class CrossCheck:
     - `stiff`: whether the explicit solver was given up.
     - `hidden`: how many hidden constraints there are; with none, every formulation is the same solve, made once.
     - `left_out`: algebraic variables that are zero up to rounding all along, and so are not scored.
+    - `n_outputs`: how many times each solve gives the solution at; all but IDA end a step on each.
     """
 
     problem: Problem
@@ -89,6 +90,7 @@ class CrossCheck:
     runs: tuple[Run, ...]
     hidden: int = 0
     left_out: tuple[str, ...] = ()
+    n_outputs: int = 0
 
     def digits(self, run: Run, differential: bool = True) -> float | None:
         """Significant correct digits of the worst component of a run: of the differential ones, or of all."""
@@ -162,7 +164,7 @@ def crosscheck(
             runs.append((run, solution))
     for name in sorted(set(outside) - set(installed)):
         reason = "not installed: pip install 'ndae[crosscheck]'"
-        runs.append((Run(name, "-", tolerances[-1], failure=reason), None))
+        runs.append((Run(name, "", tolerances[-1], failure=reason), None))
     tell("comparison", 1.0)
     return study.compared(runs)
 
@@ -234,9 +236,9 @@ class _Study:
         """Absolute tolerances by name."""
         return {name: rtol * scale for name, scale in self.scales.items()}
 
-    def ours(self, solver: str, formulation: str, rtol: float) -> tuple[Run, Any]:
-        """A solve by this project."""
-        return _timed(solver, formulation, rtol, lambda: self._solve(formulation, rtol, self.atol(rtol), MAX_STEPS))
+    def ours(self, solver: str, formulation: str, rtol: float, ts: Any = None) -> tuple[Run, Any]:
+        """A solve by this project, at other output times if they are given."""
+        return _timed(solver, formulation, rtol, lambda: self._solve(formulation, rtol, self.atol(rtol), MAX_STEPS, ts))
 
     def by_others(self, solver: str, form: str, rtol: float) -> tuple[Run, Any]:
         """A solve by torch, IDA or Radau."""
@@ -253,14 +255,14 @@ class _Study:
             self._forms[form] = implicit_form(self.reduced, form)
         return _timed(solver, form, rtol, lambda: solve(*arguments, form=self._forms[form], **options))
 
-    def _solve(self, formulation: str, rtol: float, atol: Any, max_steps: int) -> Any:
+    def _solve(self, formulation: str, rtol: float, atol: Any, max_steps: int, ts: Any = None) -> Any:
         from solvers.dae import solve_dae
         from solvers.formulations import Baumgarte
 
         start, end = self.problem.t_span
         named = Baumgarte(20.0 / (end - start)) if formulation == "baumgarte" else formulation
         options = {"formulation": named, "solver": self.solver, "rtol": rtol, "atol": atol, "max_steps": max_steps}
-        return solve_dae(self.problem.system, self.start, self.ts, **options, throw=False)
+        return solve_dae(self.problem.system, self.start, self.ts if ts is None else ts, **options, throw=False)
 
     def compared(self, runs: Sequence[tuple[Run, Any]]) -> CrossCheck:
         """The runs with their digits."""
@@ -287,6 +289,7 @@ class _Study:
             runs=tuple(scored),
             hidden=len(self.reduced.constraints),
             left_out=left_out,
+            n_outputs=len(self.ts),
         )
 
     def _is_nothing(self, name: str, value: float) -> bool:
@@ -302,7 +305,9 @@ class _Study:
         best = self.problem.best_reference()
         if best is None:
             rtol = _OWN_REFERENCE
-            run, solution = self.ours(self.solver, self.main, rtol)
+            # Half the steps at most, else it would be the very solve that it judges where these end on output times.
+            ts = np.sort(np.append(self.ts, (self.ts[1:] + self.ts[:-1]) / 2))
+            run, solution = self.ours(self.solver, self.main, rtol, ts)
             if run.failure:
                 raise UserError(
                     f"{self.problem.name} has no reference values, and a solve at rtol {rtol:g} to take their place "

@@ -1,19 +1,21 @@
 """What `ndae crosscheck` does: from what is typed to the table, the JSON and the figure."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.crosscheck import OUTSIDE, TOLERANCES, CrossCheck, crosscheck
-from experiments.crosscheck_report import notes, table, to_json
+from experiments.crosscheck_report import headline, notes, tables, to_json, width_of
 from experiments.problems import load_problem
 from experiments.records import write_text
 from experiments.terminal import UserError, console
 
 # For a diagram: from where a solver has hardly any digits on.
 _FIGURE_TOLERANCES = (1e-4, 1e-6, 1e-8)
+_FIGURES = (".png", ".pdf", ".svg")
 
 
 def run_crosscheck(
@@ -33,6 +35,7 @@ def run_crosscheck(
 
     Raises UserError for what was typed wrong, and where no solve got to the end.
     """
+    _check_files(work_precision, json_path)
     loaded = load_problem(problem)
     others = () if against.strip().lower() == "none" else tuple(_outside(name) for name in _names(against))
     with _shown_progress() as tell:
@@ -58,7 +61,11 @@ def _show(check: CrossCheck, work_precision: Path | None, json_path: Path | None
         sys.stdout.write(text)
     else:
         out = console()
-        out.print(table(check))
+        out.print(headline(check), style="bold", markup=False)
+        for made in tables(check, out.width):
+            wide = console()
+            wide.width = max(out.width, width_of(made))  # better wrapped by the terminal than cut
+            wide.print(made)
         for line in notes(check):
             out.print(f"- {line}", markup=False)
         if json_path is not None:
@@ -73,6 +80,20 @@ def _show(check: CrossCheck, work_precision: Path | None, json_path: Path | None
         draw(data, work_precision)
         written.append(work_precision)
     return [] if to_stdout else written
+
+
+def _check_files(figure: Path | None, json_path: Path | None) -> None:
+    """Raises UserError now rather than after minutes where a file could not be written."""
+    if figure is not None and figure.suffix.lower() not in _FIGURES:
+        raise UserError(f"--work-precision {figure}: write a file that ends in {' or '.join(_FIGURES)}")
+    for option, path in (("--work-precision", figure), ("--json", json_path)):
+        if path is None or str(path) == "-":
+            continue
+        if path.is_dir():
+            raise UserError(f"{option} {path} is a folder: write the name of a file")
+        folder = next(part for part in path.absolute().parents if part.exists())
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise UserError(f"{option} {path}: nothing can be written into {folder}")
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -99,6 +120,7 @@ def _shown_progress() -> Iterator[Callable[[str, float], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+    out = console(stderr=True)
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
         task = bar.add_task("", total=1.0)
         yield lambda text, share: bar.update(task, completed=share, description=text)

@@ -1,9 +1,10 @@
 """A cross-check to read: as a table in the terminal, and as JSON that holds all of it."""
 
+import functools
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -74,35 +75,69 @@ def machine() -> str:
     return f"{name}, {cores} cores"
 
 
-def table(check: CrossCheck) -> Any:
-    """A rich table: a line for each run, grouped by solver and formulation."""
+def tables(check: CrossCheck, width: int) -> list[Any]:
+    """Rich tables, a line for each run, grouped by solver and formulation: one, or two where `width` is too narrow.
+
+    The second then has the residuals. Nothing is left out and no number cut, however narrow it is.
+    """
+    cost = {"steps": _steps, "rhs": _evaluations, "seconds": _run_seconds}
+    digits = {"digits": lambda run: _digits(check, run, True), "all": lambda run: _digits(check, run, False)}
+    levels = {level: functools.partial(_drift, level) for level in check.levels()}
+    whole = _table(check, digits | levels | cost)
+    if not levels or width_of(whole) <= width:
+        return [whole]
+    return [_table(check, digits | cost), _table(check, levels)]
+
+
+def _table(check: CrossCheck, columns: Mapping[str, Callable[[Run], str]]) -> Any:
+    from rich import box
     from rich.table import Table
 
-    levels = check.levels()
-    made = Table(title=headline(check), title_justify="left", title_style="bold")
+    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
     for name in ("solver", "formulation"):
-        made.add_column(name)
-    for name in ("rtol", "digits", "all", *levels, "steps", "rhs", "seconds"):
-        made.add_column(name, justify="right")
-    made.add_column("")
+        made.add_column(name, no_wrap=True)
+    for name in ("rtol", *columns):
+        made.add_column(name, justify="right", no_wrap=True)
+    several = len({run.rtol for run in check.runs}) > 1
     last = None
     for run in check.runs:
-        same = (run.solver, run.formulation) == last
-        if last is not None and not same:
+        names = run.solver, run.formulation
+        if last is not None and names != last and several:
             made.add_section()
-        last = (run.solver, run.formulation)
-        made.add_row(
-            *(("", "") if same else (run.solver, run.formulation)),
-            f"{run.rtol:.0e}",
-            digits_text(check.digits(run)),
-            digits_text(check.digits(run, differential=False)),
-            *(size_text(run.drift.get(level)) for level in levels),
-            "" if run.n_steps is None else f"{run.n_steps:,}",
-            "" if run.n_f_evals is None else f"{run.n_f_evals:,}",
-            _seconds(run.seconds),
-            run.failure or "",
-        )
+        shown = ("", "") if names == last else names
+        made.add_row(*shown, f"{run.rtol:.0e}", *(cell(run) for cell in columns.values()))
+        last = names
     return made
+
+
+def width_of(made: Any) -> int:
+    """The characters that a table needs in a line so that nothing of it is cut."""
+    from rich.console import Console
+
+    wide = Console(width=10_000)
+    return wide.measure(made).maximum
+
+
+def _digits(check: CrossCheck, run: Run, differential: bool) -> str:
+    if run.failure:
+        return "failed" if differential else ""
+    return digits_text(check.digits(run, differential))
+
+
+def _drift(level: str, run: Run) -> str:
+    return "" if run.failure else size_text(run.drift.get(level))
+
+
+def _steps(run: Run) -> str:
+    return "" if run.n_steps is None else f"{run.n_steps:,}"
+
+
+def _evaluations(run: Run) -> str:
+    return "" if run.n_f_evals is None else f"{run.n_f_evals:,}"
+
+
+def _run_seconds(run: Run) -> str:
+    return "" if run.failure else _seconds(run.seconds)  # of a failed run, compilation may be among them
 
 
 def headline(check: CrossCheck) -> str:
@@ -118,19 +153,23 @@ def headline(check: CrossCheck) -> str:
 
 def notes(check: CrossCheck) -> list[str]:
     """What a reader must know to read the numbers, and what they say."""
-    origin = check.problem.texts.get("reference_origin")
+    problem = check.problem
+    origin = problem.texts.get("reference_origin")
+    better = "recomputed with more digits than the published ones" if problem.reference else "computed, not published"
+    unknown = f"{check.reference_kind}, as no end values are known"
     said = {
         "exact": "the exact solution",
-        "recomputed": "values recomputed with more digits than the published ones",
-        "published": "the end values of its source" + (f" ({origin})" if origin else ""),
+        "recomputed": f"values {better}",
+        "published": "the end values that it gives" + (f" ({origin})" if origin else ""),
     }
     lines = [
         f"digits: correct ones of the worst differential variable at the end (all: of the worst variable), against "
-        f"{said.get(check.reference_kind, check.reference_kind)}; of a variable that passes through zero, against its "
+        f"{said.get(check.reference_kind, unknown)}; of a variable that passes through zero, against its "
         "largest magnitude",
         "level k: largest residual at the output points of the algebraic equations differentiated k times; equations: "
         "of those that the highest derivatives and algebraic variables are solved from",
-        "seconds: wall time of a call after compilation, the least of three where it is short",
+        f"seconds: wall time of a call after compilation, the least of three where it is short, with {check.n_outputs} "
+        "output times; all steps but IDA's end on these, so that there may be more steps than a tolerance needs",
     ]
     limit = check.published_limit()
     if limit is not None and limit < _MANY_DIGITS:
@@ -140,12 +179,14 @@ def notes(check: CrossCheck) -> list[str]:
         lines.append(f"zero up to rounding all along, so without digits and not counted: {_listed(check.left_out)}")
     if not check.hidden and any(run.formulation == "plain" for run in check.runs):
         lines.append("there are no hidden constraints to keep: every formulation is the same solve as plain")
-    if check.problem.index is not None and check.problem.index != check.index:
-        lines.append(f"its source states index {check.problem.index}, found is {check.index}")
-    failed = [run for run in check.runs if run.failure]
-    if failed:
-        lines.append(f"{len(failed)} of {len(check.runs)} solves did not get to the end; the last column says why")
-    return lines
+    if problem.index is not None and problem.index != check.index:
+        lines.append(f"its source states index {problem.index}, found is {check.index}")
+    return lines + failures(check)
+
+
+def failures(check: CrossCheck) -> list[str]:
+    """A line for every run that did not get to the end: which, and why."""
+    return [f"{run.name}, rtol {run.rtol:.0e}: {run.failure}" for run in check.runs if run.failure]
 
 
 def _listed(names: Sequence[str]) -> str:

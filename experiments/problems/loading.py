@@ -54,7 +54,7 @@ def load_problem(name_or_path: str | Path) -> Problem:
                 raise UserError(f"problem {text!r}: {point.value} cannot be loaded: {_said(error)}") from error
             return _as_problem(made, f"entry point {point.value}")
     close = difflib.get_close_matches(text, problem_names(), 3)
-    hint = f"did you mean {' or '.join(close)}?" if close else "`ndae crosscheck --list` shows them"
+    hint = f"did you mean {' or '.join(close)}?" if close else "`ndae crosscheck --list` shows them."
     raise UserError(f"no problem is named {text!r}: {hint} A file of your own ends in .json or .py")
 
 

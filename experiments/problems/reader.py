@@ -16,6 +16,7 @@ import difflib
 import json
 import keyword
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def read_problem(path: Path) -> Problem:
             f"{path}: {path.stat().st_size:,} bytes; at most {MAX_BYTES:,} are read: build so large a system in Python"
         )
     try:
-        return problem_from_text(path.read_text(encoding="utf-8"), default_name=path.stem)
+        return problem_from_text(path.read_text(encoding="utf-8-sig"), default_name=path.stem)
     except UnicodeDecodeError as error:
         raise ProblemFileError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except ValueError as error:
@@ -86,7 +87,7 @@ class _Reader:
         unknown = {key: difflib.get_close_matches(key, _READ, 1, 0.8) for key in self.data if key not in _READ}
         for key, close in unknown.items():
             if close and close[0] not in self.data and not key.startswith(f"{close[0]}_"):
-                raise ProblemFileError(f"unknown key {key!r}: write {close[0]!r}")
+                raise ProblemFileError(f"unknown key {_quoted(key)}: write {close[0]!r}")
         if missing:
             raise ProblemFileError(
                 f"{', '.join(map(repr, missing))} missing: a problem has {', '.join(map(repr, _REQUIRED))} and may "
@@ -134,11 +135,17 @@ class _Reader:
 
     def declare(self, name: Any, symbol: sp.Symbol, where: str) -> None:
         if not isinstance(name, str) or not name.isascii() or not name.isidentifier():
-            raise ProblemFileError(f"{where}: {name!r} is no name: write letters, digits and _, no digit first")
+            raise ProblemFileError(f"{where}: {_quoted(name)} is no name: write letters, digits and _, no digit first")
         if keyword.iskeyword(name):
             raise ProblemFileError(f"{where}: {name!r} is a word of Python: write another name, such as {name[:3]!r}")
         if name in self.symbols:
             raise ProblemFileError(f"{where}: the name {name!r} is taken by {self.said[name]}: choose another")
+        try:
+            parse_expression("0", [name], nonsmooth=True)
+        except ValueError:
+            raise ProblemFileError(
+                f"{where}: the name {name!r} is that of a function or constant: choose another"
+            ) from None
         self.symbols[name], self.said[name] = symbol, where
 
     def states(self) -> list[sp.Symbol]:
@@ -165,6 +172,11 @@ class _Reader:
 
     def equations(self) -> list[sp.Expr]:
         texts = _typed("equations", self.data["equations"], list, "a list of expressions")
+        for i, text in enumerate(texts):
+            if isinstance(text, str) and re.search("(?<![<>=!:])=(?!=)", text):
+                raise ProblemFileError(
+                    f"equations[{i}]: {_quoted(text)} has a '=': write what should be zero, left side minus right side"
+                )
         return [self.expression(f"equations[{i}]", text, self.symbols) for i, text in enumerate(texts)]
 
     def span_and_start(
@@ -239,7 +251,7 @@ class _Reader:
         index = self.data.get("index")
         if index is None or (isinstance(index, int) and not isinstance(index, bool) and index >= 0):
             return index
-        raise ProblemFileError(f"index: {index!r} is no whole number; write 0, 1, 2, ... or leave it out")
+        raise ProblemFileError(f"index: {_quoted(index)} is no whole number; write 0, 1, 2, ... or leave it out")
 
     def values(self, where: str, values: Any, symbols: Mapping, numbers: Mapping) -> dict[str, float]:
         return {
@@ -270,12 +282,12 @@ class _Reader:
             expression = self.expression(where, text, symbols).subs(numbers)
             if expression.free_symbols:
                 raise ProblemFileError(
-                    f"{where}: {text!r} is no number: only parameters declared before it may stand in it"
+                    f"{where}: {_quoted(text)} is no number: only parameters declared before it may stand in it"
                 )
             value = expression.evalf(20)
             number = float(value) if value.is_real else math.nan
         if not math.isfinite(number):
-            raise ProblemFileError(f"{where}: {text!r} is no finite real number")
+            raise ProblemFileError(f"{where}: {_quoted(text)} is no finite real number")
         return number
 
 
@@ -285,6 +297,11 @@ def _is_plain(text: str) -> bool:
     except ValueError:
         return False
     return text.isascii() and "_" not in text
+
+
+def _quoted(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:56]}...{text[-1]}"
 
 
 def _text(where: str, value: Any) -> str:
@@ -313,7 +330,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for key, value in pairs:
         if key in made:
-            raise ProblemFileError(f"the key {key!r} is given twice: name each once")
+            raise ProblemFileError(f"the key {_quoted(key)} is given twice: name each once")
         made[key] = value
     return made
 

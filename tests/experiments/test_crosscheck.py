@@ -11,7 +11,7 @@ import sympy as sp
 from experiments import crosscheck as module
 from experiments.crosscheck import Run, crosscheck, output_times
 from experiments.crosscheck_all import markdown
-from experiments.crosscheck_report import headline, notes, table, to_json
+from experiments.crosscheck_report import headline, notes, tables, to_json, width_of
 from experiments.digits import correct_digits
 from experiments.problems import load_problem, problem_from_text
 from experiments.terminal import UserError, console
@@ -160,6 +160,21 @@ def test_without_reference_values_a_tighter_solve_takes_their_place():
     assert any("against dopri8, plain at rtol 1e-12" in line for line in notes(check))
 
 
+def test_that_solve_is_not_the_one_it_judges(monkeypatch):
+    # Steps end on the output times, here long before a tolerance needs it: at the same ones the two would be one solve.
+    asked, solve = [], module._Study._solve
+
+    def recorded(study, formulation, rtol, atol, max_steps, ts=None):
+        asked.append(len(study.ts if ts is None else ts))
+        return solve(study, formulation, rtol, atol, max_steps, ts)
+
+    monkeypatch.setattr(module._Study, "_solve", recorded)
+    check = crosscheck(decay(exact=None), tolerances=(1e-12,), outside=())
+    assert (check.n_outputs, asked[0], asked[-1]) == (101, 101, 201)
+    assert abs(check.reference["x"] - math.exp(-2)) < 1e-15
+    assert "against dopri8, plain at rtol 1e-12, as no end values are known" in notes(check)[0]
+
+
 def test_published_values_are_judged_by_better_ones():
     end = {"x": "0.13533528", "z": "-0.1353352832366127"}
     check = crosscheck(decay(reference=end), tolerances=(1e-6,), outside=())
@@ -176,7 +191,7 @@ def test_where_end_values_come_from_is_said():
     published = decay(exact=None, reference={"x": "0.1353352832366127"}, texts={"reference_origin": "by hand"})
     check = crosscheck(published, tolerances=(1e-6,), outside=())
     assert check.reference_kind == "published"
-    assert any("against the end values of its source (by hand)" in line for line in notes(check))
+    assert any("against the end values that it gives (by hand)" in line for line in notes(check))
     assert to_json(check)["reference"]["origin"] == "by hand"
 
 
@@ -212,7 +227,9 @@ def test_a_solver_that_is_not_installed_is_a_line_that_says_how_to_get_it(monkey
     check = crosscheck(decay(), tolerances=(1e-6,))
     failures = {run.solver: run.failure for run in check.runs if run.failure}
     assert failures == dict.fromkeys(("IDA", "Radau"), "not installed: pip install 'ndae[crosscheck]'")
-    assert "2 of 4 solves did not get to the end; the last column says why" in notes(check)
+    assert notes(check)[-2:] == [
+        f"{name}, rtol 1e-06: not installed: pip install 'ndae[crosscheck]'" for name in ("IDA", "Radau")
+    ]
     data = strict(json.dumps(to_json(check)))
     assert [run["digits_differential"] for run in data["runs"][2:]] == [None, None]
 
@@ -266,22 +283,36 @@ def test_a_solution_that_ends_before_its_time_is_refused_with_the_time():
 # -- as a table, JSON and a figure -------------------------------------------------------------------------------------
 
 
-def test_the_table_has_a_line_for_every_run(swing):
-    check, _ = swing
+def printed(made):
     out = console()
     out.width = 200
     with out.capture() as capture:
-        out.print(table(check))
-    text = capture.get()
-    rows = [line for line in text.splitlines() if line.startswith("│")]
-    assert len(rows) == len(check.runs)
-    assert "index 3, 5 variables (4 differential), t = 1 to 5, not stiff: dopri8" in text
+        out.print(made)
+    return [line.split() for line in capture.get().splitlines()]
+
+
+def test_the_table_has_a_line_for_every_run(swing):
+    check, _ = swing
     assert headline(check).startswith("arevalo")
-    for name in ("solver", "formulation", "rtol", "digits", "all", "level 0", "level 1", "level 2", "steps", "rhs"):
-        assert name in text
+    assert "index 3, 5 variables (4 differential), t = 1 to 5, not stiff: dopri8" in headline(check)
+    (whole,) = tables(check, 200)
+    titles, _, *rows = (line for line in printed(whole) if line)
+    levels = ["level", "0", "level", "1", "level", "2"]
+    assert titles == ["solver", "formulation", "rtol", "digits", "all", *levels, "steps", "rhs", "seconds"]
+    assert len(rows) == len(check.runs)
     best = check.runs[1]
-    assert f"{check.digits(best):.1f}" in rows[1]
-    assert f"{best.n_steps:,}" in rows[1]
+    assert rows[1][:2] == ["1e-09", f"{check.digits(best):.1f}"]
+    assert rows[1][-3] == f"{best.n_steps:,}"
+
+
+def test_a_narrow_terminal_gets_two_tables_with_everything_in_them(swing):
+    check, _ = swing
+    narrow = tables(check, 70)
+    assert all(width_of(made) <= 70 for made in narrow)
+    results, residuals = ([line for line in printed(made) if line] for made in narrow)
+    assert results[0][3:] == ["digits", "all", "steps", "rhs", "seconds"]
+    assert residuals[0][3:] == ["level", "0", "level", "1", "level", "2"]
+    assert len(results) == len(residuals) == 2 + len(check.runs)
 
 
 def test_json_holds_everything_and_is_json(swing):
@@ -357,12 +388,24 @@ def test_the_command_prints_the_table_and_writes_json_and_figure(file, tmp_path,
         (("--formulations", "gear"), "formulation 'gear' is not known"),
         (("--solver", "euler"), "solver 'euler' is not known"),
         (("--consistent", "q"), "--consistent names q; the states are x, z, zero"),
+        (("--work-precision", "a.xyz"), "--work-precision a.xyz: write a file that ends in .png"),
+        (("--json", "."), "--json . is a folder: write the name of a file"),
     ],
 )
 def test_what_is_typed_wrong_is_answered_with_what_to_type(file, options, said, capsys):
     code, out, err = in_process(capsys, "crosscheck", file, *options)
     assert (code, out) == (1, "")
     assert said in " ".join(err.split())
+
+
+def test_text_of_a_file_is_no_markup(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    path = tmp_path / "decay.json"
+    path.write_text(json.dumps(DECAY | {"exact": EXACT, "title": "[/bold] [red]all[/red]"}))
+    code, out, err = in_process(capsys, "crosscheck", path, "--against", "ida", "--tolerances", "1e-6")
+    assert (code, err) == (0, "")
+    assert "decay: [/bold] [red]all[/red]" in out
+    assert "pip install 'ndae[crosscheck]'" in " ".join(out.split())
 
 
 def test_json_alone_on_standard_output_and_names_of_solvers_in_any_case(file, capsys):

@@ -1,6 +1,7 @@
 """Problem files: what they may hold, and that everything else is refused with its place, and nothing is evaluated."""
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +203,7 @@ def test_what_would_cost_more_than_it_says_is_refused(text):
         ({"states": ["x", "1z"]}, ["states: '1z' is no name"]),
         ({"states": ["x", "λ"]}, ["states: 'λ' is no name", "letters"]),
         ({"states": ["x", "lambda"]}, ["states: 'lambda' is a word of Python", "'lam'"]),
+        ({"states": ["x", "sin"]}, ["states: the name 'sin' is that of a function or constant"]),
         ({"states": ["x", "x"]}, ["states: the name 'x' is taken by states"]),
         ({"states": ["x", "k"]}, ["states: the name 'k' is taken by parameters"]),
         ({"states": ["x", "t"]}, ["states: the name 't' is taken by the time"]),
@@ -218,7 +220,7 @@ def test_what_would_cost_more_than_it_says_is_refused(text):
         ({"parameters": {"k": "sqrt(-1)"}}, ["parameters.k:", "real"]),
         ({"equations": ["x_dot+x"]}, ["1 equations for 2 states"]),
         ({"equations": ["x_dot+w", "z"]}, ["equations[0]: name 'w' is not declared", "x, x_dot"]),
-        ({"equations": ["x_dot", "z=1"]}, ["equations[1]: 'z=1' is no expression"]),
+        ({"equations": ["x_dot", "z=1"]}, ["equations[1]: 'z=1' has a '=': write what should be zero"]),
         ({"equations": ["x_dot", "z>1"]}, ["equations[1]:", "comparison"]),
         ({"equations": ["x_dot", None]}, ["equations[1]: expected a number or an expression as text, got null"]),
         ({"equations": {"a": "x"}}, ["equations: expected a list of expressions"]),
@@ -297,3 +299,35 @@ def test_a_refusal_names_the_file(tmp_path):
     path.write_text(json.dumps(DECAY | {"equations": ["x_dot+q", "z"]}))
     with pytest.raises(ProblemFileError, match=r"mine\.json: equations\[0\]: name 'q' is not declared"):
         load_problem(path)
+
+
+def test_a_byte_order_mark_is_no_reason_to_refuse(tmp_path):
+    path = tmp_path / "windows.json"
+    path.write_text(json.dumps(DECAY), encoding="utf-8-sig")
+    assert read_problem(path).name == "decay"
+
+
+_SPOILT = (
+    None, True, -1, 10**400, 1e308, [], {}, [[]], ["x", "x"], "", "x", "t", "1/0", "9**9**9", "nan", "x.real", "sqrt",
+    "__import__('os')", "lambda: 0", "(" * 500, "x" * 5000, "+".join("1" * 9000), "x=1", "\x00", "é", "1_0", "0x1",
+)  # fmt: skip
+
+
+def test_whatever_is_wrong_is_one_short_line_that_names_the_file(tmp_path):
+    draw, path, refused = random.Random(3), tmp_path / "spoilt.json", 0
+    text = (DATA / "robertson.json").read_text()
+    for _ in range(120):
+        data = json.loads(text)
+        place, inner = None, data
+        while isinstance(inner, dict | list) and inner and (place is None or draw.random() < 0.7):
+            place, key = inner, draw.choice(list(inner) if isinstance(inner, dict) else range(len(inner)))
+            inner = inner[key]
+        place[key] = draw.choice(_SPOILT)
+        path.write_text(json.dumps(data))
+        try:
+            read_problem(path)
+        except ProblemFileError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: ")
+            assert len(str(error)) < 700
+    assert refused > 60

@@ -1,6 +1,6 @@
 """Adaptive integration by torchdiffeq with a projection onto the constraints at every output time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -66,12 +66,14 @@ def integrate_on_manifold(
     atol: Any = 1e-12,
     max_steps: int = 1_000_000,
     counts: dict[str, int] | None = None,
+    gaps: Sequence[tuple[float, float]] = (),
 ) -> Iterator[State]:
     """The states of y' = field(t, y) at `ts`, one after the other, each projected before the next is integrated to.
 
     `project(t, y)` gives the state on the constraints. Error of a step: |error_i| ≤ atol_i + rtol |y_i| in the mean
     over the components, for the worst of a batch, whose samples share their steps; `atol` is a number or a tensor
-    (n_states,). At most `max_steps` are tried altogether; `counts` is filled with their number as they are made.
+    (n_states,). At most `max_steps` are tried altogether; `counts` is filled with their number as they are made. No
+    step is inside one of `gaps`, pairs of times in order, in which the field jumps.
     Everything is differentiable that `field` and `project` are, with the steps held fixed.
 
     Raises ValueError on bad arguments and IntegrationError as `integrate` does, and what `project` raises.
@@ -81,13 +83,13 @@ def integrate_on_manifold(
     y = project(ts[0], y0)
     yield y
     for i in range(len(ts) - 1):
-        left = max_steps - steps.counts["n_steps"]
+        end = y / scale  # in units of atol, so that one number serves components of any size
         try:
-            # In units of atol, so that one number serves components of any size.
-            end = integrate(
-                steps, y / scale, ts[i : i + 2], method=method, rtol=rtol, atol=1.0, max_steps=left,
-                options={"norm": _largest_rms},
-            )[..., -1, :]  # fmt: skip
+            for span in _between(ts[i : i + 2], gaps):
+                left = max_steps - steps.counts["n_steps"]
+                end = integrate(
+                    steps, end, span, method=method, rtol=rtol, atol=1.0, max_steps=left, options={"norm": _largest_rms}
+                )[..., -1, :]
         except IntegrationError as error:
             reason = f"after t = {float(ts[i]):.9g}: {error} (atol in units of the given one)"
             if steps.counts["n_steps"] >= max_steps:
@@ -99,6 +101,19 @@ def integrate_on_manifold(
                 counts |= steps.counts
         y = project(ts[i + 1], end * scale)
         yield y
+
+
+def _between(ends: Times, gaps: Sequence[tuple[float, float]]) -> Iterator[Times]:
+    """Pairs of times that are what gaps leave of the time between two ends."""
+    start, end = ends
+    for before, after in gaps:
+        if before >= end or after <= start:
+            continue
+        if start < before:
+            yield torch.stack([start, start.new_tensor(before)])
+        start = start.new_tensor(after)
+    if start < end:
+        yield torch.stack([start, end])
 
 
 @torch.no_grad()

@@ -144,27 +144,23 @@ class EndOnSaveTimes(diffrax.AbstractAdaptiveStepSizeController):
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
         first, _ = self.controller.init(terms, t0, t1, y0, dt0, args, func, error_order)
         dt = jnp.where(jnp.isnan(self.resume.dt), first - t0, self.resume.dt)
-        index = jnp.asarray(0)
-        return self._end_of_step(t0, dt, index), (index, StepState(dt, self.resume.inner, self.resume.n_steps))
+        return self._end_of_step(t0, dt), StepState(dt, self.resume.inner, self.resume.n_steps)
 
     def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
-        index, state = controller_state
         keep, next_t0, next_t1, made_jump, inner, result = self.controller.adapt_step_size(
-            t0, t1, y0, y1_candidate, args, y_error, error_order, state.inner
+            t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state.inner
         )
         dt = next_t1 - next_t0
-        n_steps = state.n_steps + 1
+        n_steps = controller_state.n_steps + 1
         collapsed = ~keep & ~(dt > 16 * jnp.finfo(dt.dtype).eps * jnp.abs(t0))  # or is no number
         exhausted = (n_steps >= self.max_steps) & (next_t0 < self.t_end)
         result = RESULTS.where(exhausted, RESULTS.max_steps_reached, result)
         result = RESULTS.where(collapsed, RESULTS.dt_min_reached, result)
         next_t0 = self.jumps.over(next_t0)
-        index = jnp.where(next_t0 >= self.ts[index], jnp.minimum(index + 1, self.ts.size - 1), index)
-        end = self._end_of_step(next_t0, dt, index)
-        return keep, next_t0, end, made_jump, (index, StepState(dt, inner, n_steps)), result
+        return keep, next_t0, self._end_of_step(next_t0, dt), made_jump, StepState(dt, inner, n_steps), result
 
-    def _end_of_step(self, t, dt, index):
-        goal = jnp.minimum(self.ts[index], self.jumps.next_before(t))
+    def _end_of_step(self, t, dt):
+        goal = jnp.minimum(jnp.min(jnp.where(self.ts > t, self.ts, jnp.inf)), self.jumps.next_before(t))
         left = goal - t
         # One step where up to 1 % more than `dt` reaches the goal, two equal ones where two are enough.
         end = t + jnp.where(dt < left, jnp.minimum(dt, 0.5 * left), dt)

@@ -92,7 +92,7 @@ class ReferenceKernel:
         """The solution at `ts`, as far as it got; `jumps` (*batch, n) are times at which the derivative switches."""
         y = self._flatten(y0)
         shape = y.shape[:-1]  # () or (batch,)
-        jumps = Jumps.none(shape) if jumps is None else jax.tree.map(self._flatten, jumps)
+        jumps = Jumps.none(shape) if jumps is None else jax.tree.map(lambda at: self._flatten(np.asarray(at)), jumps)
         length = int(np.clip(_CHUNK_NUMBERS // y.size, 8, _CHUNK_OUTPUTS))
         length = min(length, max(8, 1 << (ts.size - 2).bit_length()))  # few outputs need no long chunk
         resume = jax.tree.map(lambda x: jnp.broadcast_to(x, shape + x.shape), StepState.fresh())
@@ -215,7 +215,7 @@ class ReferenceKernel:
             "successful": out.result == RESULTS.successful,
             "exhausted": out.result == RESULTS.max_steps_reached,
             "collapsed": out.result == RESULTS.dt_min_reached,
-            "resume": out.controller_state[1],
+            "resume": out.controller_state,
         }
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float64
 
 from solvers._jax_types import Flag, PhaseState, Time
+from solvers.arguments import float64_on_cpu
 from solvers.start import at_index
 from symbolic.switching import SwitchingTimes
 
@@ -127,7 +128,7 @@ class Switching:
         at = at - (value - jax.lax.stop_gradient(value)) / jnp.where(slope == 0, jnp.inf, slope)
         return jnp.where(found, at, jnp.inf), jnp.sum(change) <= MAX_CHANGES
 
-    def broken(self, jumps: Jumps, y: PhaseState, parameters: Parameters, tol: float) -> Array:
+    def broken(self, jumps: Jumps, y: PhaseState, parameters: Parameters, tol: Any) -> Array:
         """Whether each constraint (n_times, n_constraints) jumps at each time, by more than `tol`, judged at y.
 
         y would have to jump with it, which no solution of the equations does.
@@ -171,8 +172,20 @@ def find_jumps(system: Any, y0: np.ndarray, ts: np.ndarray, parameters: Paramete
         found[index] = single[key]
         broken = np.argwhere(_broken(switching)(found[index], y0[index], own, tol))
         if broken.size:
-            raise ValueError(_jumps_of_constraint(system, *broken[0], found[index]))
+            raise ValueError(_jumps_of_constraint(system, *map(int, broken[0]), found[index]))
     return jax.tree.map(lambda *parts: jnp.stack(parts).reshape(*batch, -1), *found.reshape(-1))
+
+
+def find_gaps(
+    system: Any, y0: np.ndarray, ts: np.ndarray, parameters: Parameters, tol: float
+) -> list[tuple[float, float]]:
+    """The gaps (before, after) of `find_jumps`, of a whole batch in order, as numbers."""
+    if not switching_of(system.reduce()):
+        return []
+    with float64_on_cpu():
+        jumps = find_jumps(system, y0, ts, parameters, tol)
+        gaps = zip(np.ravel(jumps.before).tolist(), np.ravel(jumps.after).tolist(), strict=True)
+    return sorted({gap for gap in gaps if np.isfinite(gap[0])})
 
 
 @lru_cache(maxsize=32)

@@ -21,6 +21,7 @@ from solvers.on_manifold import integrate_on_manifold
 from solvers.reduced_motion import LAST_CORRECTION, LEAST_SCALE, MAX_ITERATIONS
 from solvers.solution import SUCCESS, ReferenceSolveError, Solution
 from solvers.start import broadcast_parameters, resolve_start
+from solvers.switching import find_gaps
 
 Time = float | Tensor | None
 
@@ -145,13 +146,14 @@ def solve_torch(
         floor=atol / rtol,
         guess=torch.as_tensor(w0),
     )
+    gaps = find_gaps(system, y0, ts, parameters, start_tol)
     rows, reason = [], SUCCESS
     counts = dict.fromkeys(("n_steps", "n_accepted", "n_rejected", "n_f_evals"), 0)
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
     options = {"method": solver, "rtol": rtol, "atol": atol, "max_steps": max_steps or max(1_000_000, 20 * ts.size)}
     with torch.no_grad():
         states = integrate_on_manifold(
-            motion, motion.project, torch.as_tensor(y0), torch.as_tensor(ts), counts=counts, **options
+            motion, motion.project, torch.as_tensor(y0), torch.as_tensor(ts), counts=counts, gaps=gaps, **options
         )
         try:
             for t, y in zip(ts, states, strict=True):

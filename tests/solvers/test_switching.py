@@ -1,0 +1,102 @@
+"""Inputs that switch at given times: what a solve must not step over, or across."""
+
+import jax
+import numpy as np
+import pytest
+import sympy as sp
+
+from solvers import dae_flow, solve_dae
+from solvers.switching import MAX_CHANGES
+from solvers.torch_reduced import solve_torch
+from symbolic.system import DAESystem, dot
+
+x, z, t = sp.symbols("x z t", real=True)
+begin, height, omega = sp.symbols("begin height omega", real=True)
+WIDTH = sp.Rational(1, 1000)
+
+# A pulse of a thousandth of the time that the decay takes: no error test sees it between the stages of a step.
+pulse = DAESystem(
+    [dot(x) + x / 10 - z, z - sp.Piecewise((height, (t > begin) & (t < begin + WIDTH)), (0, True))],
+    [x, z],
+    {begin: 5.0, height: 1000.0},
+    t,
+    name="pulse",
+)
+square = DAESystem([dot(x) + x - sp.sign(sp.sin(omega * t))], [x], {omega: 20.0}, t, name="square wave")
+
+
+def pulse_end(begin=5.0, height=1000.0, end=10.0):
+    """x at the end, from x(0) = 1."""
+    width = float(WIDTH)
+    return np.exp(-end / 10) + 10 * height * (np.exp((begin + width - end) / 10) - np.exp((begin - end) / 10))
+
+
+def square_end(omega, end):
+    """x at the end, from x(0) = 0: sum over half periods."""
+    edges = np.append(np.arange(0, end, np.pi / omega), end)
+    signs = (-1.0) ** np.arange(edges.size - 1)
+    return float(np.sum(signs * (np.exp(edges[1:] - end) - np.exp(edges[:-1] - end))))
+
+
+@pytest.mark.parametrize(
+    "solve",
+    [
+        lambda *a: solve_dae(pulse, *a),
+        lambda *a: solve_dae(pulse, *a, solver="kvaerno5", atol=1e-12),
+        lambda *a: solve_torch(pulse, *a),
+    ],
+    ids=["dopri8", "kvaerno5", "torch"],
+)
+def test_a_short_pulse_is_not_stepped_over(solve):
+    assert solve({"x": 1.0}, [0.0, 10.0]).x[-1, 0] == pytest.approx(pulse_end(), rel=1e-8)
+
+
+def test_outputs_at_and_around_switching_times():
+    ts = [0.0, 5.0, np.nextafter(5.0, 6.0), 5.0005, 5.0 + float(WIDTH), 7.0]
+    solution = solve_dae(pulse, {"x": 1.0}, ts)
+    expected = [1.0, *[np.exp(-0.5)] * 2, pulse_end(height=0, end=5.0005), pulse_end(end=5.0 + float(WIDTH))]
+    expected[3] += 1e4 * (1 - np.exp(-0.0005 / 10))
+    assert solution["x"] == pytest.approx([*expected, pulse_end(end=7.0)], rel=1e-9)
+    assert solution["z"].tolist() == [0.0, 0.0, 1000.0, 1000.0, 0.0, 0.0]  # as the condition says at that time
+
+
+def test_each_of_a_batch_switches_at_its_own_time():
+    begins = np.array([0.0, 2.0, 9.9995, 11.0])
+    solution = solve_dae(pulse, np.tile([1.0, np.nan], (4, 1)), [0.0, 10.0], parameters={"begin": begins})
+    expected = [pulse_end(0.0), pulse_end(2.0), np.exp(-1) + 1e4 * (1 - np.exp(-0.0005 / 10)), np.exp(-1)]
+    assert solution.x[:, -1, 0] == pytest.approx(expected, rel=1e-8)
+
+
+def test_conditions_that_are_not_affine_in_time_are_searched():
+    solution = solve_dae(square, {"x": 0.0}, [0.0, 3.0])
+    assert solution.x[-1, 0] == pytest.approx(square_end(20.0, 3.0), abs=1e-10)
+    assert solution.stats["n_rejected"] <= 3  # thousands where steps go across
+
+
+def test_more_switching_times_than_can_be_found_are_refused():
+    with pytest.raises(ValueError, match=f"change more than {MAX_CHANGES} times between 0 and 600"):
+        solve_dae(square, {"x": 0.0}, [0.0, 600.0])
+
+
+def test_derivatives_by_parameters_that_say_when():
+    with jax.enable_x64(True):
+        flow = dae_flow(pulse, solver="tsit5")
+
+        def end(begin, height):
+            return flow({"x": 1.0}, np.array([0.0, 10.0]), {"begin": begin, "height": height}).x[-1, 0]
+
+        by_begin, by_height = jax.grad(end, (0, 1))(5.0, 1000.0)
+    assert by_begin == pytest.approx((pulse_end() - np.exp(-1)) / 10, rel=1e-6)
+    assert by_height == pytest.approx((pulse_end() - np.exp(-1)) / 1000, rel=1e-6)
+
+
+def test_a_constraint_that_jumps_is_refused_and_one_that_bends_is_not():
+    where = sp.Piecewise((t, t < 1), (1, t < 2), (2, True))
+    driven = DAESystem([dot(x) - z, x - where], [x, z], None, t, name="driven")
+    solution = solve_dae(driven, {"x": 0.0}, [0.0, 0.5, 1.0, 1.5])
+    assert solution.x == pytest.approx(np.array([[0, 1], [0.5, 1], [1, 0], [1, 0]]), abs=1e-14)
+    with pytest.raises(ValueError, match="a constraint of 'driven' jumps at t = 2, so its variables would have to"):
+        solve_dae(driven, {"x": 0.0}, [0.0, 3.0])
+    with jax.enable_x64(True):
+        result = dae_flow(driven, throw=False)({"x": 0.0}, np.array([0.0, 3.0]))
+        assert "a constraint jumps" in result.reason()

@@ -28,8 +28,7 @@ _SOLVERS: dict[str, Callable[[Any, Any], diffrax.AbstractSolver]] = {
     "tsit5": lambda rtol, atol: diffrax.Tsit5(),
     "kvaerno5": lambda rtol, atol: Esdirk(rtol, atol, differentiable=True),
 }
-
-
+_ADJOINTS = (diffrax.RecursiveCheckpointAdjoint, diffrax.ForwardMode, diffrax.DirectAdjoint)
 _SUCCESS = 0
 # What `FlowResult.status` counts.
 REASONS = (
@@ -104,9 +103,11 @@ def dae_flow(
     is, and algebraic variables that it gives are no more than guesses.
 
     Steps end where an input of time switches, and derivatives by parameters that say when are right as well. Other
-    derivatives are those of the discrete solution with its steps held fixed, by `adjoint`, by default
-    diffrax.RecursiveCheckpointAdjoint (reverse mode; diffrax.ForwardMode() for jvp); projections and implicit stages
-    are differentiated as the exact ones (implicit function theorem).
+    derivatives are those of the discrete solution with its steps held fixed, by `adjoint`: for reverse mode
+    diffrax.RecursiveCheckpointAdjoint() (the default), for forward mode, second derivatives included,
+    diffrax.ForwardMode(), for both diffrax.DirectAdjoint() (with a small `max_steps`, which it always makes and
+    stores). Projections, implicit stages and algebraic variables are differentiated as the exact ones (implicit
+    function theorem).
 
     The returned function raises at run time where a solve stops early, one of a batch included; with `throw=False`
     `status` says so, and why. Where a program uses derivatives alone, JAX drops the check with the values: derivatives
@@ -120,6 +121,11 @@ def dae_flow(
     atol = absolute_tolerances(system, atol, rtol)
     tolerances = np.concatenate([atol, np.ones(motion.guessed.size)])
     adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
+    if not isinstance(adjoint, _ADJOINTS):
+        raise ValueError(
+            f"adjoint {adjoint!r} cannot go through projections and output times; choose one of "
+            f"{', '.join(f'diffrax.{kind.__name__}()' for kind in _ADJOINTS)}"
+        )
     switching = switching_of(motion.reduced)
     own = {s.name for s in system.states}
     checked_w = np.array([symbol.name in own for symbol in motion.reduced.w], dtype=bool)

@@ -96,6 +96,14 @@ def test_forward_mode_has_the_same_derivatives():
     np.testing.assert_allclose(gradient, [np.exp(-0.8), -1.3 * np.exp(-0.8)], rtol=1e-8)
 
 
+def test_second_derivatives_go_through_newton_iterations():
+    """The same by hand, through implicit stages and a nonlinear algebraic variable."""
+    flow = dae_flow(valve(), adjoint=diffrax.ForwardMode(), solver="kvaerno5", rtol=1e-9)
+    z_end = lambda p: flow({"x": p[0] ** 3 + p[0], "z": p[0]}, TS[::4], {"p": p[1]}).x[-1, 1]  # noqa: E731
+    hessian = jax.jit(jax.jacfwd(jax.jacfwd(z_end)))(jnp.array([1.3, 0.8]))
+    np.testing.assert_allclose(hessian, np.exp(-0.8) * np.array([[0, -1], [-1, 1.3]]), rtol=0, atol=1e-6)
+
+
 def test_vmap_over_starts():
     """x = cos(t + a), y = sin(t + a), z = exp(-t), on each of a batch, and derivatives without crosstalk."""
     flow = dae_flow(hessenberg())
@@ -222,6 +230,7 @@ def test_a_start_that_is_none_is_marked(marking):
         ({"max_steps": 0}, "max_steps must be at least 1"),
         ({"start_tol": 0.0}, "start_tol must be a positive number"),
         ({"system": 3}, "expected a DAESystem, got int"),
+        ({"adjoint": diffrax.BacksolveAdjoint()}, r"adjoint .* choose one of diffrax.RecursiveCheckpointAdjoint\(\)"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

@@ -57,6 +57,15 @@ def _show(check: CrossCheck, work_precision: Path | None, json_path: Path | None
     text = json.dumps(data, indent=1) + "\n"
     written = []
     to_stdout = json_path is not None and str(json_path) == "-"
+    # Files first: what is printed may go to a reader that leaves before its end, as `head` does.
+    if json_path is not None and not to_stdout:
+        write_text(json_path, text)
+        written.append(json_path)
+    succeeded = any(run.failure is None for run in check.runs)
+    if work_precision is not None and succeeded:
+        from experiments.work_precision import work_precision as draw
+
+        written.append(draw(data, work_precision))
     if to_stdout:
         sys.stdout.write(text)
     else:
@@ -68,17 +77,8 @@ def _show(check: CrossCheck, work_precision: Path | None, json_path: Path | None
             wide.print(made)
         for line in notes(check):
             out.print(f"- {line}", markup=False)
-        if json_path is not None:
-            write_text(json_path, text)
-            written.append(json_path)
-    succeeded = [run for run in check.runs if run.failure is None]
     if not succeeded:
         raise UserError(f"{check.problem.name}: no solve got to the end; the first stopped: {check.runs[0].failure}")
-    if work_precision is not None:
-        from experiments.work_precision import work_precision as draw
-
-        draw(data, work_precision)
-        written.append(work_precision)
     return [] if to_stdout else written
 
 

@@ -26,15 +26,16 @@ def run_validate(
     if json_path is None and figure is None:
         json_path, figure = run / "validation.json", run / "validation.png"
     written = []
-    if to_stdout:
-        sys.stdout.write(text)
-    else:
-        print_validation(found, console().print)
-        if json_path is not None:
-            write_text(json_path, text)
-            written.append(json_path)
+    # Files first: what is printed may go to a reader that leaves before its end, as `head` does.
+    if json_path is not None and not to_stdout:
+        write_text(json_path, text)
+        written.append(json_path)
     if figure is not None:
         from experiments.validate_figures import validation_figure
 
         written.append(validation_figure(found, figure))
-    return [] if to_stdout else written
+    if to_stdout:
+        sys.stdout.write(text)
+        return []
+    print_validation(found, console().print)
+    return written

@@ -59,11 +59,13 @@ def _draw_rollout(axes, found: Validation, colour) -> None:
     for name, (label, grey, line) in _CONTROLS.items():
         if name in found.control_errors:
             _median(axes, found.ts[1:], found.control_errors[name][:, 1:], grey, label=label, linestyle=line)
-    _level(axes, found.threshold, f"a tenth of {found.size_of}")
+    higher = found.unrelated is not None and found.unrelated > found.threshold
+    _level(axes, found.threshold, f"a tenth of {found.size_of}", below=higher)
     if found.unrelated is not None:
-        _level(axes, found.unrelated, "two unrelated states", at=0.45)  # beside the other, which may be as high
+        _level(axes, found.unrelated, "two unrelated states", at=0.45, below=not higher)
     axes.legend(loc="best", fontsize=8)
     _end_at(axes, 10 * found.size)
+    _leave_room(axes, max(found.threshold, found.unrelated or 0.0))
 
 
 def _draw_one_period(axes, found: Validation, colour) -> None:
@@ -76,6 +78,7 @@ def _draw_one_period(axes, found: Validation, colour) -> None:
     _level(axes, found.threshold, f"a tenth of {found.size_of}")
     axes.legend(loc="best", fontsize=8)
     _end_at(axes, 10 * found.size)
+    _leave_room(axes, found.threshold)
 
 
 def _draw_violation(axes, found: Validation, colour) -> None:
@@ -106,6 +109,7 @@ def _draw_energy(axes, found: Validation, colour) -> None:
     _level(axes, found.energy_range, "range of the potential energy")
     axes.legend(loc="lower right", fontsize=8)
     _end_at(axes, 100 * found.energy_range)
+    _leave_room(axes, found.energy_range)
 
 
 def _median(axes, ts: np.ndarray, values: np.ndarray, colour, *, label: str, linestyle="-") -> None:
@@ -114,13 +118,19 @@ def _median(axes, ts: np.ndarray, values: np.ndarray, colour, *, label: str, lin
     axes.fill_between(ts, statistics["low"], statistics["high"], color=colour, alpha=0.18, linewidth=0)
 
 
-def _level(axes, value: float, words: str, at: float = 0.0) -> None:
+def _level(axes, value: float, words: str, at: float = 0.0, below: bool = False) -> None:
     axes.axhline(value, color="black", linewidth=0.7, linestyle=(0, (1, 2)))
     # At the left, where errors are small; behind the curves, since they need not be.
     axes.annotate(
-        words, (at, value), xycoords=axes.get_yaxis_transform(), xytext=(3, 2), textcoords="offset points",
-        va="bottom", fontsize=7, zorder=1.5,
+        words, (at, value), xycoords=axes.get_yaxis_transform(), xytext=(3, -2 if below else 2),
+        textcoords="offset points", va="top" if below else "bottom", fontsize=7, zorder=1.5,
     )  # fmt: skip
+
+
+def _leave_room(axes, level: float) -> None:
+    """Have the axis reach far enough over a level for the words that stand on it."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, max(high, level * (level / low) ** 0.08))
 
 
 def _end_at(axes, most: float) -> None:

@@ -262,8 +262,8 @@ def _time(times: np.ndarray, end: float) -> str:
 def _notes(found: Validation) -> list[str]:
     notes = [
         "error       mean distance of a body from where the reference has it",
-        "learning    the network against the same network with the true field (same layers, method, integrator)",
-        "integrator  that network against the reference",
+        "learning    the network against the same network with the true field (same layers, method, steps); median",
+        "integrator  that network against the reference; median",
     ]
     if "velocities" in found.rollout:
         notes += [
@@ -275,9 +275,7 @@ def _notes(found: Validation) -> list[str]:
     else:
         notes.append("|dc/dt|     largest violation of the constraints on velocities, of all trajectories")
     if found.energy_range is not None:
-        notes.append(
-            f"energy      error, of a range of {found.energy_range:.0f} J; median, as for the parts of the error"
-        )
+        notes.append(f"energy      error, of a range of {found.energy_range:.0f} J; median")
     return notes
 
 

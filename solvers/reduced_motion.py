@@ -24,6 +24,8 @@ MAX_ITERATIONS = 10
 # What a component may be moved by in a projection, at least, as a share of the largest one: with less, and several at
 # zero, the Gram matrix of these moves is singular to rounding.
 LEAST_SCALE = 1e-6
+# Steps of the walk that tells whether Newton's iteration stayed on its branch.
+WALK = 8
 
 
 class ReducedMotion:
@@ -76,8 +78,44 @@ class ReducedMotion:
             state, good = self.project(t, state, parameters, floor)
         if self.guessed.size:
             w, converged = self.leading(t, state, parameters)
-            state, good = state.at[self.n_y :].set(w[self.guessed]), good & converged
+            good = good & converged & self._on_branch(t, state, w, parameters)
+            state = state.at[self.n_y :].set(w[self.guessed])
         return state, good
+
+    def _on_branch(self, t: Any, state: PhaseState, w: Leading, parameters: Parameters) -> Flag:
+        """Whether w is where a slow walk from the guesses ends, on which the residual of T shrinks evenly.
+
+        Such a walk, and so a branch, crosses no singular T_w: the determinant keeps its sign. Full Newton steps may go
+        to another branch.
+        """
+        state, w, parameters = jax.lax.stop_gradient((state, w, parameters))
+        y, first, columns = state[: self.n_y], state[self.n_y :], self.guessed
+        rows = np.array(sorted(i for block in self.reduced.blocks if not block.linear for i in block.equations))
+
+        def linearised(guesses):
+            here = w.at[columns].set(guesses)
+            jacobian = self.functions.leading_jacobian(y, here, t, parameters)[rows][:, columns]
+            return self.functions.leading_system(y, here, t, parameters)[rows], jacobian
+
+        def sign(jacobian):
+            return jnp.linalg.slogdet(jacobian)[0]
+
+        begin, at_begin = linearised(first)
+
+        def walk(k, carry):
+            guesses, same = carry
+            residual, jacobian = linearised(guesses)
+            left = residual - (1 - (k + 1) / WALK) * begin
+            return guesses - jnp.linalg.solve(jacobian, left), same & (sign(jacobian) == sign(at_begin))
+
+        end, same = jax.lax.fori_loop(0, WALK, walk, (first, jnp.asarray(True)))
+        last = w[columns]
+        same = same & (sign(linearised(last)[1]) == sign(at_begin))
+        size = jnp.abs(first) + jnp.abs(last)
+        size = size + LEAST_SCALE * jnp.max(size) + np.finfo(float).tiny
+        off, way = (jnp.max(jnp.abs(x) / size) for x in (end - last, last - first))
+        # What has hardly moved is where it was, however singular the equations are there.
+        return (way <= 1e-6) | same & (off <= 0.25 * way)
 
     def project(
         self, t: Any, state: PhaseState, parameters: Parameters, floor: Any, max_iterations: int = MAX_ITERATIONS

@@ -11,7 +11,7 @@ SUCCESS = "successful"
 LEVELS = ("position", "velocity", "acceleration")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # arrays have no one truth value, and are long
 class Solution:
     """Times, states, residuals, invariants and statistics of one solve, or of a batch of solves on the same times.
 
@@ -73,8 +73,17 @@ class Solution:
         x = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=-1)
         return cls(ts=ts, x=x, names=tuple(names), groups=groups, invariants=invariants, **fields)
 
-    def __getitem__(self, name: str) -> Float[np.ndarray, "*batch n_times"]:
-        """One variable over time. Raises KeyError with the names there are."""
+    def __repr__(self) -> str:
+        batch = self.x.shape[:-2]
+        good = np.asarray(self.succeeded)
+        result = str(self.result) if not batch else f"{np.sum(good)} of {good.size} successful"
+        names = [*self.names[:8], *(["..."] if len(self.names) > 8 else [])] or [f"{self.x.shape[-1]} variables"]
+        shape = f", batch {batch}" if batch else ""
+        return f"Solution({', '.join(names)}; ts: {_span(self.ts)}{shape}; {result})"
+
+    def __getitem__(self, name: Any) -> Float[np.ndarray, "*batch n_times"]:
+        """One variable over time, by its name or symbol. Raises KeyError with the names there are."""
+        name = str(name)
         if name not in self.names:
             raise KeyError(f"no variable {name!r}; there are {', '.join(self.names) or 'no names'}")
         return self.x[..., list(self.names).index(name)]

@@ -18,7 +18,7 @@ _NEARLY = 1e-2  # a correction after which the values may be taken that are cons
 _KEPT = "; keep fewer components, or give other values for them"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one truth value
 class ConsistentStart:
     """Initial values that satisfy the equations of a DAE and all that follows from them.
 
@@ -37,8 +37,11 @@ class ConsistentStart:
     residual: Mapping[str, np.ndarray] = field(default_factory=dict)
     moved: Mapping[str, float] = field(default_factory=dict)
 
-    def __getitem__(self, name: str) -> float:
-        """The value of one state."""
+    def __getitem__(self, name: Any) -> float:
+        """The value of one state, by its name or symbol. Raises KeyError with the names there are."""
+        name = str(name)
+        if name not in self.names:
+            raise KeyError(f"no state {name!r}; there are {_list(self.names)}")
         return float(self.states[self.names.index(name)])
 
     def as_dict(self) -> dict[str, float]:

@@ -27,7 +27,10 @@ from tests.solvers.dae_cases import (
     stiff,
     stiff_solution,
     stuck,
+    t,
     valve,
+    x,
+    z,
 )
 
 TS = np.linspace(0, 2, 21)
@@ -105,6 +108,14 @@ def test_nonlinear_algebraic_variable():
 def test_a_guess_chooses_the_branch_and_the_solve_stays_on_it():
     both = solve_dae(branches(), {"x": 1.0, "z": [1.0, -1.0]}, TS)
     np.testing.assert_allclose(both["z"], [np.exp(-TS), -np.exp(-TS)], rtol=1e-9)
+
+
+def test_long_steps_leave_no_branch():
+    """sin z = 0.99 sin 20 t, near which other branches are: Newton's steps from the last value would reach them."""
+    system = ndae.DAESystem([ndae.dot(x) - 20 * sp.cos(20 * t), sp.sin(z) - 0.99 * x], [x, z], {}, t, name="arcsine")
+    ts = np.linspace(0, 3, 4)
+    solution = solve_dae(system, {"x": 0.0, "z": 2 * np.pi}, ts, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(solution["z"], 2 * np.pi + np.arcsin(0.99 * np.sin(20 * ts)), rtol=0, atol=1e-2)
 
 
 def test_inputs_that_depend_on_time():

@@ -1,5 +1,8 @@
+import copy
+
 import numpy as np
 import pytest
+import sympy as sp
 
 from solvers.solution import Solution
 
@@ -47,3 +50,15 @@ def test_success_is_a_bool_or_one_for_each_solve():
     assert solution(np.zeros((3, 2)), result="stuck").succeeded is False
     batch = solution(np.zeros((2, 3, 2)), result=np.array(["successful", "stuck"]))
     np.testing.assert_array_equal(batch.succeeded, [True, False])
+
+
+def test_variables_are_read_by_name_or_symbol_and_solutions_are_told_apart_and_printed():
+    a = solution([[0.0, 3.0], [1.0, 2.0]])
+    np.testing.assert_array_equal(a[sp.Symbol("q1")], [3.0, 2.0])
+    with pytest.raises(KeyError, match="no variable 'p'; there are q0, q1"):
+        a["p"]
+    assert a != copy.deepcopy(a)
+    assert a in {a}
+    assert repr(a) == "Solution(q0, q1; ts: 2 from 0 to 1; successful)"
+    batch = solution(np.zeros((2, 3, 9)), result=np.array(["successful", "stuck"]))
+    assert repr(batch).endswith("q7, ...; ts: 3 from 0 to 2, batch (2,); 1 of 2 successful)")

@@ -1,10 +1,11 @@
 """The model of a run: its method, its network or force, from a configuration."""
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.motions import find
-from experiments.records import ON_MOLECULES
+from experiments.records import ON_MOLECULES, file_digest
 from experiments.water.missing import load
 
 if TYPE_CHECKING:
@@ -25,8 +26,12 @@ _ANHARMONIC = 24
 def problem_of(config: "RunConfig") -> "LearningProblem":
     """The problem of a configuration: that of its trajectory file where it names one.
 
-    Raises `ValueError` for a trajectory of a problem that takes none, and what the problem has against the file.
+    Raises `ValueError` for a trajectory of a problem that takes none, for a problem's file that has changed since, and
+    what the problem has against the trajectory's.
     """
+    digest, path = config.problem_digest, Path(config.problem)
+    if digest is not None and path.is_file() and file_digest(path) != digest:
+        raise ValueError(f"{path} has changed since this run was begun: give another folder for a new run")
     problem = find(config.problem)
     if config.trajectory is None:
         return problem

@@ -5,9 +5,24 @@ from typing import Annotated, Literal
 
 import typer
 
-from experiments.motions import PROBLEMS
+from experiments.motions import PROBLEMS, check_name
 
-Problem = Annotated[Literal[*PROBLEMS], typer.Argument(help="Problem to learn.")]
+
+def _known(name: str) -> str:
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return name
+
+
+Problem = Annotated[
+    str,
+    typer.Argument(
+        help=f"Problem to learn: {', '.join(PROBLEMS)}; or a Python file of your own with a MotionProblem.",
+        callback=_known,
+    ),
+]
 Method = Annotated[
     Literal["none", "auxiliary", "penalty", "end", "smooth", "tangent", "multiplier", "soft"],
     typer.Option(

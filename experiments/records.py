@@ -1,6 +1,7 @@
 """Finished runs as records: one small JSON each, from which every table and figure is made."""
 
 import csv
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -283,6 +284,12 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
+def file_digest(path: Path | str) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_record(path: Path) -> Record:
     """Read what `write_record` wrote; raises `ValueError` naming the file and what it lacks."""
     content = _read_json(path)
@@ -319,7 +326,11 @@ def run_name(setting: Setting, variant: Variant, seed: int) -> str:
     """Name of a run's folder: everything that tells it from other runs, but for the problem of the paper and other
     defaults."""
     strengths = [f"{letter}{value:g}" for letter, value in (("g", variant.gamma), ("e", variant.eta)) if value]
-    parts = [setting.problem] * (setting.problem != "pendulum") + [variant.method, *variant.choices, *strengths]
+    parts = [Path(setting.problem).stem] * (setting.problem != "pendulum") + [
+        variant.method,
+        *variant.choices,
+        *strengths,
+    ]
     parts += [setting.network, f"n{setting.n_train}", f"k{setting.horizon}", f"ep{setting.epochs}"]
     parts += [setting.schedule] * (setting.schedule != SCHEDULES[0])
     parts += [Path(setting.trajectory).stem] * (setting.trajectory != "") + [f"s{seed}"]

@@ -4,7 +4,6 @@ Importing this costs nothing: torch, Lightning and the data load when a run begi
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.models import build_model, problem_of
-from experiments.motions import PROBLEMS
+from experiments.motions import check_name, is_file
 from experiments.records import (
     CHOICES_OF,
     FORCES,
@@ -25,6 +24,7 @@ from experiments.records import (
     STRENGTHS,
     default_strength,
     error_of,
+    file_digest,
     write_text,
 )
 
@@ -51,8 +51,9 @@ class RunConfig:
     constraints from drifting off; `force`, of that and of "soft": whether it is free or has a potential; `max_step`, of
     both: the longest step, in the problem's unit of time, None for the problem's own. `horizon`: steps (of 0.01 s for
     the pendulum) to predict ahead. `patience`: epochs without a better validation error after which training stops.
-    `trajectory`: path of a file to take the data from, of problems that can; `frame_step`: the time between its frames,
-    in the problem's unit, None where the file tells.
+    `problem`: a name, or the path of a Python file, whose content `problem_digest` tells. `trajectory`: path of a file
+    to take the data from, of problems that can; `frame_step`: the time between its frames, in the problem's unit, None
+    where the file tells.
     Raises `ValueError` for a value that no run can have.
     """
 
@@ -81,9 +82,13 @@ class RunConfig:
     n_test: int = 1000
     trajectory: str | None = None
     frame_step: float | None = None
+    problem_digest: str | None = None
 
     def __post_init__(self):
-        choices = {"problem": PROBLEMS, "method": tuple(STRENGTHS), "network": NETWORKS, "dtype": DTYPES}
+        check_name(str(self.problem))
+        if is_file(self.problem) and self.problem_digest is None and Path(self.problem).is_file():
+            object.__setattr__(self, "problem_digest", file_digest(self.problem))
+        choices = {"method": tuple(STRENGTHS), "network": NETWORKS, "dtype": DTYPES}
         choices |= {"schedule": SCHEDULES, "stabilisation": STABILISATIONS, "force": FORCES}
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -272,7 +277,7 @@ def _run(
         "unconverged_in_training": sum(row.train_unconverged for row in trained.rows),
         "baselines": baselines,
         **({"splits": splits} if splits else {}),
-        **({"digest": _digest(config.trajectory)} if config.trajectory is not None else {}),
+        **({"digest": file_digest(config.trajectory)} if config.trajectory is not None else {}),
         "device_used": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "versions": {name: metadata.version(name) for name in ("ndae", "torch", "lightning", "jax", "diffrax")},
@@ -318,16 +323,13 @@ def _measures(found: "Evaluation", problem: "LearningProblem") -> dict[str, floa
     }
 
 
-def _digest(path: Path | str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _check_folder(config: RunConfig, folder: Path) -> None:
     there = _read_config(folder / "config.json")
     if there is None or there == config:
         return
     ours, theirs = dataclasses.asdict(config), dataclasses.asdict(there)
+    if {**ours, "problem_digest": None} == {**theirs, "problem_digest": None}:
+        raise ValueError(f"{config.problem} has changed since the run in {folder} was begun: give another folder")
     listing = ", ".join(f"{name} {theirs[name]} (now {ours[name]})" for name in ours if ours[name] != theirs[name])
     raise ValueError(
         f"{folder} holds a run with another configuration, {listing}: give another folder, or remove that one"
@@ -364,7 +366,7 @@ def _read_result(config: RunConfig, path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(mend) from error
     trajectory = None if config.trajectory is None else Path(config.trajectory)
-    if trajectory and trajectory.exists() and _digest(trajectory) != result.get("digest"):
+    if trajectory and trajectory.exists() and file_digest(trajectory) != result.get("digest"):
         raise ValueError(
             f"{path} is of another content of {trajectory}, which has changed since: give another folder for a new run"
         )

@@ -56,7 +56,7 @@ class Table:
         ending = f", {schedule} schedule" if schedule != "constant" else ""
         ending += f", {Path(trajectory).name}" if trajectory else ""
         return (
-            f"{problem.replace('_', ' ')}: {n_train:,} training samples, {horizon} steps ahead, "
+            f"{Path(problem).stem.replace('_', ' ')}: {n_train:,} training samples, {horizon} steps ahead, "
             f"{network} network, {epochs} epochs{ending}"
         )
 

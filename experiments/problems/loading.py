@@ -1,16 +1,18 @@
 """Problems by name, from a file of the user, or from another installed package."""
 
 import difflib
-import importlib.util
-import sys
-import traceback
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.problems.problem import Problem
 from experiments.problems.reader import read_problem
+from experiments.python_file import run_file, said
 from experiments.terminal import UserError
+
+if TYPE_CHECKING:
+    from experiments.motion_problem import MotionProblem
 
 ENTRY_POINTS = "ndae.problems"
 _DATA = Path(__file__).parent / "data"
@@ -51,7 +53,7 @@ def load_problem(name_or_path: str | Path) -> Problem:
             try:
                 made = point.load()
             except Exception as error:
-                raise UserError(f"problem {text!r}: {point.value} cannot be loaded: {_said(error)}") from error
+                raise UserError(f"problem {text!r}: {point.value} cannot be loaded: {said(error)}") from error
             return _as_problem(made, f"entry point {point.value}")
     close = difflib.get_close_matches(text, problem_names(), 3)
     hint = f"did you mean {' or '.join(close)}?" if close else "`ndae crosscheck --list` shows them."
@@ -59,31 +61,30 @@ def load_problem(name_or_path: str | Path) -> Problem:
 
 
 def _from_python(path: Path) -> Problem:
-    name = f"_ndae_problem_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickles look their module up there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = f" line {lines[-1]}," if lines else ""
-        raise UserError(f"{path}:{line} {_said(error)}") from error
-    if not hasattr(module, "problem"):
-        raise UserError(
-            f"{path} defines no `problem`: write `problem = Problem(name, system, initial, t_span)` with "
-            "`from experiments.problems import Problem`"
-        )
-    return _as_problem(module.problem, f"`problem` of {path}")
+    advice = (
+        "write `problem = Problem(name, system, initial, t_span)` with `from experiments.problems import Problem`, or "
+        "give one that `ndae train` takes, a MotionProblem"
+    )
+    return _as_problem(run_file(path, ("problem", "PROBLEM"), advice), f"`problem` of {path}")
 
 
 def _as_problem(made: object, where: str) -> Problem:
+    from experiments.motion_problem import MotionProblem
+
     if callable(made) and not isinstance(made, Problem):
         made = made()
+    if isinstance(made, MotionProblem):
+        return _of_motion(made)
     if not isinstance(made, Problem):
         raise UserError(f"{where} is of type {type(made).__name__}: give an experiments.problems.Problem")
     return made
 
 
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _of_motion(motion: "MotionProblem") -> Problem:
+    """The true motion of a problem to learn, from a start that none of its samples is from, as long as theirs."""
+    from experiments.motion_data import starts
+
+    q, v = starts(motion, 1, seed=0, part=3)
+    initial = {s.name: float(x) for s, x in zip([*motion.q, *motion.v], [*q[0], *v[0]], strict=True)}
+    seconds = motion.per_trajectory * motion.stride * motion.dt
+    return Problem(motion.name, motion.system, initial, (0.0, seconds), title=motion.title)

@@ -1,8 +1,10 @@
 """Problems of a few lines of SymPy: their motion by other means, samples, refusals, and runs as small as can be."""
 
+import dataclasses
 import functools
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +12,15 @@ import sympy as sp
 import torch
 from scipy.integrate import solve_ivp
 
-from experiments import motions, runs
+from experiments import motions
 from experiments.models import build_model
 from experiments.motion_data import baselines, split, starts, violations
 from experiments.motion_problem import MotionProblem
 from experiments.motions import chaplygin_sleigh as sleigh
 from experiments.motions import robot_arm as arm
 from experiments.options import PROBLEMS as ON_THE_COMMAND_LINE
-from experiments.runs import RunConfig, run
+from experiments.runs import RunConfig, load_model, run
+from experiments.terminal import UserError
 from experiments.truth import truth_of
 from ndae.evaluation import evaluate
 from tests.experiments.command_line import in_process
@@ -53,7 +56,6 @@ def bead(monkeypatch):
     """The bead as if it had a file among the others."""
     monkeypatch.setitem(sys.modules, "experiments.motions.ball", types.SimpleNamespace(PROBLEM=ball()))
     monkeypatch.setattr(motions, "PROBLEMS", (*motions.PROBLEMS, "ball"))
-    monkeypatch.setattr(runs, "PROBLEMS", motions.PROBLEMS)
     return motions.find("ball")
 
 
@@ -229,7 +231,7 @@ def test_a_small_run_beats_constant_velocity_and_keeps_to_its_constraints(capsys
     result = run(config, out, progress=False)
     assert result["test_mae_cm"] < 0.6 * result["baselines"]["constant velocity"]["mae_cm"]
     assert result["violation_max"] < 2e-6
-    _, model = runs.load_model(out)
+    _, model = load_model(out)
     problem = motions.find(name)
     test = runs.build_data(config).test
     again = evaluate(model, test.inputs, test.targets, problem.conditions(test))
@@ -246,3 +248,58 @@ def test_a_problem_of_ones_own_runs_by_every_method(bead, tmp_path):
         assert np.isfinite(result["test_mae_cm"])
         assert (result["violation_max"] < 1e-4) == (method != "none")
     assert build_model(RunConfig(problem="ball", method="multiplier", network="mimetic-small")).nodes == 1
+
+
+# -- a file of the user's ----------------------------------------------------------------------------------------------
+
+BEAD = """
+import sympy as sp
+from experiments.motion_problem import MotionProblem
+
+q, v = sp.symbols("x y", real=True), sp.symbols("u w", real=True)
+problem = MotionProblem(
+    name="bead", title="Bead on a ring", q=q, v=v, dim=2, mass=1.0, force=[0, -9.81], holonomic=[q[0]**2 + q[1]**2 - 1],
+    start=lambda random: (random.normal(0, 1, 2), random.normal(0, 1, 2)), size=1.0, size_of="the radius",
+    per_trajectory=4, stride=5,
+)
+"""
+
+
+def test_a_file_is_a_problem_to_train_on_to_validate_and_to_cross_check(tmp_path, monkeypatch):
+    from experiments.problems import load_problem
+    from experiments.validate import validate
+
+    monkeypatch.chdir(tmp_path)
+    Path("bead.py").write_text(BEAD)
+    config = RunConfig(
+        "bead.py", "multiplier", n_train=8, n_val=4, n_test=4, horizon=2, epochs=1, network="mlp", dtype="float64"
+    )
+    result = run(config, "run", progress=False)
+    assert result["violation_max"] < 1e-9 and result["test_mae_cm"] > 0
+    assert validate("run", seconds=0.02, trajectories=2).about["problem"] == "bead.py"
+    problem = load_problem("bead.py")
+    assert problem.system.index == 3 and problem.t_span == (0.0, 0.2)
+
+    Path("bead.py").write_text(BEAD.replace("9.81", "1.62"))
+    assert "1.62" in str(motions.find("bead.py").force)  # read again
+    with pytest.raises(ValueError, match=r"bead.py has changed since the run in run was begun"):
+        run(dataclasses.replace(config, problem_digest=None), "run", progress=False)
+    with pytest.raises(ValueError, match=r"bead.py has changed since this run was begun"):
+        load_model("run")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "problem.py: no such file"),
+        ("x = 1", "defines no `problem`: write `problem = MotionProblem"),
+        ("problem = 1", "is of type int: write `problem = MotionProblem"),
+        ("\nimport no_such_package", "problem.py: line 2, ModuleNotFoundError"),
+    ],
+)
+def test_files_that_are_no_problem_are_refused(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        Path("problem.py").write_text(text)
+    with pytest.raises(UserError, match=message):
+        motions.find("problem.py")

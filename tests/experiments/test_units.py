@@ -103,7 +103,6 @@ def pairs():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "experiments.motions.pairs", types.SimpleNamespace(PROBLEM=Pairs()))
         patch.setattr(motions, "PROBLEMS", (*motions.PROBLEMS, "pairs"))
-        patch.setattr(runs, "PROBLEMS", motions.PROBLEMS)
         yield find("pairs")
 
 

@@ -19,7 +19,7 @@ from experiments.motion_problem import MotionProblem
 from experiments.motions import chaplygin_sleigh as sleigh
 from experiments.motions import robot_arm as arm
 from experiments.options import PROBLEMS as ON_THE_COMMAND_LINE
-from experiments.runs import RunConfig, load_model, run
+from experiments.runs import RunConfig, build_data, load_model, run
 from experiments.terminal import UserError
 from experiments.truth import truth_of
 from ndae.evaluation import evaluate
@@ -233,7 +233,7 @@ def test_a_small_run_beats_constant_velocity_and_keeps_to_its_constraints(capsys
     assert result["violation_max"] < 2e-6
     _, model = load_model(out)
     problem = motions.find(name)
-    test = runs.build_data(config).test
+    test = build_data(config).test
     again = evaluate(model, test.inputs, test.targets, problem.conditions(test))
     assert 100 * again.mae == pytest.approx(result["test_mae_cm"], rel=1e-6)
     code, text, err = in_process(capsys, "table", tmp_path)

@@ -12,10 +12,11 @@ from symbolic.null_vectors import numerical_rank
 from symbolic.sampling import Evaluator, RandomPoints
 
 _LARGEST = 800  # rows of a derivative array
+_LARGEST_EXACT = 2000  # states of a system of rational numbers
 
 
 def linear_index(system, upper: int) -> int | None:
-    """The index of E(t) x' + A(t) x = f(t), at most `upper`; None for systems that are not of this form.
+    """The index of E(t) x' + A(t) x = f(t), at most `upper`; None for systems too large or not of this form.
 
     The least ν for which the equations and their first ν derivatives, as a linear system for (x', x'', ...), determine
     x' (K. E. Brenan, S. L. Campbell and L. R. Petzold, Numerical solution of initial-value problems in DAEs, 1996,
@@ -23,6 +24,8 @@ def linear_index(system, upper: int) -> int | None:
     """
     matrices = _coefficients(system) if upper else None
     if matrices is None:
+        return None
+    if len(system.states) > _LARGEST_EXACT:
         return None
     exact = [_residues(m) for m in matrices]
     if exact[0] is not None and exact[1] is not None:

@@ -27,11 +27,13 @@ def row_reduced(matrix: np.ndarray, width: int) -> tuple[np.ndarray, int]:
         nonzero = np.flatnonzero(a[rank:, column]) + rank
         if not nonzero.size:
             continue
-        a[[rank, nonzero[0]]] = a[[nonzero[0], rank]]
-        below = nonzero[nonzero > rank]
-        below = below[a[below, column] != 0]
+        pivot = nonzero[np.count_nonzero(a[nonzero], axis=1).argmin()]  # fills a sparse matrix least
+        a[[rank, pivot]] = a[[pivot, rank]]
+        below = np.flatnonzero(a[rank + 1 :, column]) + rank + 1
         factors = a[below, column] * pow(int(a[rank, column]), -1, PRIME) % PRIME
-        a[below] = (a[below] - factors[:, None] * a[rank] % PRIME) % PRIME
+        columns = np.flatnonzero(a[rank])
+        part = np.ix_(below, columns)
+        a[part] = (a[part] - factors[:, None] * a[rank, columns] % PRIME) % PRIME
         rank += 1
     return a, rank
 

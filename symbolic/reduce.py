@@ -8,8 +8,9 @@ import sympy as sp
 from symbolic.chains import Chains, Row, eliminate_aliases, partials
 from symbolic.dependence import Dependence
 from symbolic.linear_index import linear_index
-from symbolic.on_constraints import check_on_constraints
+from symbolic.on_constraints import solution_points
 from symbolic.reduced import Block, ReducedSystem
+from symbolic.solution_index import solution_index
 from symbolic.structural import Offsets, StructureError, maximum_matching, pantelides, solution_order, unmatched
 from symbolic.system import DAESystem
 
@@ -92,8 +93,14 @@ def _assemble(system: DAESystem, chains: Chains, rows, analysis: Analysis, jacob
             levels[i].append(chains.derivative(levels[i][-1]))
     constraint_of = sorted(((i, k) for i in range(n) for k in range(c[i])), key=lambda entry: entry[::-1])
     constraints = tuple(levels[i][k] for i, k in constraint_of)
-    if constraints:
-        check_on_constraints(system, chains, rows, analysis, jacobian, constraints)
+    equations = tuple(entries[-1] for entries in levels)
+    index = _index(chains, rows, analysis, [chains.position[s] for s in system.states])
+    # Structure is right about index 0, where F has a regular Jacobian by x', and so about index 1.
+    exact = linear_index(system, index) if index > 1 else index
+    if exact is None or any(e.free_symbols & chains.position.keys() for e in jacobian.values()):
+        points = solution_points(system, chains, rows, analysis, jacobian, constraints, equations)
+        if exact is None and points is not None:
+            exact = solution_index(system, chains, analysis, jacobian, equations, points, index)
     blocks = []
     for group in analysis.groups:
         unknowns = sorted(analysis.offsets.matching.columns[i] for i in group)
@@ -101,15 +108,13 @@ def _assemble(system: DAESystem, chains: Chains, rows, analysis: Analysis, jacob
         entries = [e for (i, j), e in jacobian.items() if i in group and j in unknowns]
         blocks.append(Block(tuple(group), tuple(unknowns), not any(e.free_symbols & inside for e in entries)))
     places = [chains.position[s] for s in system.states]
-    index = _index(chains, rows, analysis, places)
-    exact = linear_index(system, index)
     return ReducedSystem(
         system=system,
         index=index if exact is None else exact,
         y=tuple(chains.symbol(j, k) for j, k in y),
         w=w,
         rates=tuple(chains.symbol(j, k + 1) for j, k in y),
-        equations=tuple(entries[-1] for entries in levels),
+        equations=equations,
         differentiations=tuple(c),
         constraints=constraints,
         constraint_of=tuple(constraint_of),

@@ -90,24 +90,25 @@ class Evaluator:
         value = np.full(self.n_points, np.nan)
         scale, open_points = value.copy(), np.ones(self.n_points, dtype=bool)
         for branch, condition in e.args:
-            here = open_points & self._condition(condition)
+            here = open_points & self.condition(condition)
             v, s = self._pair(branch)
             value, scale = np.where(here, v, value), np.where(here, s, scale)
             open_points &= ~here
         return value, scale
 
-    def _condition(self, c):
+    def condition(self, c) -> np.ndarray:
+        """Where a condition holds, (n_points,)."""
         if c == sp.true:
             return np.ones(self.n_points, dtype=bool)
         if c == sp.false:
             return np.zeros(self.n_points, dtype=bool)
         if isinstance(c, Not):
-            return ~self._condition(c.args[0])
+            return ~self.condition(c.args[0])
         if isinstance(c, (And, Or)):
             combine = np.logical_and if isinstance(c, And) else np.logical_or
-            return combine.reduce([self._condition(a) for a in c.args])
+            return combine.reduce([self.condition(a) for a in c.args])
         if isinstance(c, ITE):
-            return np.where(*(self._condition(a) for a in c.args))
+            return np.where(*(self.condition(a) for a in c.args))
         if isinstance(c, Relational):
             compare = next(f for kind, f in _COMPARISONS.items() if isinstance(c, kind))
             return np.broadcast_to(compare(*(self._pair(a)[0] for a in c.args)), self.n_points)

@@ -185,7 +185,11 @@ class DAESystem:
 
     @property
     def index(self) -> int:
-        """Differentiation index: how often equations must be differentiated until they determine x' by x and t."""
+        """Differentiation index: how often equations must be differentiated until they determine x' by x and t.
+
+        By ranks of the derivative array; of a nonlinear system with n states and n · index > 300, what its structure
+        says, which may be more.
+        """
         return self._reduced.index
 
     def describe(self) -> str:

@@ -272,6 +272,17 @@ def test_constraints_by_cancellation():
     assert not reduced.constraints[0].has(y)
 
 
+def test_index_of_a_nonlinear_system_that_structure_misjudges():
+    """Reissig, Martinson and Barton (2000) made nonlinear: the difference of two equations is free of y' and z'."""
+    for f in (y**3 + y, sp.exp(y), sp.Piecewise((y, y > 0), (2 * y, True)) + sp.atan(x) / 9):
+        equations = [dot(y) + dot(z) + x - sp.sin(t), dot(y) + dot(z) + f, z + z**3 - t]
+        reduced = DAESystem(equations, [x, y, z], time=t).reduce()
+        assert reduced.index == 1 and freedom(reduced) == 1
+    # With the product the difference contains z' again, and z'' is needed.
+    equations = [dot(y) + dot(z) + x - sp.sin(t), dot(y) + dot(z) * (1 + y) + y**3, z + z**3 - t]
+    assert DAESystem(equations, [x, y, z], time=t).index == 2
+
+
 def test_products_of_rates():
     """x' y' = z and x' y' = 1 + sin² t: nonlinear in the rates, their difference is a constraint all the same."""
     equations = [dot(x) * dot(y) - z, dot(x) * dot(y) - 1 - sp.sin(t) ** 2, dot(z) - w * x + z, x - t - w]
@@ -339,6 +350,9 @@ REDUNDANT = {
     "a sum": [x - y, y - z, x - z],
     "on the constraints alone": [x**2 - y, y**2 - z, x**4 - z],
     "a product": [x**2 + y**2 - 1, (x**2 + y**2 - 1) * (z + 3)],
+    "a square": [(x**2 + y**2 - 1) ** 2],
+    "a point": [x**2 + y**2 + z**2],
+    "a tangent plane": [x**2 + y**2 + z**2 - 3, x + y + z - 3],
 }
 
 
@@ -352,8 +366,19 @@ def test_redundant_constraints_are_refused(case):
     assert all(f"0 = {e}" in str(error.value) for e in system.equations[6:])
 
 
+@pytest.mark.parametrize(
+    "equations",
+    [[x * y**2 - dot(z), y * (t + 1), dot(z) - y], [dot(x) - z * y - 1, y, x - t],
+     [x + z - dot(y) - t, x * (x + z - dot(y) - t) + y - 1, z - t]],
+    ids=["a zero factor", "a zero factor of index 2", "the Jacobian is an equation"],
+)  # fmt: skip
+def test_what_nothing_determines_where_the_equations_hold(equations):
+    with pytest.raises(StructureError, match="wherever the constraints hold, these equations depend on one another"):
+        DAESystem(equations, [x, y, z], time=t).reduce()
+
+
 def test_independent_constraints_are_not():
-    for constraints in ([x**2 - y, y**2 - z], [x**2 + y**2 - 1, z * x - 2], [x * y, z - 1]):
+    for constraints in ([x**2 - y, y**2 - z], [x**2 + y**2 - 1, z * x - 2], [x * y, z - 1], [y**2 - x**3]):
         assert DAESystem.mechanical(X3, V3, mass=1, holonomic=constraints).index == 3
 
 

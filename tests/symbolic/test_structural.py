@@ -2,6 +2,7 @@
 
 from itertools import permutations, product
 
+import mpmath
 import numpy as np
 import pytest
 import sympy as sp
@@ -11,6 +12,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, maximum_bipartite_matching
 
 from symbolic.modular import is_regular, shuffle_index
+from symbolic.series import SeriesEvaluator
 from symbolic.structural import StructureError, maximum_matching, pantelides, solution_order, unmatched
 
 steady = settings(max_examples=60, deadline=None, derandomize=True)
@@ -182,3 +184,24 @@ def test_index_by_shuffling():
     assert shuffle_index(0 * shift, np.eye(4, dtype=np.int64), 5) == 1
     assert shuffle_index(shift, np.eye(4, dtype=np.int64), 5) == 4
     assert shuffle_index(shift, np.eye(4, dtype=np.int64), 2) == 2  # no more than asked for
+
+
+# -- Taylor series ---------------------------------------------------------------------------------------------------
+
+
+def test_series_are_those_by_differences():
+    x, y, h = sp.symbols("x y h")
+    curve = {x: sp.Rational(7, 10) + h / 3 - h**2 / 5, y: sp.Rational(9, 10) - h / 2 + h**3 / 4}
+
+    def series_of(symbol):
+        coefficients = sp.Poly(curve[symbol], h).all_coeffs()[::-1]
+        return np.array([[float(c)] for c in [*coefficients, 0, 0][:4]])
+
+    for e in (
+        sp.exp(x * y), sp.log(x + 2), sp.sin(x) * sp.cos(y), sp.tan(x), sp.sinh(x) + sp.cosh(y), sp.tanh(x + y),
+        sp.asin(x / 3), sp.acos(x), sp.atan(x * y), sp.asinh(x), sp.acosh(x + 2), sp.atanh(x / 3), sp.atan2(x, y),
+        x**3 / y**2, sp.sqrt(x + y), x**y, (x - y) ** 7, sp.Piecewise((x**2, x > 2), (sp.sin(y), True)),
+    ):  # fmt: skip
+        found = SeriesEvaluator(series_of, 3, 1)(e)[:, 0]
+        expected = [float(c) for c in mpmath.taylor(sp.lambdify(h, e.subs(curve), "mpmath"), 0, 3)]
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12, err_msg=str(e))

@@ -27,6 +27,22 @@ CLAIMS = {
         lambda n: (n["learned"].rest_values - torch.tensor([0.02, 0.02, 0])).abs().max() < 1e-4,
     ],
     'print(f"noise left in the starts: {100 * left.std():.1f} cm")': [lambda n: n["left"].std() < 0.01],
+    "print(error)  # names the two equations, what they combine to, and the unknowns left over": [
+        lambda n: (
+            [n[name].reduce().index for name in ("rod", "same", "sleigh", "filled", "circuit")] == [3, 3, 2, 2, 1]
+        ),
+    ],
+    "print(start.residual)  # at every level": [
+        lambda n: all(abs(values).max() < 1e-12 for values in n["start"].residual.values()),
+        lambda n: [n["start"].as_dict()[name] for name in ("x", "u")] == [0.8, 0.3],
+    ],
+    'print(many["y"].shape)  # (5, 101)': [
+        lambda n: n["many"]["y"].shape == (5, 101),
+        lambda n: n["solution"].max_drift()["level 0"] < 1e-14 < 1e-7 < n["plain"].max_drift()["level 0"],
+    ],
+    "print(jax.vmap(end)(np.linspace(1.0, 10.0, 8)).shape)  # (8, 2)": [
+        lambda n: abs(n["slope"] - n["speed"] / (2 * 9.81)) < 1e-7
+    ],
     'print(f"{100 * result.best.val_mae:.2f} cm")': [lambda n: n["result"].best.val_mae < 0.01],
 }
 

@@ -13,6 +13,7 @@ from solvers.start import consistent_initial_condition, name_places, resolve_sta
 _TOLERANCE = 1e-8
 
 
+@np.errstate(all="ignore")  # what is not finite there is an error with its reason, not a warning before it
 def start_of(problem: Problem, consistent: Sequence[str] | None) -> Any:
     """What a solve of `problem` starts from: its values as they are, or a ConsistentStart made from them.
 

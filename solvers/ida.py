@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from solvers.implicit_solve import ImplicitSolve, MissingExtraError, Progress, Stopped
+from solvers.implicit_solve import ImplicitSolve, MissingExtraError, Progress
 from solvers.solution import SUCCESS, Solution
 
 # Where the first step fails however often it is cut, it was too long by far: IDA takes it from Y', which holds no
@@ -61,31 +61,31 @@ def solve_ida(
     def residual(t, Y, Yp, out):
         out[:] = solve.residual(t, Y, Yp)
 
-    stats = {"n_steps": 0, "n_f_evals": 0, "n_jacobian_evals": 0}
-    first_step = 0.0  # IDA's own choice
-    while True:
-        linear = _FullNewton(solve) if full else None
-        solver = IDA(
-            residual,
-            rtol=solve.rtol,
-            atol=solve.atol,
-            algebraic_idx=[i for i, algebraic in enumerate(solve.form.algebraic) if algebraic],
-            max_num_steps=int(max_steps),
-            first_step=first_step,
-            **(linear.options() if full else {"jacfn": _jacobian(solve)}),
-        )
-        try:
-            with np.errstate(all="ignore"):  # an overflow is a step that it tries again
-                reason = _run(solver, solve, max_steps, stats)
-        except Stopped:
-            reason = f"gave up after {max_seconds:g} s"
-        except (ArithmeticError, ValueError, RuntimeError) as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        if full:
-            stats["n_jacobian_evals"] = linear.n_jacobian_evals
-        if reason == SUCCESS or stats["n_steps"] or first_step:
-            return solve.solution(reason, stats, throw, "IDA")
-        first_step = _SHORT_STEP * float(solve.ts[-1] - solve.ts[0])
+    def solve_span(begin: float, end: float, max_steps: int, stats: dict[str, int]) -> str:
+        first_step = 0.0  # IDA's own choice
+        while True:
+            linear = _FullNewton(solve) if full else None
+            solver = IDA(
+                residual,
+                rtol=solve.rtol,
+                atol=solve.atol,
+                algebraic_idx=[i for i, algebraic in enumerate(solve.form.algebraic) if algebraic],
+                max_num_steps=max_steps,
+                first_step=first_step,
+                **(linear.options() if full else {"jacfn": _jacobian(solve)}),
+            )
+            stats |= {"n_steps": 0, "n_f_evals": 0, "n_jacobian_evals": 0}
+            try:
+                reason = _run(solver, solve, begin, end, max_steps, stats)
+            finally:
+                if full:
+                    stats["n_jacobian_evals"] = linear.n_jacobian_evals
+            if reason == SUCCESS or stats["n_steps"] or first_step:
+                return reason
+            first_step = _SHORT_STEP * (end - begin)
+
+    reason, stats = solve.over_spans(solve_span)
+    return solve.solution(reason, stats, throw, "IDA")
 
 
 def _watches_algebraic(solve: ImplicitSolve) -> bool:
@@ -139,11 +139,10 @@ class _FullNewton:
         return self._matrix
 
 
-def _run(solver: Any, solve: ImplicitSolve, max_steps: int, stats: dict[str, int]) -> str:
-    ts, end = solve.ts, float(solve.ts[-1])
-    t = float(ts[0])
+def _run(solver: Any, solve: ImplicitSolve, begin: float, end: float, max_steps: int, stats: dict[str, int]) -> str:
+    stops, t = solve.stops, begin
     solver.init_step(t, solve.Y0, solve.Yp0)
-    while solve.n_reached < ts.size:
+    while t < end:
         # One step at a time, so that steps are counted; asked for a time behind it, IDA interpolates.
         found = solver.step(end, "onestep", tstop=end)
         stats["n_f_evals"], stats["n_jacobian_evals"] = int(found.nfev), int(found.njev)
@@ -151,15 +150,16 @@ def _run(solver: Any, solve: ImplicitSolve, max_steps: int, stats: dict[str, int
             return f"{found.message.rstrip('.')} at t = {float(found.t):.6g}"
         stats["n_steps"] += float(found.t) > t
         t = float(found.t)
-        while solve.n_reached < ts.size and ts[solve.n_reached] <= t:
-            at = float(ts[solve.n_reached])
+        while solve.n_reached < stops.size and stops[solve.n_reached] <= t:
+            at = float(stops[solve.n_reached])
             out = found if at == t else solver.step(at, "normal", tstop=end)
             if not out.success:
                 return f"{out.message.rstrip('.')} at t = {at:.6g}"
             solve.keep(out.y, out.yp)
-        if stats["n_steps"] >= max_steps and solve.n_reached < ts.size:
-            return f"gave up after {max_steps} steps at t = {t:.6g}"
+        if stats["n_steps"] >= max_steps and t < end:
+            return f"gave up after {solve.max_steps} steps at t = {t:.6g}"
         solve.report(t)
+    solve.arrive(found.y, found.yp)
     return SUCCESS
 
 

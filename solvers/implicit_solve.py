@@ -50,6 +50,7 @@ class ImplicitSolve:
     ) -> None:
         from solvers.arguments import check_settings, check_system, checked_parameters, output_times
         from solvers.start import at_index, resolve_start
+        from solvers.switching import find_gaps
         from symbolic.implicit_form import ImplicitForm, implicit_form
 
         check_system(system)
@@ -65,6 +66,10 @@ class ImplicitSolve:
                 f"start and parameters have batch shape {y.shape[:-1]}; outside solvers take one at a time"
             )
         self.parameters = at_index(parameters, ())
+        self.gaps = find_gaps(system, y, self.ts, parameters, start_tol)
+        #: Where a step has to end for each output: an output inside a gap has the state before it.
+        self.stops = np.array([next((a for a, b in self.gaps if a <= t < b), t) for t in self.ts])
+        self.max_steps, self.max_seconds = int(max_steps), max_seconds
         if isinstance(form, ImplicitForm):
             self.form = form
         else:
@@ -123,6 +128,45 @@ class ImplicitSolve:
     def jacobians(self, t: float, Y: np.ndarray, Yp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.form.jacobians(t, Y, Yp, self.parameters)
 
+    def over_spans(self, solve_span: Callable[[float, float, int, dict[str, int]], str]) -> tuple[str, dict[str, int]]:
+        """Solve each span of time between two gaps; returns the reason of the end and the numbers of all spans.
+
+        `solve_span(begin, end, max_steps, stats)` starts from Y0 and Yp0, keeps outputs, calls `arrive` at the end,
+        fills `stats` and returns SUCCESS or why it stopped.
+        """
+        total: dict[str, int] = {}
+        behind = [float(self.ts[0]), *(after for _, after in self.gaps)]
+        before = [*(before for before, _ in self.gaps), float(self.stops[-1])]
+        for number, (begin, end) in enumerate(zip(behind, before, strict=True)):
+            if begin >= end:  # the first output is in a gap, or the last
+                continue
+            if number and not self._restart(begin):
+                return f"the equations for the algebraic variables could not be solved at t = {begin:.9g}", total
+            stats: dict[str, int] = {}
+            try:
+                with np.errstate(all="ignore"):  # an overflow is a step that it tries again
+                    reason = solve_span(begin, end, self.max_steps - total.get("n_steps", 0), stats)
+            except Stopped:
+                reason = f"gave up after {self.max_seconds:g} s"
+            except (ArithmeticError, ValueError, RuntimeError) as error:
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            total = {name: total.get(name, 0) + value for name, value in stats.items()}
+            if reason != SUCCESS:
+                return reason, total
+        return SUCCESS, total
+
+    def arrive(self, Y: np.ndarray, Yp: np.ndarray) -> None:
+        """The solution at the end of a span."""
+        self.Y0, self.Yp0 = np.array(Y), np.array(Yp)
+
+    def _restart(self, t: float) -> bool:
+        """Y0 and Yp0 behind a gap: differential variables stay, the others are solved for; whether they were found."""
+        y, guess = self.form.differential(self.Y0, self.Yp0), self.form.leading(self.Y0, self.Yp0)
+        with np.errstate(all="ignore"):
+            w, converged = self.numeric.solve_leading(y, t, self.parameters, guess=guess)
+        self.Y0, self.Yp0 = self.form.start(y, w)
+        return bool(np.all(converged))
+
     def keep(self, Y: np.ndarray, Yp: np.ndarray) -> None:
         """The solution at the next output time."""
         self.Y[self.n_reached], self.Yp[self.n_reached] = Y, Yp
@@ -147,7 +191,8 @@ class ImplicitSolve:
         y, found = self.form.differential(Y, Yp), self.form.leading(Y, Yp)
         with np.errstate(all="ignore"):
             w, converged = self.numeric.solve_leading(y, ts, self.parameters, guess=found)
-        w[:, self.form.tested] = found[:, self.form.tested]
+        held = np.ix_(ts == self.stops[: ts.size], self.form.tested)  # in a gap, algebraic variables jump
+        w[held] = found[held]
         good = np.broadcast_to(converged, ts.shape) & np.isfinite(y).all(axis=-1) & np.isfinite(w).all(axis=-1)
         bad = np.flatnonzero(~good)
         if bad.size:  # an output where they were not found is none

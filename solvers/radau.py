@@ -8,10 +8,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from solvers.arguments import check_settings
-from solvers.implicit_solve import ImplicitSolve, MissingExtraError, Progress, Stopped
+from solvers.implicit_solve import ImplicitSolve, MissingExtraError, Progress
 from solvers.solution import SUCCESS, Solution
 
 # The polynomial of a step is no guess for stages that are more than this many of its lengths away.
@@ -50,34 +48,25 @@ def solve_radau(
     if stages not in (3, 5, 7):
         raise ValueError(f"stages must be 3, 5 or 7, got {stages!r}")
     solve = ImplicitSolve(system, start, ts, form, rtol, atol, parameters, max_seconds, progress, start_tol, max_steps)
-    stats = dict.fromkeys(("n_steps", "n_accepted", "n_rejected", "n_f_evals", "n_jacobian_evals"), 0)
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
+
+    def solve_span(begin: float, end: float, max_steps: int, stats: dict[str, int]) -> str:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a singular matrix or an overflow is a step that it tries again
             solver = RadauDAE(
-                solve.residual,
-                float(solve.ts[0]),
-                solve.Y0,
-                solve.Yp0,
-                float(solve.ts[-1]),
-                stages=stages,
-                rtol=solve.rtol,
-                atol=solve.atol,
-                jac=solve.jacobians,
-            )
-            reason = _run(solver, solve, max_steps, stats)
-    except Stopped:
-        reason = f"gave up after {max_seconds:g} s"
-    except (ArithmeticError, ValueError, RuntimeError, np.linalg.LinAlgError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                solve.residual, begin, solve.Y0, solve.Yp0, end,
+                stages=stages, rtol=solve.rtol, atol=solve.atol, jac=solve.jacobians,
+            )  # fmt: skip
+            return _run(solver, solve, end, max_steps, stats)
+
+    reason, stats = solve.over_spans(solve_span)
     return solve.solution(reason, stats, throw, "Radau")
 
 
-def _run(solver: Any, solve: ImplicitSolve, max_steps: int, stats: dict[str, int]) -> str:
-    end = float(solve.ts[-1])
-    while solve.n_reached < solve.ts.size:
+def _run(solver: Any, solve: ImplicitSolve, end: float, max_steps: int, stats: dict[str, int]) -> str:
+    stops = solve.stops
+    while solver.t < end:
         # A step of its own up to every output time: its interpolant is of a lower order than its steps.
-        goal = float(solve.ts[solve.n_reached])
+        goal = min(end, float(stops[solve.n_reached])) if solve.n_reached < stops.size else end
         solver.t_bound = goal
         wanted, t = solver.h_abs, solver.t
         message = solver.step()
@@ -87,7 +76,8 @@ def _run(solver: Any, solve: ImplicitSolve, max_steps: int, stats: dict[str, int
         if solver.status == "failed":
             return f"{(message or 'the step failed').rstrip('.')} at t = {float(solver.t):.6g}"
         if solver.t >= goal:
-            solve.keep(solver.y, solver.yp)
+            while solve.n_reached < stops.size and stops[solve.n_reached] <= goal:
+                solve.keep(solver.y, solver.yp)
             if goal < end:
                 solver.status = "running"
                 # What the error test allowed, not what was left up to the output time.
@@ -95,9 +85,10 @@ def _run(solver: Any, solve: ImplicitSolve, max_steps: int, stats: dict[str, int
                 solver.LU_real = solver.LU_complex = None
                 if solver.h_abs > _FAR * (solver.t - t):
                     solver.sol = solver.h_abs_old = solver.error_norm_old = None
-        if stats["n_steps"] >= max_steps and solve.n_reached < solve.ts.size:
-            return f"gave up after {max_steps} steps at t = {float(solver.t):.6g}"
+        if stats["n_steps"] >= max_steps and solver.t < end:
+            return f"gave up after {solve.max_steps} steps at t = {float(solver.t):.6g}"
         solve.report(float(solver.t))
+    solve.arrive(solver.y, solver.yp)
     return SUCCESS
 
 

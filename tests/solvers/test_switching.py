@@ -1,11 +1,13 @@
 """Inputs that switch at given times: what a solve must not step over, or across."""
 
+from importlib.util import find_spec
+
 import jax
 import numpy as np
 import pytest
 import sympy as sp
 
-from solvers import dae_flow, solve_dae
+from solvers import dae_flow, solve_dae, solve_ida, solve_radau
 from solvers.switching import MAX_CHANGES
 from solvers.torch_reduced import solve_torch
 from symbolic.system import DAESystem, dot
@@ -23,6 +25,10 @@ pulse = DAESystem(
     name="pulse",
 )
 square = DAESystem([dot(x) + x - sp.sign(sp.sin(omega * t))], [x], {omega: 20.0}, t, name="square wave")
+
+
+def needs(package):
+    return pytest.mark.skipif(find_spec(package) is None, reason="needs the extra crosscheck")
 
 
 def pulse_end(begin=5.0, height=1000.0, end=10.0):
@@ -44,8 +50,10 @@ def square_end(omega, end):
         lambda *a: solve_dae(pulse, *a),
         lambda *a: solve_dae(pulse, *a, solver="kvaerno5", atol=1e-12),
         lambda *a: solve_torch(pulse, *a),
+        pytest.param(lambda *a: solve_ida(pulse, *a, rtol=1e-11), marks=needs("sksundae")),
+        pytest.param(lambda *a: solve_radau(pulse, *a, rtol=1e-10), marks=needs("solve_dae")),
     ],
-    ids=["dopri8", "kvaerno5", "torch"],
+    ids=["dopri8", "kvaerno5", "torch", "IDA", "Radau"],
 )
 def test_a_short_pulse_is_not_stepped_over(solve):
     assert solve({"x": 1.0}, [0.0, 10.0]).x[-1, 0] == pytest.approx(pulse_end(), rel=1e-8)

@@ -1,7 +1,7 @@
 """Local points, and the check that an expression is smooth and can be generated."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
@@ -46,7 +46,8 @@ def as_expressions(expressions, owner: str) -> tuple[sp.Expr, ...]:
     """Flatten what the user wrote (numbers, expressions, equations, matrices) to expressions that should vanish."""
     if isinstance(expressions, (sp.Expr, Relational, sp.MatrixBase)):
         expressions = [expressions]
-    if isinstance(expressions, str) or not isinstance(expressions, (Iterable, sp.MatrixBase)):
+    unordered = isinstance(expressions, (str, Mapping, Set))
+    if unordered or not isinstance(expressions, (Iterable, sp.MatrixBase)):
         raise ValueError(
             f"{owner}: expected a list of SymPy expressions, got {expressions!r} (text goes through parse_expression)"
         )
@@ -69,7 +70,7 @@ def as_expressions(expressions, owner: str) -> tuple[sp.Expr, ...]:
             entry = sp.sympify(entry, strict=True)
         except sp.SympifyError:
             raise ValueError(f"{owner}: expression {i} is {entry!r}, not a SymPy expression") from None
-        if not isinstance(entry, sp.Expr):
+        if not isinstance(entry, sp.Expr) or isinstance(entry, sp.Lambda):
             raise ValueError(f"{owner}: expression {i} is {entry!r}, not a scalar SymPy expression")
         result.append(entry)
     if not result:
@@ -113,8 +114,14 @@ def _check_finite(number: sp.Expr, where: str) -> None:
         finite = False
     if not finite and not any(isinstance(n, _NON_SMOOTH) for n in sp.preorder_traversal(number)):
         raise ValueError(
-            f"{where} contains {number}, which is no finite real number in double precision: rewrite or scale it"
+            f"{where} contains {_short(number)}, which is no finite real number in double precision: rewrite or scale "
+            "it"
         )
+
+
+def _short(number: sp.Expr) -> str:
+    text = str(number)
+    return text if len(text) <= 60 else f"{text[:30]}... ({len(text)} characters)"
 
 
 def check_symbols(expressions: Sequence[sp.Expr], declared: dict[str, Sequence[sp.Symbol]], owner: str) -> None:

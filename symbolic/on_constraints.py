@@ -174,9 +174,10 @@ def _refusal(system, chains: Chains, rows, dependent, unknowns) -> StructureErro
     names = [chains.symbol(j, 0).name for j in unknowns]
     listed = "; ".join(f"{o}: 0 = {str(system.equations[o])[:70]}" for o in origins[:8])
     return StructureError(
-        f"{system.name}: wherever the constraints hold, these equations depend on one another, so that nothing "
+        f"{system.name}: wherever they hold, these equations depend on one another, so that nothing "
         f"determines the unknowns {', '.join(names[:12])}: {listed}; leave out constraints that follow from others, "
-        "and write each so that its gradient does not vanish where it holds, x rather than x**2",
+        "write each so that its gradient does not vanish where it holds, x rather than x**2, and no multiple of one "
+        "equation into another",
         origins,
         names,
     )

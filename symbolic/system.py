@@ -1,7 +1,7 @@
 """Differential-algebraic systems as a user writes them: equations over states, their derivatives, parameters, time."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,8 @@ class DAESystem:
         self._check_names(definitions)
         reader = _Reader(self, functions, definitions)
         self.equations = tuple(reader.read(e, f"{name}: equation {i} ({_short(e)})") for i, e in enumerate(equations))
+        if not isinstance(invariants or {}, Mapping):
+            raise ValueError(f"{name}: invariants={invariants!r}: expected a mapping, {{name: expression}}")
         self.invariants = {
             key: reader.read(
                 as_expressions([value], f"{name}: invariant {key!r}")[0],
@@ -85,9 +87,16 @@ class DAESystem:
         """
         if not isinstance(f, Mapping):
             raise ValueError(f"f={f!r}: expected a mapping from each differential state to its rate, {{x: expression}}")
-        g = as_expressions(g, rest.get("name", "system")) if not _is_empty(g) else ()
+        g = as_expressions(g, f"{rest.get('name', 'system')}: g") if not _is_empty(g) else ()
         algebraic = [algebraic] if isinstance(algebraic, (sp.Symbol, AppliedUndef)) else list(algebraic)
-        return cls([dot(x) - rate for x, rate in f.items()] + list(g), [*f, *algebraic], parameters, time, **rest)
+        rates = as_expressions(list(f.values()), f"{rest.get('name', 'system')}: f") if f else ()
+        return cls(
+            [dot(x) - rate for x, rate in zip(f, rates, strict=True)] + list(g),
+            [*f, *algebraic],
+            parameters,
+            time,
+            **rest,
+        )
 
     @classmethod
     def linearly_implicit(cls, mass_matrix, f, states, parameters=None, time=None, **rest) -> "DAESystem":
@@ -95,10 +104,16 @@ class DAESystem:
 
         Raises ValueError unless M is square with a row for each entry of `f`, and as the class does.
         """
-        matrix, f, states = sp.Matrix(mass_matrix), sp.Matrix(list(f)), list(states)
+        name = rest.get("name", "system")
+        try:
+            matrix = sp.Matrix(mass_matrix)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name}: mass_matrix={mass_matrix!r}: expected a matrix, or a list of rows") from None
+        f = sp.Matrix(as_expressions(f, f"{name}: f"))
+        states = [states] if isinstance(states, (sp.Symbol, AppliedUndef)) else list(states)
         if matrix.shape != (len(f), len(states)):
             raise ValueError(
-                f"{rest.get('name', 'system')}: a mass matrix of shape {matrix.shape} for {len(f)} right-hand sides "
+                f"{name}: a mass matrix of shape {matrix.shape} for {len(f)} right-hand sides "
                 f"and {len(states)} states: expected ({len(f)}, {len(states)})"
             )
         return cls(matrix * sp.Matrix([dot(x) for x in states]) - f, states, parameters, time, **rest)
@@ -213,6 +228,10 @@ class DAESystem:
                         f"{self.name}: the name {symbol.name!r} is declared twice (as {roles[symbol.name]} and as "
                         f"{role}): rename one"
                     )
+                if symbol.is_commutative is False or symbol.is_real is False:
+                    raise ValueError(
+                        f"{self.name}: the {role} {symbol.name!r} is declared not to be real: leave that out"
+                    )
                 roles[symbol.name] = role
         for name, role in roles.items():
             base = name
@@ -277,6 +296,14 @@ class _Reader:
                     f"assumptions ({symbol.assumptions0.get('real')} and {same.assumptions0.get('real')} for real): "
                     "create it once (derivatives by dot(x)) and use that object everywhere"
                 )
+            fixed = next((k for k in (*system.parameters, *self.definitions) if symbol in (dot(k), dot(k, 2))), None)
+            if fixed is not None:
+                advice = "a parameter, which is constant: make it a state, or an expression of time"
+                if fixed in self.definitions:
+                    advice = (
+                        "a definition: write out its derivative, or make it a state with its definition an equation"
+                    )
+                raise ValueError(f"{where} contains the derivative {symbol} of {fixed}, {advice}")
             raise ValueError(
                 f"{where}: the symbol {symbol.name!r} is not declared: add it to the states, to "
                 f"parameters={{{symbol.name}: value}}, to the definitions, or as time=; declared are "
@@ -287,6 +314,8 @@ class _Reader:
 def _read_states(states, time, name) -> tuple[dict, tuple[sp.Symbol, ...], sp.Symbol | None]:
     if isinstance(states, (sp.Symbol, AppliedUndef)):
         states = [states]
+    if not isinstance(states, (Iterable, sp.MatrixBase)):
+        raise ValueError(f"{name}: states={states!r}: expected a list of SymPy symbols, or of functions such as x(t)")
     states = [s for entry in states for s in (entry if isinstance(entry, sp.MatrixBase) else [entry])]
     if time is not None and not isinstance(time, sp.Symbol):
         raise ValueError(f"{name}: time={time!r}: expected a SymPy symbol")
@@ -314,6 +343,11 @@ def _read_parameters(parameters, name) -> dict[sp.Symbol, float | None]:
         parameters = dict.fromkeys(parameters)
     result = {}
     for symbol, value in parameters.items():
+        if isinstance(symbol, AppliedUndef):
+            raise ValueError(
+                f"{name}: parameter {symbol}: parameters are constant; write an input as an expression of time, or "
+                "make it a state"
+            )
         if not isinstance(symbol, sp.Symbol):
             raise ValueError(f"{name}: parameter {symbol!r}: expected a SymPy symbol as key, {{symbol: value}}")
         if value is not None:
@@ -329,6 +363,8 @@ def _read_parameters(parameters, name) -> dict[sp.Symbol, float | None]:
 
 def _read_definitions(definitions, name) -> dict[sp.Symbol, sp.Expr]:
     result = {}
+    if not isinstance(definitions or {}, Mapping):
+        raise ValueError(f"{name}: definitions={definitions!r}: expected a mapping, {{symbol: expression}}")
     for symbol, value in (definitions or {}).items():
         if not isinstance(symbol, sp.Symbol):
             raise ValueError(f"{name}: definition {symbol!r}: expected a SymPy symbol as key, {{symbol: expression}}")

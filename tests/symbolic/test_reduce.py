@@ -373,7 +373,7 @@ def test_redundant_constraints_are_refused(case):
     ids=["a zero factor", "a zero factor of index 2", "the Jacobian is an equation"],
 )  # fmt: skip
 def test_what_nothing_determines_where_the_equations_hold(equations):
-    with pytest.raises(StructureError, match="wherever the constraints hold, these equations depend on one another"):
+    with pytest.raises(StructureError, match="wherever they hold, these equations depend on one another"):
         DAESystem(equations, [x, y, z], time=t).reduce()
 
 

@@ -143,6 +143,8 @@ def test_mechanical_with_one_mass_each_and_with_a_matrix():
         same(full.equations[2:], [a * dot(u) + b * x * dot(v), b * x * dot(u) + a * dot(v) + g])
     # Whether forces make up for the change of the mass is the user's business, so no energy is claimed.
     assert mechanical([x, y], [u, v], mass=[1 + x**2, 1]).invariants == {}
+    assert mechanical([x, y], [u, v], mass=[1 + u**2, 1], potential=x).invariants == {}
+    assert mechanical([x, y], [u, v], mass=[[2, 1], [0, 2]], potential=x).invariants == {}
 
 
 def test_mechanical_from_a_lagrangian():
@@ -167,6 +169,12 @@ def test_the_energy_is_conserved_by_the_equations():
     energy = system.invariants["energy"]
     change = sum(energy.diff(s) * rates[dot(s)] for s in (x, y, u, v))
     assert sp.simplify(change) == 0 and energy.has(u, v)
+
+
+def test_corners_are_differentiated_branch_by_branch():
+    """x without assumptions: SymPy would write d|x|/dx by its real and imaginary part."""
+    system = mechanical([x], [u], lagrangian=u**2 / 2 - sp.Abs(x))
+    assert [system.equations[1].subs({x: s, dot(u): 0}) for s in (-2, 3)] == [-1, 1]
 
 
 def test_a_lagrangian_that_moves_in_time_has_no_energy():
@@ -236,6 +244,18 @@ REFUSED = {
     "velocity in c": (lambda: mechanical([x], [u], mass=1, holonomic=[u]), r"constraint 0 \(u\) contains velocities"),
     "no velocity": (lambda: mechanical([x], [u], mass=1, velocity_constraints=[x]), "list it as holonomic"),
     "quadratic": (lambda: mechanical([x], [u], mass=1, velocity_constraints=[u**2 - 1]), "must be linear in v"),
+    "rates in L": (lambda: mechanical([x], [u], lagrangian=dot(x) ** 2 / 2 + u**2), "lagrangian contains x_dot: write"),
+    "rates in c": (lambda: mechanical([x], [u], mass=1, holonomic=[x * dot(x)]), "contains x_dot: write velocities by"),
+    "text as L": (lambda: mechanical([x], [u], lagrangian="u**2"), "system: lagrangian: expected a list of SymPy"),
+    "velocity in V": (lambda: mechanical([x], [u], mass=1, potential=x * u), "potential u.x contains velocities"),
+    "text as mass": (lambda: mechanical([x], [u], mass="m"), "mass='m' is text"),
+    "forces by name": (lambda: mechanical([x], [u], mass=1, force={x: 1}), "force: expected a list of SymPy"),
+    "number as name": (lambda: mechanical([x], [u], mass=1, holonomic=[x], multipliers=[3]), "multiplier 3: expected"),
+    "states None": (lambda: DAESystem([x], None), "states=None: expected a list of SymPy symbols"),
+    "rate of k": (lambda: DAESystem([dot(x) - dot(k)], x, {k: 1}), "the derivative k_dot of k, a parameter, which is"),
+    "k of t": (lambda: DAESystem([dot(x)], x, {Y: 1}), r"Y\(t\): parameters are constant; write an input as an"),
+    "imaginary state": (lambda: DAESystem([x], sp.Symbol("q", imaginary=True)), "'q' is declared not to be real"),
+    "a huge number": (lambda: DAESystem([x - 10**400], x), r"contains -?1000.*\.\.\. \(40\d characters\), which is no"),
     "names": (lambda: mechanical([x], [u], mass=1, holonomic=[x], multipliers=["a", "b"]), "2 multipliers named for 1"),
     "name in use": (lambda: mechanical([x], [u], mass=1, holonomic=[x], multipliers=["x"]), "'x' is declared twice"),
 }  # fmt: skip

@@ -31,8 +31,8 @@ MAX_STEPS = 500_000
 MAX_SECONDS = 120.0
 
 _N_OUTPUTS = 101
-# Relative and absolute tolerance of the coarse solution: before any scale is known, the smallest variables count too.
-_COARSE, _COARSE_ATOL = 1e-5, 1e-14
+# Tolerances of the coarse solution: before any scale is known the smallest variables count too, if rounding lets them.
+_COARSE, _COARSE_ATOLS = 1e-5, (1e-14, 1e-11)
 # What an explicit solver may take for a coarse solution; where it needs more, an implicit one is cheaper.
 _EXPLICIT_STEPS = 5_000
 _OWN_REFERENCE = 1e-12
@@ -188,16 +188,19 @@ class _Study:
 
     def settle(self, solver: str | None) -> None:
         """Choose the solver, and take the scales of the components from a coarse solution by it."""
-        reasons = []
-        for name in [solver] if solver else ["dopri8", "kvaerno5"]:
+        reasons: dict[str, str] = {}
+        final = solver or "kvaerno5"
+        attempts = [] if solver else [("dopri8", _COARSE_ATOLS[0], _EXPLICIT_STEPS)]
+        for name, atol, max_steps in attempts + [(final, atol, MAX_STEPS) for atol in _COARSE_ATOLS]:
+            if name in reasons and self.coarse.stats["n_steps"] < max_steps:
+                break  # it met something that no tolerance takes away
             self.solver, self.stiff = name, name == "kvaerno5"
             self.ts = output_times(self.problem.t_span, self.stiff)
-            limit = MAX_STEPS if solver or self.stiff else _EXPLICIT_STEPS
-            self.coarse = self._solve(self.main, _COARSE, _COARSE_ATOL, limit)
+            self.coarse = self._solve(self.main, _COARSE, atol, max_steps)
             if self.coarse.succeeded:
                 return
-            reasons.append(f"{name}: {self.coarse.result}")
-        raise UserError(f"{self.problem.name}: no coarse solution was found; {'; '.join(reasons)}")
+            reasons[name] = f"{name}: {self.coarse.result}"
+        raise UserError(f"{self.problem.name}: no coarse solution was found; {'; '.join(reasons.values())}")
 
     @property
     def main(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from optimistix import max_norm
 
 from solvers.arguments import (
     check_settings,
@@ -65,8 +66,8 @@ def solve_dae(
     - `ts` (n_times,): output times, strictly increasing, at least two.
     - `formulation`: "projection", "plain", "baumgarte", "ggl", or an object of solvers.formulations.
     - `solver`: "dopri8", "dopri5", "tsit5" for equations that are not stiff, "kvaerno5" (implicit) for stiff ones.
-    - `rtol`, `atol`: tolerances of a step's local error, |error_i| ≤ atol_i + rtol |y_i| in the mean over the
-      differential variables. `atol` is one number, a mapping from names of states, or an array (N,) over
+    - `rtol`, `atol`: tolerances of a step's local error, |error_i| ≤ atol_i + rtol |y_i| for every differential
+      variable. `atol` is one number, a mapping from names of states, or an array (N,) over
       `system.reduce().y`; where it is not given it is 1e-4 rtol, so that a variable counts relatively down to 1e-4.
       For digits of variables that are smaller, give their size times rtol.
     - `parameters`: values by name instead of the system's own: one number, or an array of the batch's shape.
@@ -192,7 +193,7 @@ def absolute_tolerances(system: Any, atol: Any, rtol: float) -> np.ndarray:
 def _kernel(
     reduced: Any, formulation: Formulation, solver: str, batched: bool, batched_parameters: tuple[str, ...]
 ) -> ReferenceKernel:
-    return ReferenceKernel(ReducedMotion(reduced, formulation), solver, batched, batched_parameters)
+    return ReferenceKernel(ReducedMotion(reduced, formulation), solver, batched, batched_parameters, max_norm)
 
 
 def _solution(system: Any, outcome: Outcome, parameters: Mapping[str, Any] | None) -> Solution:

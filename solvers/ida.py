@@ -74,7 +74,6 @@ def solve_ida(
                 first_step=first_step,
                 **(linear.options() if full else {"jacfn": _jacobian(solve)}),
             )
-            stats |= {"n_steps": 0, "n_f_evals": 0, "n_jacobian_evals": 0}
             try:
                 reason = _run(solver, solve, begin, end, max_steps, stats)
             finally:
@@ -84,7 +83,7 @@ def solve_ida(
                 return reason
             first_step = _SHORT_STEP * (end - begin)
 
-    reason, stats = solve.over_spans(solve_span)
+    reason, stats = solve.over_spans(solve_span, ("n_steps", "n_f_evals", "n_jacobian_evals"))
     return solve.solution(reason, stats, throw, "IDA")
 
 

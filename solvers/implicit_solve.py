@@ -128,13 +128,15 @@ class ImplicitSolve:
     def jacobians(self, t: float, Y: np.ndarray, Yp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.form.jacobians(t, Y, Yp, self.parameters)
 
-    def over_spans(self, solve_span: Callable[[float, float, int, dict[str, int]], str]) -> tuple[str, dict[str, int]]:
-        """Solve each span of time between two gaps; returns the reason of the end and the numbers of all spans.
+    def over_spans(
+        self, solve_span: Callable[[float, float, int, dict[str, int]], str], counted: tuple[str, ...]
+    ) -> tuple[str, dict[str, int]]:
+        """Solve each span of time between two gaps; returns the reason of the end, and what was `counted` altogether.
 
         `solve_span(begin, end, max_steps, stats)` starts from Y0 and Yp0, keeps outputs, calls `arrive` at the end,
         fills `stats` and returns SUCCESS or why it stopped.
         """
-        total: dict[str, int] = {}
+        total = dict.fromkeys(counted, 0)
         behind = [float(self.ts[0]), *(after for _, after in self.gaps)]
         before = [*(before for before, _ in self.gaps), float(self.stops[-1])]
         for number, (begin, end) in enumerate(zip(behind, before, strict=True)):
@@ -142,15 +144,15 @@ class ImplicitSolve:
                 continue
             if number and not self._restart(begin):
                 return f"the equations for the algebraic variables could not be solved at t = {begin:.9g}", total
-            stats: dict[str, int] = {}
+            stats = dict.fromkeys(counted, 0)
             try:
                 with np.errstate(all="ignore"):  # an overflow is a step that it tries again
-                    reason = solve_span(begin, end, self.max_steps - total.get("n_steps", 0), stats)
+                    reason = solve_span(begin, end, self.max_steps - total["n_steps"], stats)
             except Stopped:
                 reason = f"gave up after {self.max_seconds:g} s"
             except (ArithmeticError, ValueError, RuntimeError) as error:
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            total = {name: total.get(name, 0) + value for name, value in stats.items()}
+            total = {name: value + stats[name] for name, value in total.items()}
             if reason != SUCCESS:
                 return reason, total
         return SUCCESS, total

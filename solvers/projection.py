@@ -240,8 +240,7 @@ def _error(constraint, y: Tensor, options: _Options, result: Projection) -> Proj
     failed = (~converged).nonzero().squeeze(-1).tolist()
     finite = y.detach().reshape(-1, y.shape[-1]).isfinite().all(-1)
     shown = [
-        f"{i} (residual {residual[i].item():.3g})" if bool(finite[i]) else f"{i} (input not finite)"
-        for i in failed[:5]
+        f"{i} (residual {residual[i].item():.3g})" if bool(finite[i]) else f"{i} (input not finite)" for i in failed[:5]
     ]
     advice = "start nearer to the manifold, or raise max_iterations or tol"
     if options.solver == "steepest_descent":

@@ -58,7 +58,9 @@ def solve_radau(
             )  # fmt: skip
             return _run(solver, solve, end, max_steps, stats)
 
-    reason, stats = solve.over_spans(solve_span)
+    reason, stats = solve.over_spans(
+        solve_span, ("n_steps", "n_accepted", "n_rejected", "n_f_evals", "n_jacobian_evals")
+    )
     return solve.solution(reason, stats, throw, "Radau")
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from diffrax import RESULTS
+from optimistix import rms_norm
 
 from solvers.constrained_motion import ConstrainedMotion
 from solvers.esdirk import Esdirk, Work
@@ -58,11 +59,19 @@ class ReferenceKernel:
     """Solves for one start, or with `batched` for (batch, n) of them; call it with 64-bit JAX switched on.
 
     `motion` has the methods of ConstrainedMotion: derivative(t, y, parameters), after_step(t, y, parameters, floor) and
-    describe(t, y, parameters). `batched_parameters` are the names of those with one value for each of the batch.
+    describe(t, y, parameters). `batched_parameters` are the names of those with one value for each of the batch, `norm`
+    makes one number of the errors of all components, in units of their tolerances.
     """
 
-    def __init__(self, motion: Any, solver: str, batched: bool, batched_parameters: tuple[str, ...] = ()) -> None:
-        self.motion = motion
+    def __init__(
+        self,
+        motion: Any,
+        solver: str,
+        batched: bool,
+        batched_parameters: tuple[str, ...] = (),
+        norm: Callable[[Any], Any] = rms_norm,
+    ) -> None:
+        self.motion, self._norm = motion, norm
         self._make_solver = SOLVERS[solver]
         self._batched = batched
         self._batched_parameters = frozenset(batched_parameters)
@@ -183,7 +192,7 @@ class ReferenceKernel:
         y0 = jnp.where(is_first, after_step(times[0], y0, parameters)[0], y0)
         times = jnp.where(active, times, times[0])  # a solve that has stopped goes no further
         stops = jumps.under(times)
-        controller = diffrax.PIDController(rtol=rtol, atol=atol)
+        controller = diffrax.PIDController(rtol=rtol, atol=atol, norm=self._norm)
         out = diffrax.diffeqsolve(
             diffrax.ODETerm(motion.derivative),
             ProjectedSolver(self._make_solver(rtol, atol), after_step),

@@ -21,7 +21,7 @@ _ITERATIONS = 100
 _NEIGHBOUR = 1e-4  # of the point: how far off an entry is compared,
 _ZERO = 1e-2  # and the fraction of its value there below which it counts as zero here
 _LEAST = 4  # points for a verdict
-_LARGEST = 300  # equations solved at once
+_LARGEST = 60  # equations solved at once
 
 
 def solution_points(

@@ -123,8 +123,10 @@ class Tearing:
 
     def _linear(self, equations, added, unknowns) -> bool:
         tape, n = self.tape, len(unknowns)
-        values = [tape.value(e) for e in equations]
-        rows = [tape.adjoints([v], [sp.S.One], unknowns) for v in values]
+        # Terms without unknowns would be differentiated for nothing.
+        inside = set(unknowns)
+        parts = [[a for a in sp.Add.make_args(e) if not inside.isdisjoint(a.free_symbols)] for e in equations]
+        rows = [tape.adjoints([tape.value(sp.Add(*part))], [sp.S.One], unknowns) for part in parts]
         own = sum(self._bits[w] for w in unknowns)
         if any(self._mask(a) & own for row in rows for a in row):
             return False
@@ -151,42 +153,33 @@ class Tearing:
     # -- nonlinear blocks --------------------------------------------------------------------------------------------
 
     def _nonlinear(self, equations, unknowns) -> None:
-        tape, equations, unknowns, torn = self.tape, list(equations), list(unknowns), []
+        tape, unknowns, torn = self.tape, list(unknowns), []
+        equations = [tape.value(e) for e in equations]
 
-        def row(e):
-            return tape.adjoints([tape.value(e)], [sp.S.One], unknowns)
+        def row(value):
+            return tape.adjoints([value], [sp.S.One], unknowns)
 
-        rows = [row(e) for e in equations]
+        rows = [row(value) for value in equations]
         while (found := self._constant_entry(rows)) is not None and len(unknowns) > 1:
             i, j = found
             w, coefficient = unknowns.pop(j), rows[i][j]
-            rest = tape.value(equations[i].xreplace({w: sp.S.Zero}))
+            (rest,) = tape.replaced([equations[i]], {w: sp.S.Zero})
             value = tape.value(-rest / coefficient)
             touched = [r for r in range(len(rows)) if rows[r][j] != 0 and r != i]
             torn.append((w, value))
             for r in range(len(rows)):
                 if r in touched:
-                    equations[r] = equations[r].xreplace({w: value})
+                    (equations[r],) = tape.replaced([equations[r]], {w: value})
                     rows[r] = row(equations[r])
                 else:
                     rows[r].pop(j)
             equations.pop(i), rows.pop(i)
-        right = [tape.value(e) for e in equations]
-        self.plan.solves.append(Solve(unknowns, rows, right, linear=False))
+        self.plan.solves.append(Solve(unknowns, rows, equations, linear=False))
         # A torn value may contain unknowns torn after it: they are replaced from the last to the first.
         later: dict[sp.Symbol, sp.Expr] = {}
         for w, value in reversed(torn):
-            later[w] = self.known[w] = self._replaced(value, later)
-
-    def _replaced(self, value: sp.Expr, by: Mapping[sp.Symbol, sp.Expr]) -> sp.Expr:
-        """A value on the tape with some of its inputs replaced by values."""
-        if not self._mask(value) & sum(self._bits[w] for w in by):
-            return value
-        new = dict(by)
-        for s in self.tape.needed([value]):
-            if self._mask(s) & sum(self._bits[w] for w in by):
-                new[s] = self.tape.value(self.tape.definitions[s].xreplace(new))
-        return self.tape.value(value.xreplace(new))
+            (later[w],) = tape.replaced([value], later)
+            self.known[w] = later[w]
 
     def _constant_entry(self, rows) -> tuple[int, int] | None:
         best = None

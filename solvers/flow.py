@@ -174,7 +174,7 @@ def dae_flow(
                 state = _across(motion, jumps, t, state, parameters)
             return motion.after_step(t, state, parameters, tolerances / rtol)
 
-        state, projected = motion.after_step(t0, state, parameters, tolerances / rtol)
+        state, projected = motion.after_step(t0, state, parameters, tolerances / rtol, first=True)
         good = {
             1: finite,
             2: increasing,

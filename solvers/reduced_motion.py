@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import cho_factor, cho_solve
+from jax.scipy.linalg import cho_factor, cho_solve, lu_factor, lu_solve
 from jaxtyping import Array
 
 from solvers._jax_types import Flag, Leading, PhaseState
@@ -71,11 +71,17 @@ class ReducedMotion:
         rates = jnp.where(converged, rates if delta is None else rates + delta, jnp.nan)
         return jnp.concatenate([rates, jnp.zeros(self.guessed.size)])
 
-    def after_step(self, t: Any, state: PhaseState, parameters: Parameters, floor: Any) -> tuple[PhaseState, Flag]:
-        """The state that the next step starts from, on the constraints if the formulation projects."""
+    def after_step(
+        self, t: Any, state: PhaseState, parameters: Parameters, floor: Any, first: bool = False
+    ) -> tuple[PhaseState, Flag]:
+        """The state that the next step starts from, on the constraints if the formulation projects.
+
+        `first` is the one before the first step, which may be farther from them.
+        """
         good = jnp.asarray(True)
         if self.formulation.projects:
-            state, good = self.project(t, state, parameters, floor)
+            project = self.project_start if first else self.project
+            state, good = project(t, state, parameters, floor)
         if self.guessed.size:
             w, converged = self.leading(t, state, parameters)
             good = good & converged & self._on_branch(t, state, w, parameters)
@@ -151,6 +157,40 @@ class ReducedMotion:
             y = state[: self.n_y] + (y - start)
             y = y - self._nearest(jacobian, self.functions.constraints(y, t, parameters), scale)
         return state.at[: self.n_y].set(y), correction <= LAST_CORRECTION
+
+    def project_start(self, t: Any, state: PhaseState, parameters: Parameters, floor: Any) -> tuple[PhaseState, Flag]:
+        """As `project`, for a state that may be far from the constraints, with the derivatives of its nearest point.
+
+        Those of `project` are the ones at the constraints. Here the nearest point p of s, with the sizes D, is where
+        D⁻² (p - s) + C_yᵀ λ = 0 and C(p) = 0, from two Newton steps that do not move it and each make derivatives of
+        one order more right.
+        """
+        projected, good = self.project(t, state, parameters, floor)
+        if not self.reduced.constraints:
+            return projected, good
+        given, n = state[: self.n_y], self.n_y
+        size = jnp.abs(given)
+        sizes = size + jnp.broadcast_to(jnp.asarray(floor), state.shape)[:n] + LEAST_SCALE * jnp.max(size)
+        point, start, scale, frozen = jax.lax.stop_gradient((projected[:n], given, sizes, parameters))
+        _, jacobian = self._linearised(t, point, frozen, scale)
+        rows = 1 / jnp.sqrt(jnp.sum(jacobian**2, axis=1))
+        jacobian = jacobian * rows[:, None]
+
+        def pull(y, multipliers, parameters):
+            weighted = lambda y: (multipliers * rows) @ self.functions.constraints(y, t, parameters)  # noqa: E731
+            return scale * jax.grad(weighted)(y)
+
+        multipliers = cho_solve(cho_factor(jacobian @ jacobian.T), jacobian @ ((start - point) / scale))
+        curvature = jax.jacfwd(pull)(point, multipliers, frozen) * scale
+        corner = jnp.zeros((rows.size, rows.size))
+        factors = lu_factor(jnp.block([[jnp.eye(n) + curvature, jacobian.T], [jacobian, corner]]))
+        y = point
+        for _ in range(2):
+            forces = scale * (y - given) / sizes**2 + pull(y, multipliers, parameters)
+            left = jnp.concatenate([forces, rows * self.functions.constraints(y, t, parameters)])
+            change = lu_solve(factors, left)
+            y, multipliers = y - scale * change[:n], multipliers - change[n:]
+        return projected.at[:n].set(y), good
 
     def describe(self, t: Any, state: PhaseState, parameters: Parameters) -> dict[str, Array]:
         """y and w of one state, w NaN where it is not found."""

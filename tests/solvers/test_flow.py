@@ -101,6 +101,20 @@ def test_forward_mode_has_first_and_second_derivatives():
     np.testing.assert_allclose(hessian, np.exp(-0.8) * np.array([[0, -1], [-1, 1.3]]), rtol=0, atol=1e-6)
 
 
+def test_a_start_off_the_constraints_has_the_derivatives_of_its_nearest_point():
+    """Of all states of the pendulum a tenth of a second later; the length moves the constraint."""
+    flow = dae_flow(pendulum(), start_tol=None, adjoint=diffrax.ForwardMode())
+
+    def end(p):
+        x = flow(jnp.append(p[:4], jnp.nan), TS[:2], {"L": p[4]}).x[-1, :4]
+        return x, x
+
+    both = jax.jit(jax.jacfwd(end, has_aux=True))
+    point, h = jnp.array([0.9, -0.6, 0.3, 0.5, 1.0]), 1e-3
+    expected = [slope(lambda h, e=e: both(point + h * e)[1], h) for e in jnp.eye(5)]
+    np.testing.assert_allclose(both(point)[0], np.stack(expected, -1), rtol=0, atol=1e-7)
+
+
 def test_vmap_over_starts():
     """x = cos(t + a), y = sin(t + a), z = exp(-t), on each of a batch, and derivatives without crosstalk."""
     flow = dae_flow(hessenberg())

@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import sympy as sp
+from sympy.core.relational import Relational
 
 from symbolic.chains import Chains, Row
 from symbolic.corners import as_piecewise
 from symbolic.null_vectors import constant_null_vectors, rank_defects, varying_null_vectors
 from symbolic.sampling import ROUNDING, Evaluator, RandomPoints
 from symbolic.structural import StructureError
+
+_AGREE = 1e-8  # of the magnitudes that were added, where arguments as large as 1e6 are rounded too
 
 Vector = Mapping[int, sp.Expr]  # coefficients of rows
 
@@ -36,13 +40,14 @@ class Dependence:
         false = [
             p for p, zero in zip(places, self.varied.vanish([self.jacobian[p] for p in places]), strict=True) if zero
         ]
-        if not false:
-            return None
-        rows = list(self.rows)
+        rows, found = list(self.rows), False
         for i, j in false:
-            gone = {self.chains.symbol(j, self.d[j] - self.c[i])}
-            rows[i] = Row(_without(rows[i].expression, gone), rows[i].origins, rows[i].depth)
-        return rows
+            gone = self.chains.symbol(j, self.d[j] - self.c[i])
+            shorter = _without(rows[i].expression, {gone})
+            # A derivative can be too small, where it was tried, to tell it from zero: the values must agree as well.
+            if _agree(rows[i].expression, shorter, self.system.parameters):
+                rows[i], found = Row(shorter, rows[i].origins, rows[i].depth), True
+        return rows if found else None
 
     def _with_combinations(self) -> list[Row] | None:
         rows, found = list(self.rows), False
@@ -99,13 +104,21 @@ class Dependence:
         replaced = next(iter(vector))
         least = self.c[replaced]
         gone = {self.chains.symbol(j, self.d[j] - least) for j in unknowns}
-        terms = []
+        whole = []
         for i in vector:
-            expression = self.chains.derivative(self.rows[i].expression, self.c[i] - least)
-            terms.append(_without(expression, gone & expression.free_symbols))
+            whole.append(self.chains.derivative(self.rows[i].expression, self.c[i] - least))
+        terms = [_without(e, gone & e.free_symbols) for e in whole]
+        coefficients = list(vector.values())
+        before, after = (sp.Add(*[u * e for u, e in zip(coefficients, es, strict=True)]) for es in (whole, terms))
+        if not _agree(before, after, self.system.parameters):
+            raise self._refusal(
+                vector,
+                "depend on one another at some values of the unknowns, or in some branches of a Piecewise, and at "
+                "others not, which changes the index on the way: replace a step or a steep slope by a gentler one",
+            )
         used = [self.rows[i] for i in vector]
         return replaced, Row(
-            as_piecewise(combine(list(vector.values()), terms)),
+            as_piecewise(combine(coefficients, terms)),
             tuple(sorted({o for row in used for o in row.origins})),
             max(self.rows[i].depth + self.c[i] - least for i in vector),
         )
@@ -119,6 +132,51 @@ class Dependence:
             origins,
             names,
         )
+
+
+class _AnyBranch(Evaluator):
+    """Values where each comparison holds or not at random, for what must hold whatever branch is selected.
+
+    The points lie at all magnitudes from 1e-6 to 1e5, so that steep functions and distant thresholds are passed.
+    """
+
+    def __init__(self, parameters: Mapping[sp.Symbol, float | None]):
+        super().__init__(_AnyMagnitude(parameters, vary=True, seed=2), _AnyMagnitude.n_points)
+        self._holds: dict[sp.Basic, np.ndarray] = {}
+
+    def condition(self, c) -> np.ndarray:
+        if not isinstance(c, Relational):
+            return super().condition(c)
+        c, opposite = c.canonical, c.negated.canonical
+        if opposite in self._holds:
+            return ~self._holds[opposite]
+        if c not in self._holds:
+            self._holds[c] = self.points.random.random(self.n_points) < 0.5
+        return self._holds[c]
+
+
+class _AnyMagnitude(RandomPoints):
+    n_points = 96
+
+    def __missing__(self, symbol: sp.Symbol) -> np.ndarray:
+        value = super().__missing__(symbol)
+        if symbol not in self.parameters:
+            value = self[symbol] = value * 10 ** self.random.uniform(-6, 5, self.n_points)
+        return value
+
+
+def _agree(before: sp.Expr, after: sp.Expr, parameters: Mapping) -> bool:
+    """Whether two expressions are equal at all points where they can be compared, and there is such a point.
+
+    What they share cancels in their difference, so that it is the magnitude of the rest that a small difference is
+    measured by. Where that magnitude is zero, by underflow, there is nothing to compare.
+    """
+    difference = before - after
+    if difference == 0:
+        return True
+    values, scales = _AnyBranch(parameters)([difference])
+    told = np.isfinite(values) & np.isfinite(scales) & (scales > 0)
+    return bool(told.any() and (np.abs(values) <= _AGREE * scales)[told].all())
 
 
 def _without(expression: sp.Expr, gone: set[sp.Symbol]) -> sp.Expr:

@@ -50,6 +50,9 @@ class Tape:
             return self._first_that_holds(choices(e))
         if isinstance(e, Select):
             return self.select(self.condition(e.args[0]), *[self.value(a) for a in e.args[1:]])
+        if isinstance(e, Guard):
+            holds, inner = self.condition(e.args[0]), self.value(e.args[1])
+            return inner if inner.is_number or not holds.is_Symbol else self._define(Guard(holds, inner))
         return self._define(e.func(*[self.value(a) for a in e.args]))
 
     def _sum(self, total: sp.Expr) -> sp.Expr:
@@ -200,7 +203,8 @@ class Tape:
             elif e.is_Mul and all(f.is_Symbol for f in e.args):
                 pairs = [(f, sp.Mul(*[g for g in e.args if g is not f])) for f in e.args]
             elif e.is_Pow and e.exp.is_Rational:
-                pairs = [(e.base, e.exp * e.base ** (e.exp - 1))]
+                coefficient, base = e.base.as_coeff_Mul()  # of √(−s), s
+                pairs = [(base, coefficient * e.exp * e.base ** (e.exp - 1))]
             else:
                 pairs = [(a, sp.diff(e, a)) for a in sorted(e.free_symbols, key=str)]
             self._partials[symbol] = [(a, self.value(p)) for a, p in pairs]
@@ -216,6 +220,16 @@ class Tape:
                 found.add(symbol)
                 stack.extend(self.definitions[symbol].free_symbols)
         return [s for s in self.definitions if s in found]
+
+    def replaced(self, values: Sequence[sp.Expr], by: Mapping[sp.Symbol, sp.Expr]) -> list[sp.Expr]:
+        """Values on the tape with inputs replaced by values, also where these stand behind definitions."""
+        new = dict(by)
+        for symbol in self.needed(values):
+            e = self.definitions[symbol]
+            if not new.keys().isdisjoint(e.free_symbols):
+                put = self.condition if isinstance(e, (*COMPARISONS, *JUNCTIONS)) else self.value
+                new[symbol] = put(e.xreplace(new))
+        return [self.value(v.xreplace(new)) for v in values]
 
     def tangents(self, values: Sequence[sp.Expr], of: Mapping[sp.Symbol, sp.Expr]) -> list[sp.Expr]:
         """Derivatives of `values` along the direction `of` of the inputs (forward mode)."""

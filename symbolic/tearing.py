@@ -189,8 +189,10 @@ class Tearing:
             for j, x in numbers.items():
                 if abs(x) >= _PIVOT * largest:
                     cost = (sum(a != 0 for a in row) - 1) * (sum(r[j] != 0 for r in rows) - 1)
-                    best = min(best or (cost, i, j), (cost, i, j))
-        return best and best[1:]
+                    # of equal cost, put in what is linear: roots and logarithms stay where they were written
+                    curved = sum(a != 0 for a in row) - len(numbers)
+                    best = min(best or (cost, curved, i, j), (cost, curved, i, j))
+        return best and best[2:]
 
 
 class _Sparse:

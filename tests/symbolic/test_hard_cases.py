@@ -1,0 +1,90 @@
+"""Equations that mislead: steep, far from where points are tried, or nested so that an unknown hides in another."""
+
+import numpy as np
+import pytest
+import sympy as sp
+
+from symbolic.parse import parse_expression
+from symbolic.structural import StructureError
+from symbolic.system import DAESystem, dot
+from symbolic.tape import Tape
+
+x, y, v, w, l, u, z, a, b, N = states = sp.symbols("x y v w l u z a b N")  # noqa: E741
+
+
+def reduced(equations, states, **parameters):
+    """The reduced system of equations as text, x_dot being the derivative of x."""
+    known = [*states, *map(dot, states), *(sp.Symbol(p) for p in parameters)]
+    read = [parse_expression(e, known, nonsmooth=True) for e in equations]
+    return DAESystem(read, states, {sp.Symbol(p): value for p, value in parameters.items()}).reduce()
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        "tanh(1000000*z)",  # of slope zero in doubles where |z| is no millionth
+        "z*(1 + tanh(1000*(z - 300)))",  # zero, from terms of size one, below 300
+        "z*exp(-1000000000*z**2)",  # zero by underflow
+        "Max(z - 100, 0)",
+    ],
+)
+def test_what_is_flat_where_points_are_tried_stays_in_the_equation(curve):
+    r = reduced(["x_dot - u", "z - 500*cos(x)", f"u - {curve}"], [x, z, u])
+    assert z in r.equations[2].free_symbols
+
+
+def test_creep_force_of_a_multiplier_stays_though_its_derivative_is_small_beside_its_terms():
+    equations = ["x_dot - v", "v_dot - l - u", "y_dot - w", "w_dot + 9 - l", "w - v*y", "u + m*l*tanh(g*v/(m*l))"]
+    r = reduced(equations, [x, v, y, w, l, u], m=0.12, g=7e10)
+    assert l in r.equations[-1].free_symbols
+
+
+def test_variables_that_cancel_go_also_out_of_sines_and_branches():
+    equations = ["x_dot - w", "w + sin(3*u + x) - sin(3*u)*cos(x) - cos(3*u)*sin(x) + Abs(u)*Abs(u) - u**2 - 1"]
+    r = reduced([*equations, "u - x*w - 9"], [x, u, w])
+    assert r.equations[1].free_symbols == {w}
+
+
+def test_equations_that_depend_on_one_another_in_one_branch_alone_are_refused():
+    with pytest.raises(StructureError, match="in some branches of a Piecewise"):
+        reduced(["x_dot - a", "a + b - x", "a + b + Max(a - 100, 0) - y", "y_dot - b"], [x, a, b, y])
+
+
+@pytest.mark.parametrize("exponent", [sp.Rational(1, 2), sp.Rational(1, 3), sp.Rational(-3, 2)])
+def test_derivative_of_a_root_of_a_negated_symbol(exponent):
+    tape, e = Tape(), (-z) ** exponent + (-z / 4) ** exponent
+    (slope,) = tape.adjoints([tape.value(e)], [sp.S.One], [z])
+    for symbol in reversed(tape.needed([slope])):
+        slope = slope.xreplace({symbol: tape.definitions[symbol]})
+    assert float(slope.subs(z, -2.3)) == pytest.approx(float(e.diff(z).subs(z, -2.3)), rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("equations", "guess"),
+    [
+        (["b**3 + b - x - sqrt(-N)", "N + 2 + x**2 + b/100"], {b: 1, N: -3}),
+        (["b - (-N)**(1/3)", "N + 2 + x**2 + b/100"], {b: 0, N: 0}),  # the root of what N is, not of the guess
+        (["u + N*tanh(x/N)", "N - 2 - x - l", "2*l + u - N - x"], {u: -1, N: 7, l: 4}),
+        (
+            [
+                "w - Piecewise((sqrt(N**2/(u**2 + v**2)), u**2 + v**2 > N**2), (1, True))",
+                *("u - 3*x + w/9", "v - x - w/9", "N - 1 - x - w/10"),
+            ],
+            {w: 0.7, u: 3, v: 1, N: 2},
+        ),
+    ],
+)
+def test_unknowns_put_in_for_one_another(equations, guess):
+    r = reduced([f"x_dot + x*{next(iter(guess))}", *equations], [x, *guess])
+    at = [0.0 if s not in guess else float(guess[s]) for s in r.w]
+    values, found = r.numpy().solve_leading(np.array([0.8]), 0.0, guess=np.array(at))
+    assert found
+    left = [float(e.xreplace({x: 0.8, **dict(zip(r.w, map(float, values), strict=True))})) for e in r.equations]
+    np.testing.assert_allclose(left, 0, atol=1e-14)
+
+
+def test_rate_constants_are_read_as_they_are_written():
+    assert parse_expression("1.34e16*x", [x]) == sp.Float(1.34e16) * x
+    for text in ("1e301*x", "1e999", "x + 10**200**2"):
+        with pytest.raises(ValueError, match="beyond"):
+            parse_expression(text, [x])

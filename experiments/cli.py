@@ -290,7 +290,8 @@ def crosscheck(
         str, typer.Option(help="How constraints are kept: projection, ggl, baumgarte, plain; comma-separated.")
     ] = "projection,ggl,baumgarte,plain",
     solver: Annotated[
-        str | None, typer.Option(help="dopri8, dopri5, tsit5 or kvaerno5 (stiff); by default what the problem needs.")
+        str | None,
+        typer.Option(help="dopri8, dopri5, tsit5, or radau13 and kvaerno5 (stiff); by default what the problem needs."),
     ] = None,
     against: Annotated[
         str, typer.Option(help="Other solvers: torch (ours too), IDA, Radau; comma-separated; none for none.")

@@ -23,7 +23,8 @@ Progress = Callable[[str, float], None]
 
 FORMULATIONS = ("projection", "ggl", "baumgarte", "plain")
 OUTSIDE = ("torch", "IDA", "Radau")
-SOLVERS = ("dopri8", "dopri5", "tsit5", "kvaerno5")
+SOLVERS = ("dopri8", "dopri5", "tsit5", "kvaerno5", "radau13")
+IMPLICIT = ("kvaerno5", "radau13")
 _PACKAGES = {"IDA": "sksundae", "Radau": "solve_dae"}
 RTOL = 1e-10
 TOLERANCES = (1e-6, 1e-8, RTOL)
@@ -189,12 +190,12 @@ class _Study:
     def settle(self, solver: str | None) -> None:
         """Choose the solver, and take the scales of the components from a coarse solution by it."""
         reasons: dict[str, str] = {}
-        final = solver or "kvaerno5"
+        final = solver or "radau13"
         attempts = [] if solver else [("dopri8", _COARSE_ATOLS[0], _EXPLICIT_STEPS)]
         for name, atol, max_steps in attempts + [(final, atol, MAX_STEPS) for atol in _COARSE_ATOLS]:
             if name in reasons and self.coarse.stats["n_steps"] < max_steps:
                 break  # it met something that no tolerance takes away
-            self.solver, self.stiff = name, name == "kvaerno5"
+            self.solver, self.stiff = name, name in IMPLICIT
             self.ts = output_times(self.problem.t_span, self.stiff)
             self.coarse = self._solve(self.main, _COARSE, atol, max_steps)
             if self.coarse.succeeded:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-SOLVER_NAMES = ("dopri8", "dopri5", "tsit5", "kvaerno5")
+SOLVER_NAMES = ("dopri8", "dopri5", "tsit5", "kvaerno5", "radau13")
 _NUMBERS = (float, int, np.number, np.ndarray)
 
 

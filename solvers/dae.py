@@ -65,7 +65,8 @@ def solve_dae(
       hidden in them within `start_tol` (see solvers.start.resolve_start).
     - `ts` (n_times,): output times, strictly increasing, at least two.
     - `formulation`: "projection", "plain", "baumgarte", "ggl", or an object of solvers.formulations.
-    - `solver`: "dopri8", "dopri5", "tsit5" for equations that are not stiff, "kvaerno5" (implicit) for stiff ones.
+    - `solver`: "dopri8", "dopri5", "tsit5" for equations that are not stiff, "radau13" or "kvaerno5" (implicit) for
+      stiff ones: the first needs far fewer steps for many digits, the second less work in a step.
     - `rtol`, `atol`: tolerances of a step's local error, |error_i| ≤ atol_i + rtol |y_i| for every differential
       variable. `atol` is one number, a mapping from names of states, or an array (N,) over
       `system.reduce().y`; where it is not given it is 1e-4 rtol, so that a variable counts relatively down to 1e-4.

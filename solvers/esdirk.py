@@ -26,7 +26,7 @@ from solvers.projected_step import EndOfStep
 _SHARE = 1e-3
 _MAX_ITERATIONS = 12
 # Stages are never solved for a looser `rtol`: with the error test switched off (a huge one), steps keep their order.
-_LOOSEST = 1e-8
+LOOSEST = 1e-8
 
 
 class Work(eqx.Module):
@@ -77,7 +77,7 @@ class Esdirk(diffrax.AbstractAdaptiveSolver):
             return terms.vf(t, y, frozen_args)
 
         # In units of the scale: the inverse of a matrix whose columns differ by twenty orders would be noise.
-        scale = (self.atol + self.rtol * jnp.abs(frozen_y0)) * jnp.minimum(1.0, _LOOSEST / self.rtol)
+        scale = (self.atol + self.rtol * jnp.abs(frozen_y0)) * jnp.minimum(1.0, LOOSEST / self.rtol)
         jacobian = jax.jacfwd(frozen, argnums=1)(t0, frozen_y0)
         inverse = jnp.linalg.inv(identity - h * gamma * jacobian * (scale / scale[:, None]))
 
@@ -87,11 +87,11 @@ class Esdirk(diffrax.AbstractAdaptiveSolver):
             t, known = t0 + c_i * h, h * (a_i @ k)
             frozen_known = jax.lax.stop_gradient(known)
 
-            def residual(z):
-                return z - frozen_known - h * gamma * frozen(t, frozen_y0 + z)
+            def correction(z):
+                return inverse @ ((frozen_known + h * gamma * frozen(t, frozen_y0 + z) - z) / scale)
 
             guess = frozen_known + h * gamma * (predictor_i @ jax.lax.stop_gradient(k))
-            z, converged, n = _newton(residual, guess, inverse, scale)
+            z, converged, n = newton(correction, guess, scale)
             if self.differentiable:
                 factors = lu_factor(identity - h * gamma * jax.jacfwd(frozen, argnums=1)(t, frozen_y0 + z))
                 for _ in range(2):  # every one makes derivatives of one order more right
@@ -108,14 +108,17 @@ class Esdirk(diffrax.AbstractAdaptiveSolver):
         return y1, error, {"y1": y1}, work, RESULTS.successful
 
 
-def _newton(residual, guess, inverse, scale):
-    """z with residual(z) = 0 from simplified Newton iterations, whether they converged, and how many there were."""
+def newton(correction, guess, scale):
+    """z by simplified Newton iterations, whether they converged, and how many there were.
+
+    `correction(z)` is what Newton's method adds to z, in units of `scale`.
+    """
 
     def correct(carry):
         z, before, _, iteration = carry
-        step = inverse @ (residual(z) / scale)
+        step = correction(z)
         size = jnp.max(jnp.abs(step))
-        return z - scale * step, size, size / before, iteration + 1
+        return z + scale * step, size, size / before, iteration + 1
 
     def is_last(carry):
         _, size, rate, iteration = carry

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from diffrax import RESULTS
 from jaxtyping import Array, Bool, Float64, Int64
+from optimistix import max_norm
 
 from solvers.arguments import check_parameter_names, check_settings, check_system, named_once, output_times
 from solvers.dae import absolute_tolerances
 from solvers.esdirk import Esdirk
 from solvers.formulations import formulation_named
 from solvers.projected_step import EndOnSaveTimes, ProjectedSolver, StepState
+from solvers.radau_iia import RadauIIA
 from solvers.reduced_motion import ReducedMotion
 from solvers.solution import SUCCESS
 from solvers.start import ALGEBRAIC_SLACK, ConsistentStart, name_places
@@ -27,6 +29,7 @@ _SOLVERS: dict[str, Callable[[Any, Any], diffrax.AbstractSolver]] = {
     "dopri5": lambda rtol, atol: diffrax.Dopri5(),
     "tsit5": lambda rtol, atol: diffrax.Tsit5(),
     "kvaerno5": lambda rtol, atol: Esdirk(rtol, atol, differentiable=True),
+    "radau13": lambda rtol, atol: RadauIIA(rtol, atol, differentiable=True),
 }
 _ADJOINTS = (diffrax.RecursiveCheckpointAdjoint, diffrax.ForwardMode, diffrax.DirectAdjoint)
 _SUCCESS = 0
@@ -190,7 +193,7 @@ def dae_flow(
             bad_start = jnp.where(holds, bad_start, number)
         # No step from a start that is none: one attempt is what the loop can't do without.
         limit = jnp.where(bad_start == _SUCCESS, jnp.asarray(max_steps, dtype=jnp.int64), 1)
-        stops, controller = jumps.under(times), diffrax.PIDController(rtol=rtol, atol=tolerances)
+        stops, controller = jumps.under(times), diffrax.PIDController(rtol=rtol, atol=tolerances, norm=max_norm)
         out = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda t, state, args: motion.derivative(t, state, args[0])),
             ProjectedSolver(_SOLVERS[solver](rtol, tolerances), after_step),

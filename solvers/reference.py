@@ -50,7 +50,7 @@ def reference_solution(
     - `ts` (n_times,): output times (s), strictly increasing, at least two; the start is at `ts[0]`.
     - `rtol`, `atol`: tolerances of a step's local error, relative and absolute.
     - `parameters`: values by name, instead of the system's own.
-    - `solver`: "dopri8", "dopri5", "tsit5", or "kvaerno5" (implicit, for stiff forces).
+    - `solver`: "dopri8", "dopri5", "tsit5", or "radau13" and "kvaerno5" (implicit, for stiff forces).
     - `progress(fraction, text)`: called now and then while it runs.
     - `max_steps`: attempts after which a solve gives up; default a million, or twenty an output time if that is more.
 

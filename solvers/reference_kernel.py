@@ -19,6 +19,7 @@ from optimistix import rms_norm
 from solvers.constrained_motion import ConstrainedMotion
 from solvers.esdirk import Esdirk, Work
 from solvers.projected_step import EndOnSaveTimes, ProjectedSolver, StepState
+from solvers.radau_iia import RadauIIA
 from solvers.solution import SUCCESS
 from solvers.switching import Jumps
 
@@ -30,7 +31,8 @@ SOLVERS: dict[str, Callable[[Any, Any], diffrax.AbstractSolver]] = {
     "dopri8": lambda rtol, atol: diffrax.Dopri8(scan_kind="lax"),
     "dopri5": lambda rtol, atol: diffrax.Dopri5(scan_kind="lax"),
     "tsit5": lambda rtol, atol: diffrax.Tsit5(scan_kind="lax"),
-    "kvaerno5": Esdirk,  # for stiff forces
+    "kvaerno5": Esdirk,  # these two for stiff forces
+    "radau13": RadauIIA,
 }
 
 _CHUNK_OUTPUTS = 1024
@@ -245,7 +247,7 @@ def _reason(exhausted: np.bool_, collapsed: np.bool_, t: np.floating, max_steps:
     if exhausted:
         return (
             f"max_steps = {max_steps} attempts were spent at t = {t:.9g} s; raise max_steps, or rtol and atol, or give "
-            "solver='kvaerno5' if the equations are stiff"
+            "solver='radau13' if the equations are stiff"
         )
     if collapsed:
         return (

@@ -79,15 +79,16 @@ def test_formulations_agree(swings, one, other):
         assert np.abs(swings[one].x - swings[other].x)[:, :4].max() < 1e-8
 
 
-def test_stiff_system_of_index_1():
+@pytest.mark.parametrize("solver", ["kvaerno5", "radau13"])
+def test_stiff_system_of_index_1(solver):
     ts = np.array([0.0, 1e-7, 1e-6, 1e-5, 0.1, 1.0, 5.0])
-    solution = solve_dae(stiff(), {"x": 1.5}, ts, solver="kvaerno5", rtol=1e-8, atol=1e-10)
+    solution = solve_dae(stiff(), {"x": 1.5}, ts, solver=solver, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(solution.x, stiff_solution(ts, 0.5), rtol=0, atol=1e-8)
     assert solution.stats["n_steps"] < 2000
     assert solution.stats["n_jacobian_evals"] > 0
     explicit = solve_dae(stiff(), {"x": 1.5}, ts, rtol=1e-8, max_steps=20_000, throw=False)
     assert "max_steps = 20000" in explicit.result, "an explicit method is held back by its stability"
-    assert "kvaerno5" in explicit.result
+    assert "radau13" in explicit.result
 
 
 @pytest.mark.parametrize(("solver", "formulation"), [("dopri8", "projection"), ("kvaerno5", "plain")])

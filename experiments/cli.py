@@ -29,6 +29,10 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
+# Commands whose work is kept when they are interrupted.
+_RESUMED = ("train", "compare", "sweep", "demo")
+
+
 def run(arguments: list[str]) -> int:
     """Run the command and return its exit code; nothing but a bug under `--debug` is raised."""
     debug = "--debug" in arguments
@@ -50,7 +54,8 @@ def run(arguments: list[str]) -> int:
             return _report(error)
         code = 130
     if code == 130:
-        note("ndae: interrupted; the same command goes on from the last checkpoint")
+        resumed = any(name in arguments for name in _RESUMED)
+        note("ndae: interrupted" + "; the same command goes on from the last checkpoint" * resumed)
     return code if isinstance(code, int) else 0
 
 

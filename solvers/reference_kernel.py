@@ -148,7 +148,7 @@ class ReferenceKernel:
             chunks.append(jax.tree.map(lambda value, index=index: np.asarray(value)[index], out["rows"]))
             if progress is not None:
                 share = (ts[last] - ts[0]) / (ts[-1] - ts[0])
-                progress(float(share), f"reference solution: {ts[last]:.6g} of {ts[-1]:.6g} s")
+                progress(float(share), f"reference solution: {ts[last]:.6g} of {ts[-1]:.6g}")
             if not active.any():
                 break
         rows = _joined(chunks, reached)
@@ -246,12 +246,12 @@ def _reason(exhausted: np.bool_, collapsed: np.bool_, t: np.floating, max_steps:
     """Why a solve stopped, in words that say what to do."""
     if exhausted:
         return (
-            f"max_steps = {max_steps} attempts were spent at t = {t:.9g} s; raise max_steps, or rtol and atol, or give "
+            f"max_steps = {max_steps} attempts were spent at t = {t:.9g}; raise max_steps, or rtol and atol, or give "
             "solver='radau13' if the equations are stiff"
         )
     if collapsed:
         return (
-            f"the step size fell below rounding at t = {t:.9g} s: the force is not finite there, the constraint "
+            f"the step size fell below rounding at t = {t:.9g}: the equations are not finite there, a constraint "
             "Jacobian loses rank, or the tolerances are below what float64 can do"
         )
-    return f"the solver failed within a step at t = {t:.9g} s; try another solver or looser tolerances"
+    return f"the solver failed within a step at t = {t:.9g}; try another solver or looser tolerances"

@@ -59,27 +59,53 @@ class Chains:
         """The total time derivative, by the chain rule."""
         for _ in range(order):
             moving = sorted((s for s in expression.free_symbols if s in self.position), key=self.position.get)
-            slopes = partials(expression, moving)
+            slopes = partials(expression, moving if self.time is None else [*moving, self.time])
             terms = [slopes[s] * self.symbol(j, k + 1) for s in moving for j, k in [self.position[s]]]
-            if self.time is not None and self.time in expression.free_symbols:
-                terms.append(expression.diff(self.time))
+            terms += [] if self.time is None else [slopes[self.time]]
             expression = sp.Add(*terms)
         return expression
 
 
 def partials(expression: sp.Expr, symbols: Collection[sp.Symbol]) -> dict[sp.Symbol, sp.Expr]:
-    """∂e/∂s for each symbol s; term by term, so that a sum of many terms costs no more than the symbols in each."""
-    wanted = set(symbols)
-    parts: dict[sp.Symbol, list[sp.Expr]] = {s: [] for s in symbols}
-    for term in sp.Add.make_args(expression):
-        number, rest = term.as_coeff_Mul()
-        if rest.is_Symbol:
-            if rest in wanted:
-                parts[rest].append(number)
-        else:
-            for s in term.free_symbols & wanted:
-                parts[s].append(term.diff(s))
-    return {s: sp.Add(*terms) for s, terms in parts.items()}
+    """∂e/∂s for each symbol s, by one walk in which a subexpression that comes again is differentiated once."""
+    slopes = _slopes(expression, set(symbols), {})
+    return {s: slopes.get(s, sp.S.Zero) for s in symbols}
+
+
+def _slopes(e: sp.Expr, wanted: set[sp.Symbol], known: dict) -> dict[sp.Symbol, sp.Expr]:
+    """Derivatives that are not zero; SymPy's own `diff` asks of large subexpressions whether they are finite."""
+    if e.is_Symbol:
+        return {e: sp.S.One} if e in wanted else {}
+    if not e.args:
+        return {}
+    if e in known:
+        return known[e]
+    result: dict[sp.Symbol, list[sp.Expr]] = {}
+
+    def chain(inner, outer):
+        for s, slope in _slopes(inner, wanted, known).items():
+            result.setdefault(s, []).append(outer(slope))
+
+    args = e.args
+    if e.is_Add:
+        for a in args:
+            chain(a, lambda slope: slope)
+    elif e.is_Mul:
+        for i, a in enumerate(args):
+            chain(a, lambda slope, i=i: sp.Mul(*args[:i], slope, *args[i + 1 :]))
+    elif e.is_Pow:
+        chain(e.base, lambda slope: e.exp * e.base ** (e.exp - 1) * slope)
+        chain(e.exp, lambda slope: e * sp.log(e.base) * slope)
+    elif isinstance(e, sp.Piecewise):
+        branches = [_slopes(branch, wanted, known) for branch, _ in args]
+        for s in dict.fromkeys(s for slopes in branches for s in slopes):
+            pairs = [(b.get(s, sp.S.Zero), condition) for b, (_, condition) in zip(branches, args, strict=True)]
+            result[s] = [sp.Piecewise(*pairs)]
+    else:
+        for i, a in enumerate(args):
+            chain(a, lambda slope, i=i: e.fdiff(i + 1) * slope)
+    known[e] = {s: total for s, terms in result.items() if (total := sp.Add(*terms)) != 0}
+    return known[e]
 
 
 def eliminate_aliases(system: DAESystem, keep: Collection[sp.Symbol] = ()) -> tuple[Chains, list[Row]]:
@@ -137,7 +163,7 @@ def _alias(system: DAESystem, equation: sp.Expr) -> tuple[sp.Symbol, sp.Symbol] 
     (rate, (x, order)), (u, (_, none)) = sorted(entries.items(), key=lambda item: -item[1][1])
     if (order, none) != (1, 0) or x == u:
         return None
-    factor = equation.diff(rate)
+    factor = partials(equation, [rate])[rate]
     if factor.free_symbols & {rate, u} or factor == 0 or sp.expand(equation - factor * (rate - u)) != 0:
         return None
     return x, u

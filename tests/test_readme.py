@@ -40,6 +40,9 @@ CLAIMS = {
         lambda n: n["many"]["y"].shape == (5, 101),
         lambda n: n["solution"].max_drift()["level 0"] < 1e-14 < 1e-7 < n["plain"].max_drift()["level 0"],
     ],
+    'print(f"share {found:.6f}: {float(reached(found)):.9f} rad/s")': [
+        lambda n: abs(float(n["value"]) - 20) < 1e-8 and 0.2 < n["found"] < 0.5,
+    ],
     "print(jax.vmap(end)(np.linspace(1.0, 10.0, 8)).shape)  # (8, 2)": [
         lambda n: abs(n["slope"] - n["speed"] / (2 * 9.81)) < 1e-7
     ],

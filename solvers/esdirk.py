@@ -36,7 +36,28 @@ class Work(eqx.Module):
     n_jacobian_evals: Count
 
 
-class Esdirk(diffrax.AbstractAdaptiveSolver):
+class Implicit(diffrax.AbstractAdaptiveSolver):
+    """What implicit methods here have in common: tolerances of their own, and counts of what their steps cost.
+
+    With `differentiable`, derivatives of a solve are those of exactly solved stages (implicit function theorem).
+    """
+
+    rtol: Any
+    atol: Any
+    differentiable: bool = eqx.field(static=True, default=False)
+
+    term_structure: ClassVar = diffrax.AbstractTerm
+    interpolation_cls: ClassVar = EndOfStep
+
+    def func(self, terms, t0, y0, args):
+        return terms.vf(t0, y0, args)
+
+    def init(self, terms, t0, t1, y0, args):
+        zero = jnp.zeros((), dtype=jnp.int64)
+        return Work(zero, zero)
+
+
+class Esdirk(Implicit):
     """A stiffly accurate ESDIRK method for y' = f(t, y) with a vector y: Kvaerno's, of order 5 with an embedded 4.
 
     Stage i: z_i = h Σ_{j<i} a_ij k_j + h γ f(t_i, y_0 + z_i), k_i = (z_i - h Σ_{j<i} a_ij k_j) / (h γ); the last one
@@ -46,23 +67,10 @@ class Esdirk(diffrax.AbstractAdaptiveSolver):
     first and second derivatives of a solve are those of the exact stages (implicit function theorem).
     """
 
-    rtol: Any
-    atol: Any
-    differentiable: bool = eqx.field(static=True, default=False)
-
-    term_structure: ClassVar = diffrax.AbstractTerm
-    interpolation_cls: ClassVar = EndOfStep
     tableau: ClassVar[diffrax.ButcherTableau] = diffrax.Kvaerno5.tableau
 
     def order(self, terms):
         return 5
-
-    def func(self, terms, t0, y0, args):
-        return terms.vf(t0, y0, args)
-
-    def init(self, terms, t0, t1, y0, args):
-        zero = jnp.zeros((), dtype=jnp.int64)
-        return Work(zero, zero)
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         del made_jump

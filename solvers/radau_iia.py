@@ -7,9 +7,8 @@ complex ones of the size of the state.
 """
 
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,14 +17,13 @@ import numpy as np
 from diffrax import RESULTS
 from jax.scipy.linalg import lu_factor, lu_solve
 
-from solvers.esdirk import LOOSEST, Work, newton
-from solvers.projected_step import EndOfStep
+from solvers.esdirk import LOOSEST, Implicit, Work, newton
 
 # Digits of the arithmetic in which coefficients are computed; Vandermonde matrices lose some.
 _DIGITS = 50
 
 
-class RadauIIA(diffrax.AbstractAdaptiveSolver):
+class RadauIIA(Implicit):
     """The method of `stages` s for y' = f(t, y) with a vector y.
 
     Increments Z (s, n) of the state at the abscissas c solve Z = h A F, F_i = f(t_0 + c_i h, y_0 + Z_i), and the step
@@ -35,26 +33,13 @@ class RadauIIA(diffrax.AbstractAdaptiveSolver):
     With `differentiable`, the increments end with two Newton steps from a fixed point, as in solvers.esdirk.
     """
 
-    rtol: Any
-    atol: Any
-    differentiable: bool = eqx.field(static=True, default=False)
     stages: int = eqx.field(static=True, default=7)
-
-    term_structure: ClassVar = diffrax.AbstractTerm
-    interpolation_cls: ClassVar = EndOfStep
 
     def order(self, terms):
         return 2 * self.stages - 1
 
     def error_order(self, terms):
         return self.stages + 1
-
-    def func(self, terms, t0, y0, args):
-        return terms.vf(t0, y0, args)
-
-    def init(self, terms, t0, t1, y0, args):
-        zero = jnp.zeros((), dtype=jnp.int64)
-        return Work(zero, zero)
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         del made_jump

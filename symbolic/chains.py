@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
+from symbolic.expressions import substituted
 from symbolic.system import DAESystem, dot
 
 
@@ -100,7 +101,8 @@ def _slopes(e: sp.Expr, wanted: set[sp.Symbol], known: dict) -> dict[sp.Symbol, 
         branches = [_slopes(branch, wanted, known) for branch, _ in args]
         for s in dict.fromkeys(s for slopes in branches for s in slopes):
             pairs = [(b.get(s, sp.S.Zero), condition) for b, (_, condition) in zip(branches, args, strict=True)]
-            result[s] = [sp.Piecewise(*pairs)]
+            alike = all(slope == pairs[0][0] for slope, _ in pairs)
+            result[s] = [pairs[0][0] if alike else sp.Piecewise(*pairs, evaluate=False)]  # its conditions are read
     else:
         for i, a in enumerate(args):
             chain(a, lambda slope, i=i: e.fdiff(i + 1) * slope)
@@ -141,7 +143,8 @@ def eliminate_aliases(system: DAESystem, keep: Collection[sp.Symbol] = ()) -> tu
     for symbol, (state, order) in differentiated.items():
         j, k = result.position[state]
         table[symbol] = result.symbol(j, k + order)
-    rows = [Row(e.xreplace(table), (i,)) for i, e in enumerate(system.equations) if i not in used]
+    known: dict[sp.Basic, sp.Basic] = {}
+    rows = [Row(substituted(e, table, known), (i,)) for i, e in enumerate(system.equations) if i not in used]
     return result, rows
 
 

@@ -42,6 +42,19 @@ def norm(vector: sp.MatrixBase | Iterable[sp.Expr]) -> sp.Expr:
     return sp.sqrt(sum((entry**2 for entry in sp.flatten(vector)), sp.Integer(0)))
 
 
+def substituted(e: sp.Basic, table: Mapping[sp.Basic, sp.Basic], known: dict[sp.Basic, sp.Basic]) -> sp.Basic:
+    """`e.xreplace(table)`, with subexpressions that come again rebuilt once; `known` keeps them for the next call."""
+    if e in table:
+        return table[e]
+    if not e.args:
+        return e
+    if e not in known:
+        args = [substituted(a, table, known) for a in e.args]
+        same = all(new is old for new, old in zip(args, e.args, strict=True))
+        known[e] = e if same else e.func(*args)
+    return known[e]
+
+
 def as_expressions(expressions, owner: str) -> tuple[sp.Expr, ...]:
     """Flatten what the user wrote (numbers, expressions, equations, matrices) to expressions that should vanish."""
     if isinstance(expressions, (sp.Expr, Relational, sp.MatrixBase)):

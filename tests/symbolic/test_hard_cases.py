@@ -7,6 +7,7 @@ import pytest
 import sympy as sp
 
 from symbolic.chains import partials
+from symbolic.expressions import substituted
 from symbolic.parse import parse_expression
 from symbolic.structural import StructureError
 from symbolic.system import DAESystem, dot
@@ -74,6 +75,12 @@ def test_partial_derivatives_of_every_kind_of_expression():
         for point in ((0.9, 0.5, 1.3), (0.9, 1.2, 0.7), (1.1, 1.2, 1.3)):
             at = dict(zip((x, y, z), point, strict=True))
             assert float(slope.subs(at)) == pytest.approx(float(e.diff(s).subs(at)), rel=1e-13, abs=1e-14)
+
+
+def test_names_of_derivatives_reach_into_shared_subexpressions():
+    e = sp.sin(x * v) + sp.Piecewise((sp.exp(v), v > x), (v, True))
+    table = {v: dot(x), x: y}
+    assert substituted(e + e**2, table, {}) == (e + e**2).xreplace(table)
 
 
 @pytest.mark.parametrize("exponent", [sp.Rational(1, 2), sp.Rational(1, 3), sp.Rational(-3, 2)])

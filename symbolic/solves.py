@@ -188,7 +188,8 @@ class Arrays:
             close = abs(step[0]) <= eps**0.5 * abs(z[0])
             for x, d in zip(z[1:], step[1:], strict=True):
                 close = close & (abs(d) <= eps**0.5 * abs(x))
-            return step, scales, close | small
+            # Where a slope is infinite the step is zero, and says nothing.
+            return step, scales, (close | small) & xp.isfinite(sum(scales))
 
         def level(residual, scales):
             parts = [abs(r) / s for r, s in zip(residual, scales, strict=True)]

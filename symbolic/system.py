@@ -9,7 +9,7 @@ import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from symbolic.corners import as_piecewise, check_piecewise_smooth
-from symbolic.expressions import as_expressions
+from symbolic.expressions import as_expressions, substituted
 
 if TYPE_CHECKING:
     from symbolic.reduced import ReducedSystem
@@ -251,10 +251,12 @@ class _Reader:
         self.system, self.functions = system, functions
         self.definitions: dict[sp.Symbol, sp.Expr] = {}
         for symbol, value in definitions.items():
-            self.definitions[symbol] = self._plain(value).xreplace(self.definitions)
+            # As Piecewise before they are put in: SymPy would take every Max apart again, and again.
+            self.definitions[symbol] = substituted(as_piecewise(self._plain(value)), self.definitions, {})
+        self._known: dict[sp.Basic, sp.Basic] = {}
 
     def read(self, expression: sp.Expr, where: str, derivatives: bool = True) -> sp.Expr:
-        expression = as_piecewise(self._plain(expression).xreplace(self.definitions))
+        expression = substituted(as_piecewise(self._plain(expression)), self.definitions, self._known)
         unknown = sorted(expression.atoms(AppliedUndef), key=str)
         if unknown:
             raise ValueError(

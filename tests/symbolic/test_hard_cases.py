@@ -121,3 +121,10 @@ def test_rate_constants_are_read_as_they_are_written():
     for text in ("1e301*x", "1e999", "x + 10**200**2"):
         with pytest.raises(ValueError, match="beyond"):
             parse_expression(text, [x])
+
+
+def test_an_infinite_slope_is_no_solution():
+    """Newton's step there is zero, at any residual."""
+    r = reduced(["x_dot + x", "z + 2 + x**2 - z**(1/3)/100"], [x, z])
+    _, found = r.numpy().solve_leading(np.array([1.0]), 0.0, guess=np.zeros(2))
+    assert not found

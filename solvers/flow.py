@@ -175,7 +175,8 @@ def dae_flow(
             parameters, jumps = args
             if switching and parameters:
                 state = _across(motion, jumps, t, state, parameters)
-            return motion.after_step(t, state, parameters, tolerances / rtol)
+            state, good = motion.after_step(t, state, parameters, tolerances / rtol)
+            return (motion.behind(jumps, t, state, parameters) if switching else state), good
 
         state, projected = motion.after_step(t0, state, parameters, tolerances / rtol, first=True)
         good = {

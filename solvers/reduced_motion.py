@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from solvers._jax_types import Flag, Leading, PhaseState
 from solvers.formulations import Formulation
+from solvers.switching import Jumps
 
 Parameters = Mapping[str, Any] | None
 
@@ -87,6 +88,18 @@ class ReducedMotion:
             good = good & converged & self._on_branch(t, state, w, parameters)
             state = state.at[self.n_y :].set(w[self.guessed])
         return state, good
+
+    def behind(self, jumps: Jumps, t: Any, state: PhaseState, parameters: Parameters) -> PhaseState:
+        """A state whose guesses are for what comes next: at a jump, which w takes part in, those behind it."""
+        if not self.guessed.size:
+            return state
+        _, after, inside = jumps.inside(t)
+
+        def anew(state):
+            w, converged = self.leading(after, state, parameters)
+            return state.at[self.n_y :].set(jnp.where(converged, w[self.guessed], state[self.n_y :]))
+
+        return jax.lax.cond(inside, anew, lambda state: state, state)
 
     def _on_branch(self, t: Any, state: PhaseState, w: Leading, parameters: Parameters) -> Flag:
         """Whether w is where a slow walk from the guesses ends, on which the residual of T shrinks evenly.

@@ -6,7 +6,7 @@ change no result; the last one is filled up, so that one compilation serves any 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import diffrax
@@ -103,6 +103,7 @@ class ReferenceKernel:
         """The solution at `ts`, as far as it got; `jumps` (*batch, n) are times at which the derivative switches."""
         y = self._flatten(y0)
         shape = y.shape[:-1]  # () or (batch,)
+        switches = jumps is not None
         jumps = Jumps.none(shape) if jumps is None else jax.tree.map(lambda at: self._flatten(np.asarray(at)), jumps)
         length = int(np.clip(_CHUNK_NUMBERS // y.size, 8, _CHUNK_OUTPUTS))
         length = min(length, max(8, 1 << (ts.size - 2).bit_length()))  # few outputs need no long chunk
@@ -117,8 +118,8 @@ class ReferenceKernel:
             last = min(first + length, ts.size - 1)
             times = np.pad(ts[first : last + 1], (0, first + length - last), mode="edge")
             out = self._call(
-                "chunk",
-                self._solve_chunk,
+                f"chunk {switches=}",
+                partial(self._solve_chunk, switches),
                 (0, 0, 0, 0, None, None, None, None, None, None),
                 y,
                 resume,
@@ -183,12 +184,15 @@ class ReferenceKernel:
         n_flat = 1 if self._batched else 0
         return jax.tree.map(lambda x: np.asarray(x).reshape(batch + np.shape(x)[n_flat:]), tree)
 
-    def _solve_chunk(self, y0, resume, active, jumps, times, t_end, is_first, rtol, atol, max_steps, parameters):
+    def _solve_chunk(
+        self, switches, y0, resume, active, jumps, times, t_end, is_first, rtol, atol, max_steps, parameters
+    ):
         motion = self.motion
         floor = atol / rtol  # the size below which a component is measured absolutely
 
         def after_step(t, y, parameters):
-            return motion.after_step(t, y, parameters, floor)
+            y, good = motion.after_step(t, y, parameters, floor)
+            return (motion.behind(jumps, t, y, parameters) if switches else y), good
 
         # What the check of the start let through goes before the first step.
         y0 = jnp.where(is_first, after_step(times[0], y0, parameters)[0], y0)

@@ -81,6 +81,18 @@ def test_conditions_that_are_not_affine_in_time_are_searched():
     assert solution.stats["n_rejected"] <= 3  # thousands where steps go across
 
 
+@pytest.mark.parametrize("solver", ["dopri8", "radau13"])
+def test_a_nonlinear_variable_jumps_as_far_as_the_input(solver):
+    """It is found behind the jump before a step is taken, which would be rejected for having left its branch."""
+    system = DAESystem(
+        [dot(x) + x - z, sp.sinh(5 * z) - sp.Piecewise((-100, t < 1), (100, True))], [x, z], None, t, name="valve"
+    )
+    solution = solve_dae(system, {"x": 0.0}, [0.0, 0.5, 1.0, 2.0], solver=solver)
+    size = np.arcsinh(100) / 5
+    assert solution["z"] == pytest.approx([-size, -size, size, size], rel=1e-12)
+    assert solution.x[-1, 0] == pytest.approx(size * (1 - 2 * np.exp(-1) + np.exp(-2)), rel=1e-9)
+
+
 def test_more_switching_times_than_can_be_found_are_refused():
     with pytest.raises(ValueError, match=f"change more than {MAX_CHANGES} times between 0 and 600"):
         solve_dae(square, {"x": 0.0}, [0.0, 600.0])

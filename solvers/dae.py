@@ -29,7 +29,7 @@ from solvers.reduced_motion import ReducedMotion
 from solvers.reference_kernel import Outcome, Progress, ReferenceKernel
 from solvers.solution import SUCCESS, ReferenceSolveError, Solution
 from solvers.start import at_index, broadcast_parameters, resolve_start
-from solvers.switching import find_jumps
+from solvers.switching import find_jumps, jump_near
 
 __all__ = ["describe_states", "output_times", "resolve_start", "solve_dae"]
 
@@ -239,6 +239,9 @@ def _cause(
     `seen` are the largest sizes of y and w, at least one, at the outputs, `first` is (y, w, t) at the start.
     """
     functions, y = reduced.numpy(), state[: len(reduced.y)]
+    jump = jump_near(reduced, y, t, parameters)
+    if jump:
+        return f"; {jump}"
     guess = np.zeros(len(reduced.w))
     nonlinear = sorted(j for block in reduced.blocks if not block.linear for j in block.unknowns)
     guess[nonlinear] = state[len(reduced.y) :]

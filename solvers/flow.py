@@ -176,7 +176,10 @@ def dae_flow(
             if switching and parameters:
                 state = _across(motion, jumps, t, state, parameters)
             state, good = motion.after_step(t, state, parameters, tolerances / rtol)
-            return (motion.behind(jumps, t, state, parameters) if switching else state), good
+            if switching:
+                state, goes_on = motion.behind(jumps, t, state, parameters)
+                good = good & goes_on
+            return state, good
 
         state, projected = motion.after_step(t0, state, parameters, tolerances / rtol, first=True)
         good = {

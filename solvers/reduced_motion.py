@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from solvers._jax_types import Flag, Leading, PhaseState
 from solvers.formulations import Formulation
-from solvers.switching import Jumps
+from solvers.switching import Jumps, switching_of
 
 Parameters = Mapping[str, Any] | None
 
@@ -89,17 +89,21 @@ class ReducedMotion:
             state = state.at[self.n_y :].set(w[self.guessed])
         return state, good
 
-    def behind(self, jumps: Jumps, t: Any, state: PhaseState, parameters: Parameters) -> PhaseState:
-        """A state whose guesses are for what comes next: at a jump, which w takes part in, those behind it."""
+    def behind(self, jumps: Jumps, t: Any, state: PhaseState, parameters: Parameters) -> tuple[PhaseState, Flag]:
+        """The state with which a solve goes on at the end of a step, and whether it can.
+
+        Before a jump, in which w takes part, the guesses are those behind it; where a constraint jumps, y would too.
+        """
+        good = ~switching_of(self.reduced).breaks(jumps, t, state[: self.n_y], parameters)
         if not self.guessed.size:
-            return state
+            return state, good
         _, after, inside = jumps.inside(t)
 
         def anew(state):
             w, converged = self.leading(after, state, parameters)
             return state.at[self.n_y :].set(jnp.where(converged, w[self.guessed], state[self.n_y :]))
 
-        return jax.lax.cond(inside, anew, lambda state: state, state)
+        return jax.lax.cond(inside, anew, lambda state: state, state), good
 
     def _on_branch(self, t: Any, state: PhaseState, w: Leading, parameters: Parameters) -> Flag:
         """Whether w is where a slow walk from the guesses ends, on which the residual of T shrinks evenly.

@@ -192,7 +192,10 @@ class ReferenceKernel:
 
         def after_step(t, y, parameters):
             y, good = motion.after_step(t, y, parameters, floor)
-            return (motion.behind(jumps, t, y, parameters) if switches else y), good
+            if switches:
+                y, continuous = motion.behind(jumps, t, y, parameters)
+                good = good & continuous
+            return y, good
 
         # What the check of the start let through goes before the first step.
         y0 = jnp.where(is_first, after_step(times[0], y0, parameters)[0], y0)

@@ -21,6 +21,8 @@ from symbolic.switching import SwitchingTimes
 
 Parameters = Mapping[str, Any] | None
 
+# By how much a constraint may change at once, in the units in which a start may be inconsistent.
+TOLERATED = 1e-8
 # Half the width of the gap around a switching time, relative to it: what rounding may do to `t - a < b`.
 _GAP = 8 * np.finfo(np.float64).eps
 # Conditions that are not affine in time are looked at so many times over the span of a solve, ...
@@ -133,19 +135,29 @@ class Switching:
 
         y would have to jump with it, which no solution of the equations does.
         """
-        functions, n = self.reduced.jax(), len(self.reduced.constraints)
         if not self._of_constraints:
-            return jnp.zeros((jumps.at.size, n), dtype=bool)
+            return jnp.zeros((jumps.at.size, len(self.reduced.constraints)), dtype=bool)
 
         def at_time(before, after):
             finite = jnp.isfinite(before)
-            before, after = jnp.where(finite, before, 0.0), jnp.where(finite, after, 0.0)
-            change = functions.constraints(y, after, parameters) - functions.constraints(y, before, parameters)
-            jacobian = jnp.abs(functions.constraints_jacobian(y, after, parameters))
-            allowed = tol * jnp.max(jacobian * jnp.maximum(1.0, jnp.abs(y)), axis=-1)
-            return finite & (jnp.abs(change) > allowed)
+            ends = jnp.where(finite, before, 0.0), jnp.where(finite, after, 0.0)
+            return finite & self._broken_between(*ends, y, parameters, tol)
 
         return jax.vmap(at_time)(jumps.before, jumps.after)
+
+    def breaks(self, jumps: Jumps, t: Time, y: PhaseState, parameters: Parameters) -> Flag:
+        """Whether t, where a step from a state on the constraints ends, is before a jump that takes y off them."""
+        if not self._of_constraints:
+            return jnp.asarray(False)
+        _, after, inside = jumps.inside(t)
+        between = lambda: jnp.any(self._broken_between(t, after, y, parameters, TOLERATED))  # noqa: E731
+        return jax.lax.cond(inside, between, lambda: jnp.asarray(False))
+
+    def _broken_between(self, before: Time, after: Time, y: PhaseState, parameters: Parameters, tol: Any) -> Array:
+        functions = self.reduced.jax()
+        change = functions.constraints(y, after, parameters) - functions.constraints(y, before, parameters)
+        jacobian = jnp.abs(functions.constraints_jacobian(y, after, parameters))
+        return jnp.abs(change) > tol * jnp.max(jacobian * jnp.maximum(1.0, jnp.abs(y)), axis=-1)
 
 
 def find_jumps(system: Any, y0: np.ndarray, ts: np.ndarray, parameters: Parameters, tol: float) -> Jumps | None:
@@ -172,7 +184,7 @@ def find_jumps(system: Any, y0: np.ndarray, ts: np.ndarray, parameters: Paramete
         found[index] = single[key]
         broken = np.argwhere(_broken(switching)(found[index], y0[index], own, tol))
         if broken.size:
-            raise ValueError(_jumps_of_constraint(system, *map(int, broken[0]), found[index]))
+            raise ValueError(_jumps_of_constraint(system.reduce(), *map(int, broken[0]), found[index]))
     return jax.tree.map(lambda *parts: jnp.stack(parts).reshape(*batch, -1), *found.reshape(-1))
 
 
@@ -204,15 +216,27 @@ def _broken(switching: Switching) -> Any:
     return jax.jit(switching.broken)
 
 
-def _jumps_of_constraint(system: Any, which: int, row: int, jumps: Jumps) -> str:
-    reduced, t = system.reduce(), float(jumps.at[which])
+def jump_near(reduced: Any, y: np.ndarray, t: float, parameters: Parameters) -> str:
+    """What to say of a solve that stopped at t with the state y: which constraint jumps there; empty if none does."""
+    switching = switching_of(reduced)
+    if not switching:
+        return ""
+    with float64_on_cpu():
+        near = 1e-6 * max(abs(t), np.finfo(float).tiny)
+        jumps, _ = _find(switching)(t - near, t + near, parameters or None)
+        broken = np.argwhere(_broken(switching)(jumps, y, parameters or None, TOLERATED))
+        return _jumps_of_constraint(reduced, *map(int, broken[0]), jumps) if broken.size else ""
+
+
+def _jumps_of_constraint(reduced: Any, which: int, row: int, jumps: Jumps) -> str:
+    t = float(jumps.at[which])
     i, k = reduced.constraint_of[row]
     times = {0: "", 1: ", differentiated once,", 2: ", differentiated twice,"}.get(k, f", differentiated {k} times,")
     text = str(reduced.constraints[row])
     text = text if len(text) <= 80 else text[:77] + "..."
     origins = ", ".join(map(str, reduced.origins[i] if reduced.origins else (i,)))
     return (
-        f"a constraint of {system.name!r} jumps at t = {t:.9g}, so its variables would have to: 0 = {text} (equation "
-        f"{origins}{times} see reduce().describe()); smooth the input, or solve up to there and go on from "
+        f"a constraint of {reduced.system.name!r} jumps at t = {t:.9g}, so its variables would have to: 0 = {text} "
+        f"(equation {origins}{times} see reduce().describe()); smooth the input, or solve up to there and go on from "
         f"consistent_initial_condition(system, ..., t0={t:.9g})"
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from solvers import dae_flow, solve_dae, solve_ida, solve_radau
+from solvers import ReferenceSolveError, dae_flow, solve_dae, solve_ida, solve_radau
 from solvers.switching import MAX_CHANGES
 from solvers.torch_reduced import solve_torch
 from symbolic.system import DAESystem, dot
@@ -120,3 +120,13 @@ def test_a_constraint_that_jumps_is_refused_and_one_that_bends_is_not():
     with jax.enable_x64(True):
         result = dae_flow(driven, throw=False)({"x": 0.0}, np.array([0.0, 3.0]))
         assert "a constraint jumps" in result.reason()
+
+
+def test_a_constraint_that_jumps_on_the_way_ends_the_solve_there():
+    """At the start, where y is zero, it does not."""
+    y = sp.Symbol("y", real=True)
+    ramp = y * sp.Piecewise((1, t < 1), (2, True))
+    driven = DAESystem([dot(x) - z, dot(y) - 1, x - ramp], [x, y, z], None, t, name="ramp")
+    with pytest.raises(ReferenceSolveError, match=r"at t = 1: .* a constraint of 'ramp' jumps at t = 1, so") as raised:
+        solve_dae(driven, {"x": 0.0, "y": 0.0}, [0.0, 0.5, 3.0])
+    assert raised.value.solution.x.tolist() == [[0.0, 0.0, 1.0], [0.5, 0.5, 1.0]]

@@ -9,12 +9,16 @@ from solvers.dae import solve_dae, variable_groups
 from solvers.torch_reduced import solve_torch
 
 # Minutes between them.
-SLOW = ("andrews", "car_axis", "chain_pendulum_3", "double_pendulum", "fekete", "five_body_pendulum", "robot_path")
+SLOW = (
+    "andrews", "car_axis", "chain_pendulum_3", "crank", "double_pendulum", "fekete", "five_body_pendulum", "robot_path",
+)  # fmt: skip
 MECHANICAL = ("arevalo", "pendulum_g10", "pendulum_mebdf", "pendulum_period2", *SLOW)
 # Index 2, with multipliers in its kinematics: it moves, but its velocities are not q'.
 STABILISED = "fekete"
 # In 10 s the motion of five bodies makes hundreds of times as much of an error.
 RTOL = {"five_body_pendulum": 1e-12}
+# Its second derivative of a constraint has terms of 6e3 (m/s²), whose rounding is 1e-12 each.
+HELD = {"crank": 1e-11}
 
 
 def parts(problem):
@@ -41,7 +45,8 @@ def test_torch_agrees_with_diffrax(name):
     # Something moves: two solutions that stay at the start would agree.
     assert np.ptp(theirs.x, axis=0).max() > 1e-3
     assert max(found.values()) < 1e-8, found
-    assert max(np.abs(ours.residual["level 0"]).max(), np.abs(ours.residual["level 1"]).max()) < 1e-12
+    off = max(np.abs(ours.residual["level 0"]).max(), np.abs(ours.residual["level 1"]).max())
+    assert off < HELD.get(name, 1e-12)
 
 
 def test_all_mechanical_problems_are_here():

@@ -126,7 +126,9 @@ def test_samples_do_not_touch_each_other():
 def test_gravity_and_masses_are_learned_from_positions(tmp_path):
     x = states(24)
     y = torch.as_tensor(reference(x, np.array([0.0, 0.2])).q[:, -1].reshape(24, 3, 2))
-    model = NeuralMotion(SYSTEM.constraint.torch(), Weight(5.0), duration=0.2, mass=1.0, learn_mass=True).double()
+    model = NeuralMotion(
+        SYSTEM.constraint.torch(), Weight(5.0), duration=0.2, n_steps=8, mass=1.0, learn_mass=True
+    ).double()
     before = (model(x) - y).norm(dim=-1).mean().item()
     result = fit(model, (x[:16], y[:16]), (x[16:], y[16:]), epochs=60, batch_size=8, learning_rate=0.05, out=tmp_path)
     assert result.best.val_mae < 0.03 * before

@@ -81,7 +81,7 @@ def test_hundred_thousand_samples_keep_links_and_energy(pendulum):
     assert solution.result == "successful"
 
 
-@pytest.mark.parametrize(("solver", "order"), [("dopri5", 5), ("tsit5", 5), ("kvaerno5", 5), ("dopri8", 8)])
+@pytest.mark.parametrize(("solver", "order"), [("kvaerno5", 5), ("dopri8", 8)])
 def test_projection_keeps_the_order_of_every_solver(pendulum, solver, order):
     """With no error control each interval between outputs is one step, so the outputs set the step size."""
     exact, _ = motion_in_angles(np.linspace(0.3, 0.8, 5), np.array([0.0, 1.0]), GRAVITY)
@@ -236,7 +236,7 @@ def test_progress_runs_up_to_one(single, monkeypatch):
     start = from_angles(np.array([0.2]))
     reference_solution(single, *start, np.linspace(0, 1, 21), progress=lambda *news: seen.append(news))
     assert [fraction for fraction, _ in seen] == pytest.approx([0.4, 0.8, 1.0])
-    assert "1 of 1 s" in seen[-1][1]
+    assert seen[-1][1].endswith(": 1 of 1")
 
 
 # -- the start ---------------------------------------------------------------------------------------------------------

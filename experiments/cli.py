@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> int:
             return _report(error)
         code = 130
     if code == 130:
-        resumed = any(name in arguments for name in _RESUMED)
+        resumed = bool(arguments) and arguments[0] in _RESUMED
         note("ndae: interrupted" + "; the same command goes on from the last checkpoint" * resumed)
     return code if isinstance(code, int) else 0
 

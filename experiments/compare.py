@@ -239,4 +239,4 @@ def setting_title(setting: Setting) -> str:
     """One line for a figure: what all its runs have in common."""
     what = f"{setting.n_train:,} training samples, {setting.horizon} steps ahead, {setting.network} network"
     ending = f", {Path(setting.trajectory).name}" if setting.trajectory else ""
-    return f"{Path(setting.problem).stem.replace('_', ' ').capitalize()}: {what}{ending}"
+    return f"{setting.problem_name.replace('_', ' ').capitalize()}: {what}{ending}"

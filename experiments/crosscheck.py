@@ -18,12 +18,12 @@ from experiments.digits import Digits, correct_digits, error_scales, score, size
 from experiments.problems import Problem
 from experiments.problems.start import start_of
 from experiments.terminal import UserError, is_users, one_line
+from solvers.arguments import SOLVER_NAMES
 
 Progress = Callable[[str, float], None]
 
 FORMULATIONS = ("projection", "ggl", "baumgarte", "plain")
 OUTSIDE = ("torch", "IDA", "Radau")
-SOLVERS = ("dopri8", "dopri5", "tsit5", "kvaerno5", "radau13")
 IMPLICIT = ("kvaerno5", "radau13")
 _PACKAGES = {"IDA": "sksundae", "Radau": "solve_dae"}
 RTOL = 1e-10
@@ -138,7 +138,7 @@ def crosscheck(
     for given, known, what in (
         (formulations, FORMULATIONS, "formulation"),
         (outside, OUTSIDE, "other solver"),
-        ([solver] if solver else [], SOLVERS, "solver"),
+        ([solver] if solver else [], SOLVER_NAMES, "solver"),
     ):
         wrong = [name for name in given if name not in known]
         if wrong:

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from experiments.terminal import UserError
 
+# What a file calls the problem that it defines; those of this project write a constant.
+_NAMES = ("problem", "PROBLEM")
 
-def run_file(path: Path, names: tuple[str, ...], advice: str) -> object:
-    """The first of `names` that the file `path` defines.
+
+def problem_of_file(path: Path, advice: str) -> object:
+    """What the file `path` calls its problem.
 
     Raises UserError where there is no such file, where running it fails, by the file's own line, and with `advice`
-    where it defines none of the names.
+    where it defines no problem.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -27,10 +30,10 @@ def run_file(path: Path, names: tuple[str, ...], advice: str) -> object:
         lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
         line = f" line {lines[-1]}," if lines else ""
         raise UserError(f"{path}:{line} {said(error)}") from error
-    for name in names:
-        if hasattr(module, name):
-            return getattr(module, name)
-    raise UserError(f"{path} defines no `{names[0]}`: {advice}")
+    for called in _NAMES:
+        if hasattr(module, called):
+            return getattr(module, called)
+    raise UserError(f"{path} defines no `{_NAMES[0]}`: {advice}")
 
 
 def said(error: Exception) -> str:

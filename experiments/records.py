@@ -171,9 +171,15 @@ class Setting(NamedTuple):
     trajectory: str = ""
 
     @property
+    def problem_name(self) -> str:
+        """The name of the problem, of the user's file that it is in if it is one."""
+        return Path(self.problem).stem
+
+    @property
     def name(self) -> str:
         """For files: everything that is not the default."""
-        *parts, schedule, trajectory = self
+        _, *parts, schedule, trajectory = self
+        parts = [self.problem_name, *parts]
         parts += [schedule] * (schedule != SCHEDULES[0]) + [Path(trajectory).stem] * (trajectory != "")
         return "-".join(map(str, parts))
 
@@ -326,11 +332,8 @@ def run_name(setting: Setting, variant: Variant, seed: int) -> str:
     """Name of a run's folder: everything that tells it from other runs, but for the problem of the paper and other
     defaults."""
     strengths = [f"{letter}{value:g}" for letter, value in (("g", variant.gamma), ("e", variant.eta)) if value]
-    parts = [Path(setting.problem).stem] * (setting.problem != "pendulum") + [
-        variant.method,
-        *variant.choices,
-        *strengths,
-    ]
+    parts = [setting.problem_name] * (setting.problem != "pendulum")
+    parts += [variant.method, *variant.choices, *strengths]
     parts += [setting.network, f"n{setting.n_train}", f"k{setting.horizon}", f"ep{setting.epochs}"]
     parts += [setting.schedule] * (setting.schedule != SCHEDULES[0])
     parts += [Path(setting.trajectory).stem] * (setting.trajectory != "") + [f"s{seed}"]

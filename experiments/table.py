@@ -52,11 +52,11 @@ class Table:
 
     @property
     def title(self) -> str:
-        problem, network, n_train, horizon, epochs, schedule, trajectory = self.setting
+        _, network, n_train, horizon, epochs, schedule, trajectory = self.setting
         ending = f", {schedule} schedule" if schedule != "constant" else ""
         ending += f", {Path(trajectory).name}" if trajectory else ""
         return (
-            f"{Path(problem).stem.replace('_', ' ')}: {n_train:,} training samples, {horizon} steps ahead, "
+            f"{self.setting.problem_name.replace('_', ' ')}: {n_train:,} training samples, {horizon} steps ahead, "
             f"{network} network, {epochs} epochs{ending}"
         )
 

@@ -26,7 +26,7 @@ from solvers.projected_step import EndOfStep
 _SHARE = 1e-3
 _MAX_ITERATIONS = 12
 # Stages are never solved for a looser `rtol`: with the error test switched off (a huge one), steps keep their order.
-LOOSEST = 1e-8
+_LOOSEST = 1e-8
 
 
 class Work(eqx.Module):
@@ -48,6 +48,14 @@ class Implicit(diffrax.AbstractAdaptiveSolver):
 
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar = EndOfStep
+
+    def scale(self, y):
+        """What increments of a state are measured by, (n,).
+
+        Jacobians are taken in units of it too: the inverse of a matrix whose columns differ by twenty orders would be
+        noise.
+        """
+        return (self.atol + self.rtol * jnp.abs(y)) * jnp.minimum(1.0, _LOOSEST / self.rtol)
 
     def func(self, terms, t0, y0, args):
         return terms.vf(t0, y0, args)
@@ -84,8 +92,7 @@ class Esdirk(Implicit):
         def frozen(t, y):
             return terms.vf(t, y, frozen_args)
 
-        # In units of the scale: the inverse of a matrix whose columns differ by twenty orders would be noise.
-        scale = (self.atol + self.rtol * jnp.abs(frozen_y0)) * jnp.minimum(1.0, LOOSEST / self.rtol)
+        scale = self.scale(frozen_y0)
         jacobian = jax.jacfwd(frozen, argnums=1)(t0, frozen_y0)
         inverse = jnp.linalg.inv(identity - h * gamma * jacobian * (scale / scale[:, None]))
 

@@ -21,7 +21,7 @@ from solvers.radau_iia import RadauIIA
 from solvers.reduced_motion import ReducedMotion
 from solvers.solution import SUCCESS
 from solvers.start import ALGEBRAIC_SLACK, ConsistentStart, name_places
-from solvers.switching import MAX_CHANGES, Jumps, switching_of
+from solvers.switching import MAX_CHANGES, TOLERATED, Jumps, switching_of
 
 # Stages by the default loops of diffrax, which a reverse pass can go through.
 _SOLVERS: dict[str, Callable[[Any, Any], diffrax.AbstractSolver]] = {
@@ -169,7 +169,7 @@ def dae_flow(
             agrees = jnp.all(jnp.isnan(given) | (jnp.abs(given - w0) <= allowed) | ~checked_w)
 
         jumps, complete = switching.find(t0, times[-1], parameters) if switching else (Jumps.none(), jnp.asarray(True))
-        continuous = ~jnp.any(switching.broken(jumps, y0, parameters, start_tol or 1e-8))
+        continuous = ~jnp.any(switching.broken(jumps, y0, parameters, start_tol or TOLERATED))
 
         def after_step(t, state, args):
             parameters, jumps = args

@@ -17,7 +17,7 @@ import numpy as np
 from diffrax import RESULTS
 from jax.scipy.linalg import lu_factor, lu_solve
 
-from solvers.esdirk import LOOSEST, Implicit, Work, newton
+from solvers.esdirk import Implicit, Work, newton
 
 # Digits of the arithmetic in which coefficients are computed; Vandermonde matrices lose some.
 _DIGITS = 50
@@ -52,8 +52,7 @@ class RadauIIA(Implicit):
         def frozen(t, y):
             return terms.vf(t, y, frozen_args)
 
-        # In units of the scale: the inverse of a matrix whose columns differ by twenty orders would be noise.
-        scale = (self.atol + self.rtol * jnp.abs(frozen_y0)) * jnp.minimum(1.0, LOOSEST / self.rtol)
+        scale = self.scale(frozen_y0)
         jacobian = h * jax.jacfwd(frozen, argnums=1)(t0, frozen_y0) * (scale / scale[:, None])
         real = jnp.linalg.inv(m.real * jnp.eye(n) - jacobian)
         pairs = jnp.linalg.inv(m.pairs[:, None, None] * jnp.eye(n) - jacobian)

@@ -42,13 +42,13 @@ def find(name: str) -> "LearningProblem":
 
 def _of_file(path: Path) -> "LearningProblem":
     from experiments.learning_problem import LearningProblem
-    from experiments.python_file import run_file
+    from experiments.python_file import problem_of_file
     from experiments.terminal import UserError
 
     key = (path.resolve(), path.stat().st_mtime_ns) if path.is_file() else None
     if key not in _of_files:
         advice = "write `problem = MotionProblem(...)` with `from experiments.motion_problem import MotionProblem`"
-        made = run_file(path, ("problem", "PROBLEM"), advice)
+        made = problem_of_file(path, advice)
         if not isinstance(made, LearningProblem):
             raise UserError(f"`problem` of {path} is of type {type(made).__name__}: {advice}")
         _of_files[key] = made

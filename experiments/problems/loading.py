@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from experiments.problems.problem import Problem
 from experiments.problems.reader import read_problem
-from experiments.python_file import run_file, said
+from experiments.python_file import problem_of_file, said
 from experiments.terminal import UserError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _from_python(path: Path) -> Problem:
         "write `problem = Problem(name, system, initial, t_span)` with `from experiments.problems import Problem`, or "
         "give one that `ndae train` takes, a MotionProblem"
     )
-    return _as_problem(run_file(path, ("problem", "PROBLEM"), advice), f"`problem` of {path}")
+    return _as_problem(problem_of_file(path, advice), f"`problem` of {path}")
 
 
 def _as_problem(made: object, where: str) -> Problem:

@@ -1,57 +1,28 @@
-"""Training: the loss by hand, the choice of the best epoch, kills at many moments, and files that attack."""
+"""Training: the loss by hand, the choice of the best epoch, numbers that are not finite, what a user sees."""
 
-import contextlib
 import csv
 import math
-import os
-import pickle
-import random
 import signal
 import time
-import warnings
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from ndae.checkpoints import CheckpointError, load_checkpoint, load_weights, only_writer
+from ndae.checkpoints import load_checkpoint
 from ndae.evaluation import evaluate
 from ndae.history import NonFiniteError
 from ndae.training import fit
 from solvers import IntegrationError
-from tests.killable import start
-from tests.ndae.standin import NODES, Prediction, Standin, UnitCircle, data, standin, train_into
-
-TRAIN, VALIDATION = data(23, 0), data(11, 1)
-
-
-def train(out: Path, model: nn.Module | None = None, **options):
-    settings = {"epochs": 3, "batch_size": 5, "seed": 1, "learning_rate": 1e-2, "device": "cpu"} | options
-    return fit(standin() if model is None else model, TRAIN, VALIDATION, out=out, **settings)
-
-
-def rows_without_seconds(out: Path) -> list[list[str]]:
-    rows = list(csv.reader((out / "log.csv").open()))
-    kept = [column for column, name in enumerate(rows[0]) if name != "seconds"]
-    return [[row[column] for column in kept] for row in rows]
-
-
-def assert_same_training(a: Path, b: Path) -> None:
-    """Weights and optimiser state of both checkpoints, and the log, bit for bit."""
-    assert rows_without_seconds(a) == rows_without_seconds(b)
-    for name in ("last", "best"):
-        one, other = (load_checkpoint(folder / "checkpoints" / f"{name}.ckpt") for folder in (a, b))
-        assert one["state_dict"].keys() == other["state_dict"].keys()
-        for key, value in one["state_dict"].items():
-            assert torch.equal(value, other["state_dict"][key]), (name, key)
-        if name == "last":
-            one, other = (checkpoint["optimizer_states"][0]["state"] for checkpoint in (one, other))
-            assert one.keys() == other.keys()
-            for slot in one:
-                for key, value in one[slot].items():
-                    assert torch.equal(value, other[slot][key]), (slot, key)
-
+from tests.ndae.standin import NODES, Prediction, Standin, UnitCircle, data, standin
+from tests.ndae.trainings import (
+    TRAIN,
+    VALIDATION,
+    assert_same_training,
+    process_in,
+    train,
+    train_drifting,
+)
 
 # --- what is minimised, what is measured -----------------------------------------------------------------------------
 
@@ -114,25 +85,6 @@ def test_any_module_can_be_trained(tmp_path):
     assert math.isnan(result.rows[0].val_violation_max)
 
 
-class Drifting(nn.Module):
-    """A model that starts at the truth and is pulled away from it by its regularisation."""
-
-    def __init__(self):
-        super().__init__()
-        self.shift, self.constraint = nn.Parameter(torch.zeros(2)), UnitCircle()
-
-    def predict(self, x):
-        y = x[..., :2] + self.shift
-        return Prediction(y, 50 * (self.shift - 1).square().sum())
-
-
-def train_drifting(out: Path, **options):
-    model = Drifting()
-    still = tuple((inputs, inputs[..., :2]) for inputs, _ in (TRAIN, VALIDATION))
-    settings = {"epochs": 9, "learning_rate": 1e-2, "seed": 0, "device": "cpu"} | options
-    return model, fit(model, *still, out=out, **settings)
-
-
 def test_best_is_chosen_by_prediction_error_not_by_loss(tmp_path):
     model, result = train_drifting(tmp_path)
     losses = [row.train_loss for row in result.rows]
@@ -159,239 +111,6 @@ def test_float64_and_schedule(tmp_path):
     # The last of 4 × 5 steps is taken at 19/20 of the way.
     rate = checkpoint["optimizer_states"][0]["param_groups"][0]["lr"]
     assert rate == pytest.approx(1e-2 * 0.5 * (1 + math.cos(math.pi * 19 / 20)), rel=1e-12)
-
-
-# --- the same numbers ------------------------------------------------------------------------------------------------
-
-
-def test_two_trainings_are_equal_and_leave_the_random_state_alone(tmp_path):
-    torch.manual_seed(3)
-    expected = torch.rand(2)
-    torch.manual_seed(3)
-    train(tmp_path / "a")
-    assert torch.equal(torch.rand(2), expected)
-    torch.rand(100)
-    train(tmp_path / "b")
-    assert_same_training(tmp_path / "a", tmp_path / "b")
-    train(tmp_path / "c", seed=2)
-    assert rows_without_seconds(tmp_path / "c") != rows_without_seconds(tmp_path / "a")
-
-
-def test_order_depends_on_seed_and_epoch_only():
-    from ndae._lightning import Batches
-    from ndae.evaluation import Data
-
-    inputs = torch.arange(23.0).reshape(23, 1, 1)
-    batches = Batches(Data(inputs, inputs, {"t0": inputs[:, 0, 0]}), 5, seed=7)
-    orders = {}
-    for epoch in (0, 3, 1, 3, 0):
-        batches.set_epoch(epoch)
-        chosen, data = zip(*batches, strict=True)
-        chosen = torch.cat(chosen)
-        assert torch.equal(inputs[chosen], torch.cat([part.inputs for part in data]))
-        assert torch.equal(chosen.float(), torch.cat([part.conditions["t0"] for part in data]))
-        assert sorted(chosen.tolist()) == list(range(23))
-        assert orders.setdefault(epoch, chosen.tolist()) == chosen.tolist()
-    assert len({tuple(order) for order in orders.values()}) == 3
-    assert [len(part[0]) for part in batches] == [5, 5, 5, 5, 3]
-
-
-def test_more_epochs_go_on_from_the_last(tmp_path):
-    train(tmp_path / "a", epochs=2)
-    train(tmp_path / "a", epochs=5)
-    train(tmp_path / "b", epochs=5)
-    assert_same_training(tmp_path / "a", tmp_path / "b")
-    with pytest.raises(CheckpointError, match="5 epochs, 4 were asked for"):
-        train(tmp_path / "a", epochs=4)
-
-
-def test_resume_false_starts_over(tmp_path):
-    train(tmp_path / "a", epochs=2, seed=9)
-    train(tmp_path / "a", resume=False)
-    train(tmp_path / "b")
-    assert_same_training(tmp_path / "a", tmp_path / "b")
-
-
-@pytest.mark.parametrize("change", [{"seed": 2}, {"batch_size": 4}, {"learning_rate": 0.1}, {"schedule": "cosine"}])
-def test_another_training_is_not_gone_on_with(tmp_path, change):
-    train(tmp_path, epochs=1)
-    with pytest.raises(CheckpointError, match=f"another .*{next(iter(change))}.*another folder"):
-        train(tmp_path, **change)
-
-
-def test_other_data_is_not_gone_on_with(tmp_path):
-    train(tmp_path, epochs=1)
-    with pytest.raises(CheckpointError, match="another data"):
-        fit(standin(), data(23, 8), VALIDATION, out=tmp_path, epochs=2, batch_size=5, seed=1, learning_rate=1e-2)
-
-
-# --- SIGKILL ---------------------------------------------------------------------------------------------------------
-
-
-def process_in(out: Path, kill: tuple | None = None, **options):
-    """Train the stand-in in a process of its own."""
-    return start(train_into, str(out), kill, **options)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("uninterrupted")
-    process = process_in(out)
-    process.join()
-    assert process.exitcode == 0
-    return out
-
-
-# 5 steps an epoch, 4 epochs; a step is counted within its process.
-MOMENTS = {
-    "first step": [("step", 1)],
-    "every few steps": [("step", 3), ("step", 7), ("step", 5), ("step", 6)],
-    "first checkpoint half written": [("before", "last.ckpt", 1)],
-    "between last and best": [("after", "last.ckpt", 1), ("after", "last.ckpt", 1), ("after", "last.ckpt", 1)],
-    "best half written": [("before", "best.ckpt", 1), ("before", "best.ckpt", 2)],
-    "between best and log": [("after", "best.ckpt", 2)],
-    "log half written": [("before", "log.csv", 1), ("before", "log.csv", 2)],
-    "after the very last checkpoint": [("after", "last.ckpt", 4)],
-    "half of the very last": [("before", "last.ckpt", 4)],
-}
-
-
-@pytest.mark.parametrize("moments", MOMENTS.values(), ids=MOMENTS)
-def test_killed_at_a_moment(uninterrupted, tmp_path, moments):
-    for moment in moments:
-        process = process_in(tmp_path, moment)
-        process.join()
-        assert process.exitcode == -signal.SIGKILL, moment
-    process = process_in(tmp_path)
-    process.join()
-    assert process.exitcode == 0
-    assert_same_training(tmp_path, uninterrupted)
-    assert not list(tmp_path.rglob("*.partial"))
-
-
-def test_killed_at_random_from_outside(tmp_path):
-    process_in(tmp_path / "whole", epochs=50).join()
-    out = tmp_path / "killed"
-    kills, chance = 0, random.Random(0)
-    while True:
-        process = process_in(out, epochs=50)
-        # By what it has done, not by the clock: machines differ in speed. Then at any point within an epoch.
-        enough = epochs_done(out) + chance.randint(1, 8)
-        while process.is_alive() and epochs_done(out) < enough:
-            process.join(0.001)
-        process.join(chance.uniform(0.0, 0.02))
-        if process.exitcode is None:
-            process.kill()
-            kills += 1
-        process.join()
-        if process.exitcode == 0:
-            break
-        assert process.exitcode == -signal.SIGKILL
-    assert kills > 1
-    assert_same_training(out, tmp_path / "whole")
-
-
-def epochs_done(out: Path) -> int:
-    log = out / "log.csv"
-    return len(log.read_text().splitlines()) - 1 if log.exists() else 0
-
-
-def test_seconds_add_up_over_kills(tmp_path):
-    process_in(tmp_path, ("step", 12)).join()
-    before = [row["seconds"] for row in load_checkpoint(tmp_path / "checkpoints/last.ckpt")["ndae"]["history"]["rows"]]
-    process_in(tmp_path).join()
-    history = load_checkpoint(tmp_path / "checkpoints/last.ckpt")["ndae"]["history"]
-    assert len(before) == 2 and [row["seconds"] for row in history["rows"]][:2] == before
-    assert len(history["step_seconds"]) == 20 and (history["step_seconds"] > 0).all()
-
-
-# --- files that are damaged, foreign or hostile ----------------------------------------------------------------------
-
-
-class Attack:
-    def __init__(self, marker: Path):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
-
-
-def hostile(kind: str, path: Path, marker: Path) -> None:
-    if kind == "pickle":
-        path.write_bytes(pickle.dumps(Attack(marker)))
-    else:
-        torch.save({"state_dict": {"model.shift": Attack(marker)}, "ndae": Attack(marker)}, path)
-    if kind == "legacy":
-        torch.save({"state_dict": Attack(marker)}, path, _use_new_zipfile_serialization=False)
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("kind", ["pickle", "zip", "legacy"])
-@pytest.mark.parametrize("name", ["last", "best"])
-def test_hostile_checkpoints_are_refused_unread(tmp_path, kind, name):
-    result, marker = train(tmp_path), tmp_path / "executed"
-    path = {"last": result.last_checkpoint, "best": result.best_checkpoint}[name]
-    hostile(kind, path, marker)
-    with pytest.raises(CheckpointError, match="no checkpoint of ndae"):
-        load_weights(standin(), path)
-    with pytest.raises(CheckpointError, match="no checkpoint of ndae"):
-        train(tmp_path, epochs=4)
-    assert not marker.exists()
-    with contextlib.suppress(Exception), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.load(path, weights_only=False)
-    assert marker.exists(), "the attack was harmless, so the test proves nothing"
-
-
-def test_lightning_itself_restores_without_unpickling(tmp_path):
-    import lightning
-
-    from ndae._lightning import Batches, Regression, SafeCheckpointIO, quiet
-    from ndae.evaluation import Data
-
-    hostile("zip", tmp_path / "evil.ckpt", tmp_path / "executed")
-    module = Regression(standin(), lambda weights: torch.optim.SGD(weights, lr=0.1), lambda done: 1.0, 5, 0)
-    with quiet():
-        trainer = lightning.pytorch.Trainer(
-            accelerator="cpu", plugins=[SafeCheckpointIO()], logger=False, enable_checkpointing=False, max_epochs=1,
-            enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
-        )  # fmt: skip
-        with pytest.raises(CheckpointError, match="more than tensors"):
-            trainer.fit(module, Batches(Data(*TRAIN, {}), 5, 0), ckpt_path=tmp_path / "evil.ckpt", weights_only=False)
-    assert not (tmp_path / "executed").exists()
-
-
-@pytest.mark.parametrize("size", [0, 100, 5000, -1])
-def test_cut_checkpoints_are_noticed(tmp_path, size):
-    result = train(tmp_path)
-    os.truncate(result.last_checkpoint, size if size >= 0 else result.last_checkpoint.stat().st_size - 1)
-    with pytest.raises(CheckpointError, match="damaged or cut short"):
-        train(tmp_path, epochs=4)
-
-
-def test_a_lost_best_checkpoint_is_noticed(tmp_path):
-    _, result = train_drifting(tmp_path)
-    result.best_checkpoint.unlink()
-    with pytest.raises(CheckpointError, match="not the best checkpoint of this run, which is of epoch 1"):
-        train_drifting(tmp_path)
-
-
-def test_foreign_weights_are_refused(tmp_path):
-    result = train(tmp_path)
-    with pytest.raises(CheckpointError, match=r"another network's weights: 6 .* first 'bias'"):
-        load_weights(nn.Linear(2, 2), result.best_checkpoint)
-    other = standin()
-    other.net = nn.Sequential(other.net[0], nn.SiLU(), nn.SiLU(), nn.SiLU(), other.net[3])
-    with pytest.raises(CheckpointError, match=r"4 of 4 entries differ in name or shape, first 'net\.3\.bias'"):
-        train(tmp_path, other, epochs=4)
-    with pytest.raises(CheckpointError, match=r"no checkpoint .*missing\.ckpt"):
-        load_weights(standin(), tmp_path / "missing.ckpt")
-
-
-def test_one_training_a_folder(tmp_path):
-    with only_writer(tmp_path), pytest.raises(CheckpointError, match="another process is training"):
-        train(tmp_path)
-    train(tmp_path)
 
 
 # --- numbers that are not finite -------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ from ndae.progress import Report
 from solvers import IntegrationError, ProjectionError
 
 REMEDY = "try a smaller learning_rate, gradient_clip, or weaker gamma and eta"
+# What a forward pass raises where numbers have left the range in which it can be done.
+NUMERICAL = (IntegrationError, ProjectionError, torch.linalg.LinAlgError)
 
 
 class SafeCheckpointIO(CheckpointIO):
@@ -107,10 +109,12 @@ class Regression(LightningModule):
         when = f"at epoch {self.current_epoch + 1}, step {batch_idx + 1}"
         try:
             prediction = predict(self.model, x, conditions)
-        except (IntegrationError, ProjectionError) as error:
+        except NUMERICAL as error:
             cause = self._broken_weights() or f"{error} (training samples {_listing(chosen)})"
             raise NonFiniteError(f"the forward pass failed {when}: {cause}; {REMEDY}") from error
         except Exception as error:
+            if cause := self._broken_weights():
+                raise NonFiniteError(f"the forward pass failed {when}: {cause}; {REMEDY}") from error
             error.add_note(f"in training, {when}")
             raise
         check_output(prediction.y, target)
@@ -166,7 +170,7 @@ class Recorder(Callback):
         try:
             with trainer.precision_plugin.forward_context():
                 validation = evaluate(pl_module.model, *self.validation)
-        except (IntegrationError, ProjectionError) as error:
+        except NUMERICAL as error:
             raise NonFiniteError(f"validation failed after epoch {epoch}: {error}; {REMEDY}") from error
         if not math.isfinite(validation.mae):
             raise NonFiniteError(f"the validation error is {validation.mae} after epoch {epoch}; {REMEDY}")
@@ -174,6 +178,7 @@ class Recorder(Callback):
         row = Row.of(epoch, pl_module.loss_sum / train.samples, train, validation, now - self._epoch_began)
         self._epoch_began = now
         self.history.rows.append(row)
+        self.files.keep_previous()
         trainer.save_checkpoint(self.files.last)
         if self.history.best is row:
             self.files.write_best(pl_module.state_dict(), row)
@@ -264,7 +269,12 @@ def train(
             limit_val_batches=0,
             use_distributed_sampler=False,
         )
-        trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
+        try:
+            trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
+        except torch.linalg.LinAlgError as error:  # of a forward pass is reported there
+            raise NonFiniteError(
+                f"the backward pass failed at epoch {trainer.current_epoch + 1}: {error}; {REMEDY}"
+            ) from error
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """Files of a training run that are either whole or absent, and that are read without ever running what they hold."""
 
 import contextlib
+import hashlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,12 @@ from torch import nn
 from ndae.files import write_atomically
 
 PREFIX = "model."
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+# torch writes a zip archive. Its comment, the last bytes of the file, holds the digest of all bytes before: other
+# programs read the file as before, and a bit that changes anywhere is noticed, also where an archive has no checksum.
+_SEAL = b"ndae sha256 "
+_DIGITS = 2 * hashlib.sha256().digest_size
+_END_OF_ARCHIVE, _END_SIZE = b"PK\x05\x06", 22
 
 
 class CheckpointError(RuntimeError):
@@ -18,32 +26,96 @@ class CheckpointError(RuntimeError):
 
 
 def save_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Write tensors and plain values to `path`, atomically."""
-    write_atomically(path, lambda file: torch.save(content, file))
+    """Write tensors and plain values to `path`, atomically, with a SHA-256 digest of them in the file.
+
+    Raises `CheckpointError` where they can't be written: no room, no permission.
+    """
+    archive = io.BytesIO()
+    torch.save(content, archive)
+    sealed = _sealed(archive.getbuffer())
+    with writing(path):
+        write_atomically(path, lambda file: [file.write(part) for part in sealed])
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file or folder that can't be written into a `CheckpointError` with the mend."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} could not be written ({error.strerror or error}), and is as it was before: make room, or give a "
+            "folder that can be written, and train again, which goes on from the last checkpoint that is there"
+        ) from error
 
 
 def load_checkpoint(path: Path | str, map_location: Any = "cpu") -> dict[str, Any]:
     """The content of a checkpoint: tensors, numbers, strings and containers of them, nothing else.
 
-    A file that holds anything else is refused before any of it runs (`torch.load(weights_only=True)`).
+    A file whose bytes are not those that were written is refused unread, by the digest in it; and so is one that holds
+    anything else, before any of it runs (`torch.load(weights_only=True)`).
 
-    Raises `CheckpointError` if the file is missing, cut short, or refused.
+    Raises `CheckpointError` if the file is missing, damaged, cut short, or refused.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}: train first, or give the folder of a finished run")
+    data = path.read_bytes()
+    sealed = _is_sealed(data)
+    if sealed is False:
+        raise _unusable(path, "damaged, its digest is not that of its content")
     try:
-        content = torch.load(path, map_location=map_location, weights_only=True)
+        content = torch.load(io.BytesIO(data), map_location=map_location, weights_only=True)
     except Exception as error:
         # torch raises errors of many types for foreign bytes, and its advice is to load them unsafely.
         refused = "weights_only" in str(error) or "Weights only" in str(error)
         reason = "it holds more than tensors and plain values, so it is not read" if refused else "damaged or cut short"
-        raise CheckpointError(
-            f"{path} is no checkpoint of ndae: {reason}; restore it from a copy, or remove it to start over"
-        ) from error
+        raise _unusable(path, reason) from error
+    if sealed is None:
+        raise _unusable(path, "it does not end in a digest: damaged or cut short, or of an earlier version")
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise CheckpointError(f"{path} is no checkpoint of ndae: it has no weights; remove it to start over")
     return content
+
+
+def _unusable(path: Path, reason: str) -> CheckpointError:
+    sound = _sound_beside(path)
+    listing = ", ".join(f"{name} (epoch {epoch})" for name, epoch in sound.items())
+    mend = f"; sound beside it: {listing}" if sound else ""
+    if path.name == LAST and PREVIOUS in sound:
+        mend += f"; put {PREVIOUS} in its place to go on from epoch {sound[PREVIOUS]}, restore it from a copy,"
+    else:
+        mend += "; restore it from a copy,"
+    return CheckpointError(f"{path} is no checkpoint of ndae: {reason}{mend} or remove it to start over")
+
+
+def _sound_beside(path: Path) -> dict[str, int]:
+    """The other checkpoints of a run that can be read, and of which epoch they are."""
+    found = {}
+    for name in (LAST, PREVIOUS, BEST):
+        other = path.with_name(name)
+        if name == path.name or not other.is_file() or not _is_sealed(other.read_bytes()):
+            continue
+        with contextlib.suppress(Exception):  # a foreign file has no epoch, and is not offered
+            content = torch.load(other, map_location="cpu", weights_only=True)["ndae"]
+            found[name] = content["row"]["epoch"] if name == BEST else content["history"]["rows"][-1]["epoch"]
+    return found
+
+
+def _sealed(archive: memoryview) -> tuple[bytes | memoryview, ...]:
+    """A zip archive without a comment, and one with the digest of the rest behind it."""
+    head = bytes(archive[-_END_SIZE:-2]) + (len(_SEAL) + _DIGITS).to_bytes(2, "little") + _SEAL
+    digest = hashlib.sha256(archive[:-_END_SIZE])
+    digest.update(head)
+    return archive[:-_END_SIZE], head, digest.hexdigest().encode()
+
+
+def _is_sealed(data: bytes) -> bool | None:
+    """Whether a file ends in the digest of what is before it; None where it ends in no digest at all."""
+    content, digest = memoryview(data)[:-_DIGITS], data[-_DIGITS:]
+    if bytes(content[-len(_SEAL) :]) != _SEAL:
+        return None
+    return hashlib.sha256(content).hexdigest().encode() == digest
 
 
 def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
@@ -69,14 +141,16 @@ def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process; the hold ends with the process, however it ends.
 
-    Raises `CheckpointError` if another process trains in `folder`.
+    Raises `CheckpointError` if another process trains in `folder`, or it can't be written.
     """
     try:
         import fcntl
     except ImportError:  # Windows: two trainings in one folder are then the user's to avoid
         yield
         return
-    with open(folder / ".lock", "ab") as lock:
+    with contextlib.ExitStack() as held:
+        with writing(folder):
+            lock = held.enter_context(open(folder / ".lock", "ab"))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -156,7 +157,10 @@ def as_data(parts: Any, name: str, device: torch.device, dtype: torch.dtype) -> 
     not fit and where."""
     if not isinstance(parts, tuple | list) or len(parts) not in (2, 3):
         raise ValueError(f"{name} data: give a pair (inputs, targets), not {type(parts).__name__}")
-    inputs, targets = (torch.as_tensor(part).to(device=device, dtype=dtype) for part in parts[:2])
+    inputs, targets = (
+        as_numbers(part, f"{name} {what}").to(device=device, dtype=dtype)
+        for part, what in zip(parts, ("inputs", "targets"), strict=False)
+    )
     several = (
         inputs.ndim == 3 and targets.ndim == 4 and (len(inputs), inputs.shape[1]) == (len(targets), targets.shape[2])
     )
@@ -167,8 +171,11 @@ def as_data(parts: Any, name: str, device: torch.device, dtype: torch.dtype) -> 
             f"dim), with n >= 1, got {tuple(inputs.shape)} and {tuple(targets.shape)}"
         )
     conditions = {}
-    for key, values in (parts[2] if len(parts) == 3 else {}).items():
-        values = torch.as_tensor(values)
+    further = parts[2] if len(parts) == 3 else {}
+    if not isinstance(further, Mapping):
+        raise ValueError(f"{name} data: the third part maps names to numbers of each sample, {{name: (n, ...)}}")
+    for key, values in further.items():
+        values = as_numbers(values, f"{name} {key}")
         conditions[key] = values.to(device=device, dtype=dtype if values.is_floating_point() else values.dtype)
         if not values.ndim or len(values) != len(inputs):
             raise ValueError(f"{name} data: {key} has shape {tuple(values.shape)}, expected ({len(inputs)}, ...)")
@@ -181,6 +188,32 @@ def as_data(parts: Any, name: str, device: torch.device, dtype: torch.dtype) -> 
                 f"first sample {samples[0]}; remove or mend them"
             )
     return Data(inputs, targets, conditions)
+
+
+def as_numbers(values: Any, name: str) -> Tensor:
+    """A tensor of what the user gave: a tensor, or anything that NumPy takes, in any byte order and memory layout.
+
+    Raises `ValueError`, naming the data and the mend, for what holds no real numbers, or has masked entries.
+    """
+    if not isinstance(values, Tensor):
+        try:
+            array = np.ma.asarray(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
+            if array.dtype == object:
+                array = array.astype(float)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{name}: not an array of numbers ({error}): give equally long rows of numbers") from error
+        if np.ma.is_masked(array):
+            raise ValueError(f"{name}: {np.ma.count_masked(array)} entries are masked: leave those samples out")
+        if array.dtype.kind not in "fiubc":
+            raise ValueError(f"{name}: an array of {array.dtype} holds no numbers: give floats, .astype(float)")
+        if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+            array = array.astype(float)
+        # torch takes neither foreign byte orders nor negative strides, and warns of memory it may not write to.
+        array = np.require(array, array.dtype.newbyteorder("="), ["C", "A", "W"])
+        values = torch.as_tensor(array)
+    if values.is_complex():
+        raise ValueError(f"{name}: complex numbers: give real ones, such as torch.view_as_real(...)")
+    return values
 
 
 def check_output(y: Tensor, target: Tensor) -> None:

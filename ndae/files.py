@@ -13,7 +13,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     hidden file is removed by `remove_partial`. Lightning's own writer goes through the system's temporary folder, and
     moving a file from there to another file system is a copy, which can be cut short.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_name(path)
     try:
         with open(partial, "wb") as file:
             write(file)
@@ -22,6 +22,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def partial_name(path: Path) -> Path:
+    """The hidden file beside `path` that is to take its place, of this process alone."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def remove_partial(folder: Path) -> None:

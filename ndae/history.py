@@ -2,6 +2,8 @@
 
 import csv
 import io
+import os
+import shutil
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ndae.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from ndae.checkpoints import BEST, LAST, PREVIOUS, CheckpointError, load_checkpoint, save_checkpoint, writing
 from ndae.evaluation import Evaluation
-from ndae.files import remove_partial, write_atomically
+from ndae.files import partial_name, remove_partial, write_atomically
 
 # A first step compiles, allocates and fills caches; it says nothing about the others.
 WARM_UP_STEPS = 3
@@ -114,21 +116,24 @@ def log_text(rows: Sequence[Row], error_unit: tuple[str, float]) -> str:
 class Files:
     """The files of a run: `checkpoints/last.ckpt`, `checkpoints/best.ckpt` and `log.csv`.
 
-    `last.ckpt` carries the settings and the history, so it is the truth. It is written first; the other two are made
-    again from it whenever they turn out to be older, and so a kill between two writes changes nothing.
+    `last.ckpt` carries the settings and the history, so it is the truth. It is written first; `best.ckpt` and the log
+    are made again from it whenever they turn out to be older, and so a kill between two writes changes nothing.
+    `previous.ckpt` is the `last.ckpt` of the epoch before, to put in its place should that one be damaged.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], error_unit: tuple[str, float] = ("", 1.0)):
         self.folder, self.settings, self.error_unit = folder, settings, error_unit
         self.checkpoints = folder / "checkpoints"
-        self.last, self.best = self.checkpoints / "last.ckpt", self.checkpoints / "best.ckpt"
+        self.last, self.previous, self.best = (self.checkpoints / name for name in (LAST, PREVIOUS, BEST))
         self.log = folder / "log.csv"
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        with writing(self.checkpoints):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
 
     def clear(self) -> None:
         """Remove what an earlier training left: the file that training would go on from first."""
-        for path in (self.last, self.best, self.log):
-            path.unlink(missing_ok=True)
+        for path in (self.last, self.previous, self.best, self.log):
+            with writing(path):
+                path.unlink(missing_ok=True)
 
     def resume(self, patience: int | None) -> History:
         """The history to go on from, empty if there is none, with the other files brought in step with it.
@@ -154,15 +159,38 @@ class Files:
                 f"{self.folder} holds a training with another {listing}: "
                 "give another folder, or resume=False to start over in this one"
             )
-        if best == last and self._best_epoch() != best.epoch:
+        if best == last and not self._has_best(best):
             self.write_best(checkpoint["state_dict"], best)
-        if self._best_epoch() != best.epoch:
-            raise CheckpointError(
-                f"{self.best} is not the best checkpoint of this run, which is of epoch {best.epoch}: "
-                "restore it from a copy, or pass resume=False to start over"
-            )
+        # After `previous.ckpt` was put in the place of the last one, the best may be of an epoch that is made again.
+        if not self._has_best(best) and not self._best_row().get("epoch", 0) > last.epoch:
+            self.check_best(history)
         self.write_log(history)
         return history
+
+    def keep_previous(self) -> None:
+        """Keep the last checkpoint under its second name, before there is a newer one; costs no copy where the file
+        system has links."""
+        if not self.last.exists():
+            return
+        partial = partial_name(self.previous)
+        with writing(self.previous):
+            try:
+                try:
+                    os.link(self.last, partial)
+                except OSError:
+                    shutil.copyfile(self.last, partial)
+                os.replace(partial, self.previous)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def check_best(self, history: History) -> None:
+        """Raise `CheckpointError` unless `best.ckpt` is of the best epoch of this very run."""
+        if not self._has_best(history.best):
+            raise CheckpointError(
+                f"{self.best} is not the best checkpoint of this run, which is of epoch {history.best.epoch}: restore "
+                f"it from a copy, or pass resume=False to start over; {self.last} has the weights of epoch "
+                f"{history.rows[-1].epoch}"
+            )
 
     def write_best(self, weights: dict[str, torch.Tensor], row: Row) -> None:
         """Write the weights of the best epoch."""
@@ -172,15 +200,18 @@ class Files:
     def write_log(self, history: History) -> None:
         """Write the whole log; it is small, and so it never holds half a row."""
         text = log_text(history.rows, self.error_unit).encode()
-        write_atomically(self.log, lambda file: file.write(text))
+        with writing(self.log):
+            write_atomically(self.log, lambda file: file.write(text))
 
-    def _best_epoch(self) -> int | None:
+    def _has_best(self, row: Row) -> bool:
+        # By its text, in which a violation that is not a number equals itself.
+        return repr(self._best_row()) == repr(asdict(row))
+
+    def _best_row(self) -> dict[str, Any]:
         if not self.best.exists():
-            return None
-        try:
-            return load_checkpoint(self.best)["ndae"]["row"]["epoch"]
-        except (KeyError, TypeError):
-            return None
+            return {}
+        row = load_checkpoint(self.best).get("ndae", {}).get("row")
+        return row if isinstance(row, dict) else {}
 
 
 def epoch_seed(seed: int, epoch: int, purpose: int) -> int:

@@ -3,15 +3,17 @@
 import functools
 import hashlib
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ndae.checkpoints import CheckpointError, load_weights, only_writer
+from ndae.checkpoints import CheckpointError, load_weights, only_writer, writing
 from ndae.evaluation import Data, as_data, reference_tensor
 from ndae.history import Files, History, Row
 from ndae.progress import Report, reporting
@@ -81,15 +83,17 @@ def fit(
     terminal, or a function `report(done, total, what)` in steps. `error_unit`: name of the unit of errors in the log
     and how many of it a unit of the data is, such as `("cm", 100.0)`.
 
-    `out` gets `log.csv`, `checkpoints/last.ckpt` (after every epoch) and `checkpoints/best.ckpt` (smallest mean
-    Euclidean error per body on the validation samples). A run that was killed, at any moment and by any means, goes on
-    from `last.ckpt` and ends with the weights and the log (but for seconds) that it would have had, bit for bit on the
-    CPU with the same number of threads: order, learning rate and random numbers of an epoch depend on `seed` and the
-    epoch only. With `resume=False` what `out` holds of an earlier training is removed first.
+    `out` gets `log.csv`, `checkpoints/last.ckpt` (after every epoch), `checkpoints/previous.ckpt` (the one before) and
+    `checkpoints/best.ckpt` (smallest mean Euclidean error per body on the validation samples), each with a digest: a
+    file of which one bit has changed is refused by name, with those that are sound. A run that was killed, at any
+    moment and by any means, goes on from `last.ckpt` and ends with the weights and the log (but for seconds) that it
+    would have had, bit for bit on the CPU with the same number of threads: order, learning rate and random numbers of
+    an epoch depend on `seed` and the epoch only. With `resume=False` what `out` holds of an earlier training is removed
+    first.
 
     Raises `ValueError` for arguments that don't fit; `CheckpointError` if `out` holds a damaged checkpoint or one of
-    another training; `NonFiniteError` if a loss or an error stops being finite, with the checkpoints of the epochs
-    before kept.
+    another training, or can't be written (a full disk); `NonFiniteError` if a loss or an error stops being finite, with
+    the checkpoints of the epochs before kept.
     """
     _check(epochs, batch_size, learning_rate, schedule, gradient_clip, early_stopping, seed, precision)
     place = find_device(device)
@@ -116,8 +120,7 @@ def fit(
     if schedule != "constant":  # only then does an epoch depend on how many there will be
         settings["epochs"] = epochs
 
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _folder(out)
     with only_writer(folder), torch.random.fork_rng(devices=_cuda_devices(place)):
         files = Files(folder, settings, error_unit)
         if not resume:
@@ -138,6 +141,7 @@ def fit(
                 optimizer=optimizer, gradient_clip=gradient_clip, seed=seed, place=place, precision=precision,
                 progress=progress,
             )  # fmt: skip
+        files.check_best(history)
         load_weights(model, files.best)
     return TrainingResult(
         rows=tuple(history.rows),
@@ -192,6 +196,16 @@ def _train(
         model.to(was[0]).train(was[1])
 
 
+def _folder(out: Path | str) -> Path:
+    """The folder of a training, made where there is none."""
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out={str(out)!r} is a file: give a folder")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def find_device(device: str | torch.device) -> torch.device:
     """The device meant by a name; raises `ValueError` if there is none such here."""
     if device == "auto":
@@ -208,14 +222,14 @@ def find_device(device: str | torch.device) -> torch.device:
 
 
 def _check(epochs, batch_size, learning_rate, schedule, gradient_clip, early_stopping, seed, precision) -> None:
-    counts = {"epochs": epochs, "batch_size": batch_size, "early_stopping": early_stopping}
-    for name, value in counts.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} is a whole number of at least 1, not {value!r}")
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed is a whole number of at least 0, not {seed!r}")
+    counts = {"epochs": (epochs, 1), "batch_size": (batch_size, 1), "early_stopping": (early_stopping, 1)}
+    for name, (value, least) in (counts | {"seed": (seed, 0)}).items():
+        optional = value is None and name == "early_stopping"
+        if not optional and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise ValueError(f"{name} is a whole number of at least {least}, not {value!r}")
     for name, value in {"learning_rate": learning_rate, "gradient_clip": gradient_clip}.items():
-        if value is not None and not (0 < value < math.inf):
+        optional = value is None and name == "gradient_clip"
+        if not optional and not (isinstance(value, Real) and 0 < value <= sys.float_info.max):
             raise ValueError(f"{name} is positive and finite, not {value!r}")
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule {schedule!r} is unknown: give one of {', '.join(SCHEDULES)}")
@@ -227,7 +241,9 @@ def _digest(*tensors: Tensor) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(str(tuple(tensor.shape)).encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        # A copy of its own: a dimension of one may have any stride, and then there is no other view as bytes.
+        flat = tensor.detach().cpu().flatten().clone(memory_format=torch.contiguous_format)
+        digest.update(flat.view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 

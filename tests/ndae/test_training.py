@@ -203,7 +203,8 @@ def test_training_is_silent_and_leaves_only_its_files(tmp_path, capfd, recwarn, 
     assert capfd.readouterr() == ("", "")
     assert not recwarn.list
     files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert files == {"run/.lock", "run/log.csv", "run/checkpoints/last.ckpt", "run/checkpoints/best.ckpt"}
+    names = ("last", "previous", "best")
+    assert files == {"run/.lock", "run/log.csv", *(f"run/checkpoints/{name}.ckpt" for name in names)}
 
 
 def test_progress_says_what_is_going_on(tmp_path):

@@ -20,7 +20,7 @@ def train(out: Path, model: nn.Module | None = None, **options):
 
 
 def rows_without_seconds(out: Path) -> list[list[str]]:
-    rows = list(csv.reader((out / "log.csv").open()))
+    rows = list(csv.reader((out / "log.csv").read_text().splitlines()))
     kept = [column for column, name in enumerate(rows[0]) if name != "seconds"]
     return [[row[column] for column in kept] for row in rows]
 

@@ -11,6 +11,7 @@ import sympy as sp
 from symbolic import validate
 from symbolic.derive import Derivation
 from symbolic.expressions import as_expressions, check_smooth, check_symbols
+from symbolic.names import check_name
 from symbolic.programs import Programs
 from symbolic.structure import Layout, Structure, gram_structure
 
@@ -83,6 +84,8 @@ class Function:
             raise ValueError(f"name={name!r}: expected a non-empty text")
         if time is not None and not isinstance(time, sp.Symbol):
             raise ValueError(f"{name}: time={time!r}: expected a SymPy symbol")
+        if time is not None:
+            check_name(time.name, f"{name}: the time")
         template = unconstrained is None
         points = validate.read_points(points, name)
         parameters = validate.read_parameters(parameters, name)

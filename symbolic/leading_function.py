@@ -6,6 +6,7 @@ from functools import cached_property
 import sympy as sp
 
 from symbolic.levelled import Levelled
+from symbolic.names import in_docstring
 from symbolic.scalar_code import ARRAY, Code, Style, check_generated, count_uses, identifiers, listing, unpack
 from symbolic.tearing import Plan, Solve, Tearing
 
@@ -19,7 +20,7 @@ class LeadingFunction:
     def __init__(self, reduced, with_shift: bool):
         self.name = f"leading unknowns of {getattr(reduced.system, 'name', 'system')}"
         n = len(reduced.w)
-        guess, shift = (tuple(sp.Symbol(f"{name}_{i}") for i in range(n)) for name in ("guess", "shift"))
+        guess, shift = (tuple(sp.Dummy(f"{name}_{i}") for i in range(n)) for name in ("guess", "shift"))
         self.inputs = {"y": tuple(reduced.y), "guess": guess} | ({"shift": shift} if with_shift else {})
         self.time, self.parameters = reduced.time, {s.name: v for s, v in reduced.parameters.items()}
         self.n_outputs = n + 1
@@ -89,8 +90,8 @@ class LeadingFunction:
         header = f"def values({', '.join([*arguments.values(), *[s.name for s in self._extras]])}):"
         results = listing(code, plan.values, more=[f"converged({', '.join(flags)})" if flags else "1.0"])
         body = "\n".join(f"    {line}" for line in lines)
-        doc = f"{self.name}, and whether they were found.".replace('"', "'")
-        return f'{header}\n    """{doc[0].upper()}{doc[1:]}"""\n{body}\n    return {results}\n'
+        doc = f"{self.name}, and whether they were found."
+        return f'{header}\n    """{in_docstring(doc[0].upper() + doc[1:])}"""\n{body}\n    return {results}\n'
 
 
 def _stages(solves: Sequence[Solve]) -> list[list[Solve]]:

@@ -1,11 +1,11 @@
 """The functions generated for an expression c(x, t; p), as programs on tapes."""
 
-import keyword
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sympy as sp
 
+from symbolic.names import fresh, identifiers
 from symbolic.tape import Tape
 
 #: How the entries of an output are joined: rows of the instances, columns of the state, or a matrix for each instance.
@@ -60,16 +60,16 @@ class Programs:
         parameters: Sequence[sp.Symbol],
     ):
         extras = (() if time is None else (time,)) + tuple(parameters)
-        names = identifiers((*coordinates, *extras))
+        names = identifiers((*coordinates, *extras), RESERVED)
         self.x = tuple(names[s] for s in coordinates)
         self.extras = tuple(names[s] for s in extras)
         self.time = None if time is None else names[time]
         self.c = tuple(e.xreplace(names) for e in expressions)
         taken = RESERVED | {s.name for s in names.values()}
-        self.v, self.u, self.a = (_fresh([prefix + s.name for s in self.x], taken) for prefix in ("v_", "u_", "a_"))
+        self.v, self.u, self.a = (fresh([prefix + s.name for s in self.x], taken) for prefix in ("v_", "u_", "a_"))
         self._factor = 0
         self._chosen: dict[str, Program] = {}
-        self.w = _fresh([f"w{i}" for i in range(len(self.c))], taken)
+        self.w = fresh([f"w{i}" for i in range(len(self.c))], taken)
 
     #: The functions that are generated, each a method below.
     names = ("residual", "local_jacobian", "linearise", "jvp", "vjp", "hvp", "time_derivative", "velocity", "curvature")
@@ -161,22 +161,3 @@ class Programs:
         gradient = tape.adjoints(c, c, self.x)
         rate = tape.tangents(gradient, self._along(self.v))
         return self._program("penalty_jvp", "(Jᵀ J + Σ cᵢ ∇²cᵢ) v", tape, "xv", (COLUMNS, rate))
-
-
-def identifiers(symbols: Sequence[sp.Symbol]) -> dict[sp.Symbol, sp.Symbol]:
-    """Symbols under names that are identifiers, apart from keywords, the generated code's own names, and each other."""
-    taken = set(RESERVED)
-    return {symbol: _fresh([symbol.name], taken)[0] for symbol in symbols}
-
-
-def _fresh(wanted: Sequence[str], taken: set[str]) -> tuple[sp.Symbol, ...]:
-    result = []
-    for text in wanted:
-        name = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in text) or "_"
-        if name[0].isdigit():
-            name = "_" + name
-        while name in taken or keyword.iskeyword(name):
-            name += "_"
-        taken.add(name)
-        result.append(sp.Symbol(name))
-    return tuple(result)

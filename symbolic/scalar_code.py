@@ -1,6 +1,5 @@
 """Straight-line source for the definitions of a tape, by bare function names that each backend binds to its own."""
 
-import keyword
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,6 +7,8 @@ import sympy as sp
 
 from symbolic.choices import COMPARISONS, JUNCTIONS, Both, Either, Equal, Guard, Less, LessEqual, Not, Select
 from symbolic.expressions import SMOOTH_FUNCTIONS
+from symbolic.names import identifiers as plain_identifiers
+from symbolic.names import in_docstring
 from symbolic.tape import Tape
 
 #: Every name that generated source may call besides the definitions' own.
@@ -40,15 +41,7 @@ SCALAR, PLAIN_ARRAY, ARRAY = Style(lazy=True, guards=False), Style(guards=False)
 
 def identifiers(symbols: Iterable[sp.Symbol], taken: Iterable[str] = ()) -> dict[sp.Symbol, sp.Symbol]:
     """Plain symbols whose names are identifiers, different from one another and from the names of functions."""
-    used, result = set(taken) | FUNCTION_NAMES, {}
-    for symbol in symbols:
-        name = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in symbol.name) or "_"
-        name = "_" + name if name[0].isdigit() else name
-        while name in used or keyword.iskeyword(name):
-            name += "_"
-        used.add(name)
-        result[symbol] = sp.Symbol(name)
-    return result
+    return plain_identifiers(symbols, set(taken) | FUNCTION_NAMES)
 
 
 class Code:
@@ -78,7 +71,9 @@ class Code:
     @staticmethod
     def unused(name: str, taken: set[str]) -> str:
         """A name for an array, apart from those of its entries."""
-        return f"{name}_vector" if name in taken else name
+        while name in taken:
+            name = f"{name}_vector"
+        return name
 
     def fresh(self) -> str:
         """A name that nothing has yet."""
@@ -238,9 +233,8 @@ def function_source(
     used = {s for e in (*values, *(tape.definitions[d] for d in tape.needed(values))) for s in e.free_symbols}
     header = f"def {name}({', '.join([a for a, _ in arguments] + [s.name for s in extras])}):"
     lines = [line for a, group in arguments for line in unpack(a, group, used)] + code.lines
-    return "\n".join(
-        [header, f'    """{doc}"""', *(f"    {line}" for line in lines), f"    return {listing(code, values)}", ""]
-    )
+    lines = [f'"""{in_docstring(doc)}"""', *lines, f"return {listing(code, values)}"]
+    return "\n".join([header, *(f"    {line}" for line in lines), ""])
 
 
 def unpack(argument: str, group: Sequence[sp.Symbol], used: set[sp.Symbol]) -> list[str]:

@@ -8,6 +8,8 @@ import sympy as sp
 
 from symbolic.chains import Chains, partials
 from symbolic.choices import NON_SMOOTH
+from symbolic.expressions import substituted
+from symbolic.names import identifiers
 from symbolic.null_vectors import balanced
 from symbolic.sampling import RandomPoints
 from symbolic.series import SeriesEvaluator
@@ -98,14 +100,18 @@ class _Array:
         raw = Chains([[s] for s in system.states], system.time)
         self.n, self.n_points = len(system.states), curve.n_points
         self.top, slopes, tape = [1] * self.n, [], Tape()
+        every = sorted(set().union(*(e.free_symbols for e in system.equations)), key=str)
+        names, put = identifiers(every), {}  # a state may be called as a tape's definition is
+        users = {plain: s for s, plain in names.items()}
         for i, e in enumerate(system.equations):
             moving = {}
             for s in e.free_symbols:
                 entry = system.derivative_of(s)
                 if entry is not None:
                     j, order = raw.position[entry[0]][0], entry[1]
-                    moving[s] = (j, order)
+                    moving[names[s]] = (j, order)
                     self.top[j] = max(self.top[j], order)
+            e = substituted(e, names, put)
             if e.has(*NON_SMOOTH):
                 found = partials(e, moving).values()
             else:  # of long equations the formulas would be longer still
@@ -118,6 +124,7 @@ class _Array:
         def series_of(symbol):
             if symbol in tape.definitions:
                 return evaluator(tape.definitions[symbol])
+            symbol = users[symbol]
             entry = system.derivative_of(symbol)
             if entry is None:
                 return curve.of(symbol, nu)

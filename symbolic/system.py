@@ -10,6 +10,7 @@ from sympy.core.function import AppliedUndef
 
 from symbolic.corners import as_piecewise, check_piecewise_smooth
 from symbolic.expressions import as_expressions, substituted
+from symbolic.names import check_name
 
 if TYPE_CHECKING:
     from symbolic.reduced import ReducedSystem
@@ -223,6 +224,7 @@ class DAESystem:
         declared = {"state": self.states, "parameter": self.parameters, "time": time, "definition": definitions}
         for role, symbols in declared.items():
             for symbol in symbols:
+                check_name(symbol.name, f"{self.name}: the {role}")
                 if symbol.name in roles:
                     raise ValueError(
                         f"{self.name}: the name {symbol.name!r} is declared twice (as {roles[symbol.name]} and as "

@@ -8,6 +8,7 @@ import numpy as np
 import sympy as sp
 
 from symbolic.expressions import ANCHOR
+from symbolic.names import check_name
 from symbolic.structure import Layout
 
 
@@ -30,6 +31,7 @@ def read_symbols(symbols, what: str) -> list[sp.Symbol]:
     for s in symbols:
         if not isinstance(s, sp.Symbol):
             raise ValueError(f"{what}: expected SymPy symbols, got {s!r}")
+        check_name(s.name, f"{what}: the symbol")
     if not symbols:
         raise ValueError(f"{what}: none given: name at least one")
     return symbols
@@ -55,6 +57,7 @@ def read_parameters(parameters, name: str) -> list[tuple[sp.Symbol, object]]:
     for symbol, _ in items:
         if not isinstance(symbol, sp.Symbol):
             raise ValueError(f"{name}: parameters: expected SymPy symbols, got {symbol!r}")
+        check_name(symbol.name, f"{name}: the parameter")
     return items
 
 

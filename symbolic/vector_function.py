@@ -8,7 +8,8 @@ import sympy as sp
 
 from symbolic.expressions import as_expressions, check_symbols
 from symbolic.levelled import Levelled
-from symbolic.scalar_code import ARRAY, Code, Style, check_generated, function_source, identifiers
+from symbolic.names import is_identifier
+from symbolic.scalar_code import ARRAY, FUNCTION_NAMES, Code, Style, check_generated, function_source, identifiers
 from symbolic.tape import Tape
 from symbolic.vector_backends import CompiledVector, NumpyVector
 
@@ -38,8 +39,8 @@ class VectorFunction:
         declared |= {"parameter": tuple(parameters or {}), "time": () if time is None else (time,)}
         check_symbols(self.expressions, declared, name)
         for key in self.inputs:
-            if not key.isidentifier():
-                raise ValueError(f"{name}: input name {key!r} is no identifier: write a name like 'y'")
+            if not is_identifier(key) or key in FUNCTION_NAMES:
+                raise ValueError(f"{name}: input name {key!r} is no identifier that is free: write a name like 'y'")
         every = [s for group in declared.values() for s in group]
         self._names = identifiers(every)
         self._groups = {key: tuple(self._names[s] for s in symbols) for key, symbols in self.inputs.items()}
@@ -84,7 +85,7 @@ class VectorFunction:
 
     def values_source(self, style: Style) -> str:
         """Source of the function `values`, which takes lists of entries and gives a list."""
-        return self._source("values", f"{self.name.replace(chr(34), chr(39))}.", self._tape[1], style)
+        return self._source("values", f"{self.name}.", self._tape[1], style)
 
     def entries_source(self, which: str, entries: Sequence[sp.Expr], style: Style) -> str:
         """Source of the function `entries`, which gives entries of the Jacobian by `which` as a list."""
@@ -101,7 +102,7 @@ class VectorFunction:
 
     def _source(self, name, doc, values, style):
         taken = {s.name for s in self._names.values()}
-        arguments = [(Code.unused(key, taken), group) for key, group in self._groups.items()]
+        arguments = [(Code.unused(key, taken | self._groups.keys() - {key}), g) for key, g in self._groups.items()]
         return function_source(name, doc, self._tape[0], arguments, self._extras, values, style)
 
     def _backend(self, name, make):

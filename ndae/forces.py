@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ndae._types import Features, Output
+from ndae.captured import captured
 from ndae.fields import MimeticField
 from ndae.fields.mlp import tanh_layers
 
@@ -58,7 +59,11 @@ class GraphForce(nn.Module):
 
 
 class SumForce(nn.Module):
-    """The sum of several forces, modules or functions `F(t, y)`: those that are known, and those to be learned."""
+    """The sum of several forces, modules or functions `F(t, y)`: those that are known, and those to be learned.
+
+    Modules and parameters that functions use are found and trained as well (see `ndae.captured`). Forces that depend
+    on the masses (`takes_mass`, as a SystemForce with weight) get those that are learned.
+    """
 
     def __init__(self, forces: Sequence[Callable[[Any, Features], Output]]):
         super().__init__()
@@ -66,11 +71,42 @@ class SumForce(nn.Module):
             raise ValueError("a sum of no forces: give at least one")
         self.parts = tuple(forces)
         self.modules_of_parts = nn.ModuleList(force for force in forces if isinstance(force, nn.Module))
+        self.captured = captured(*forces)
+        self.takes_mass = any(getattr(force, "takes_mass", False) for force in forces)
 
-    def forward(self, t: Any, y: Features) -> Output:
-        """Forces `(batch, nodes, dim)` at states `(batch, nodes, 2 dim)`, in newtons."""
-        first, *others = (force(t, y) for force in self.parts)
+    def forward(self, t: Any, y: Features, mass: Any = None) -> Output:
+        """Forces `(batch, nodes, dim)` at states `(batch, nodes, 2 dim)`, in newtons; `mass` (nodes,) where it is
+        learned."""
+        first, *others = (force_at(force, t, y, mass) for force in self.parts)
         return sum(others, first)
+
+
+def force_at(force: Callable, t: Any, y: Features, mass: Any = None) -> Output:
+    """`force(t, y)`, told the masses (nodes,) if these are not None and the force depends on them."""
+    return force(t, y, mass=mass) if mass is not None and getattr(force, "takes_mass", False) else force(t, y)
+
+
+def check_masses(force: Callable, held: nn.Module | None, masses: Any) -> None:
+    """Raise ValueError where a force that depends on masses has others than the motion, or would not be told those
+    that are learned, being inside of another force."""
+    told = _told(force)
+    for part in told:
+        if hasattr(part, "check_masses"):
+            part.check_masses(masses)
+    everything = [module for root in (force, held) if isinstance(root, nn.Module) for module in root.modules()]
+    for module in everything:
+        if masses.raw is not None and hasattr(module, "check_masses") and all(module is not part for part in told):
+            module.check_masses(masses)
+            if module.takes_mass:
+                raise ValueError(
+                    f"the motion learns masses, and {type(module).__name__} of {module.name}, which depends on them, "
+                    "is inside of another force, which does not pass them on: give force=[..., ...] with it as a part"
+                )
+
+
+def _told(force: Callable) -> list[Callable]:
+    """The forces that a sum passes masses on to."""
+    return [part for each in force.parts for part in _told(each)] if isinstance(force, SumForce) else [force]
 
 
 def _silent(last: nn.Linear) -> nn.Linear:

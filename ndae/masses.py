@@ -13,13 +13,14 @@ class Masses(nn.Module):
     """M = diag(m₁, …, mₙ), a number (kg) for each node, or a symmetric positive definite block (dim, dim) for each.
 
     With `learn` what is given is the start of a training: of log m, or of the Cholesky factor L of M = L Lᵀ with the
-    logarithm of its diagonal, so that every value the parameters may take is positive definite.
+    logarithm of its diagonal, so that every value the parameters may take is positive definite. `learn`: True for all
+    nodes, a mask (nodes,), or the numbers of the nodes whose masses are unknown; the others stay as given.
 
     Raises ValueError for a mass that is not positive (definite) or finite, naming the node and the direction without
-    mass, and for a shape that does not fit.
+    mass, and for a shape, a mask or a node number that does not fit.
     """
 
-    def __init__(self, mass: Any, nodes: int, dim: int, learn: bool = False):
+    def __init__(self, mass: Any, nodes: int, dim: int, learn: Any = False):
         super().__init__()
         value = torch.as_tensor(mass, dtype=torch.float64).detach()
         if value.ndim == 0:
@@ -34,10 +35,14 @@ class Masses(nn.Module):
         self._check_positive(value)
         self._value, self._inverse = value.clone(), _inverse(value)  # float64, cast to what the state has
         self._is_unit = value.ndim == 1 and bool((value == 1).all())
-        self.raw = None
-        if learn:
-            raw = value.log() if value.ndim == 1 else _log_diagonal(torch.linalg.cholesky(value))
+        self.raw, self._all = None, False
+        unknown = _unknown(learn, nodes)
+        if unknown:
+            start = value[unknown]
+            raw = start.log() if value.ndim == 1 else _log_diagonal(torch.linalg.cholesky(start))
             self.raw = nn.Parameter(raw.to(torch.get_default_dtype()))
+            self._all = len(unknown) == nodes
+            self.register_buffer("unknown", torch.tensor(unknown), persistent=False)
 
     @property
     def value(self) -> Mass:
@@ -45,9 +50,11 @@ class Masses(nn.Module):
         if self.raw is None:
             return self._value
         if self.raw.ndim == 1:
-            return self.raw.exp()
-        lower = self.raw.tril(-1) + torch.diag_embed(self.raw.diagonal(dim1=-2, dim2=-1).exp())
-        return lower @ lower.mT
+            learned = self.raw.exp()
+        else:
+            lower = self.raw.tril(-1) + torch.diag_embed(self.raw.diagonal(dim1=-2, dim2=-1).exp())
+            learned = lower @ lower.mT
+        return learned if self._all else self._value.to(learned).index_copy(0, self.unknown, learned)
 
     def inverse(self, like: Tensor) -> Mass | None:
         """M⁻¹ in the precision of `like` and where that is; None for unit masses, which cost nothing."""
@@ -75,6 +82,28 @@ class Masses(nn.Module):
                     f"{[round(x, 4) for x in directions[:, 0].tolist()]} it is {sizes[0]:.3g}; a direction without "
                     "mass has no equation of motion: write it as a constraint, or give it a small mass"
                 )
+
+
+def _unknown(learn: Any, nodes: int) -> list[int]:
+    """Numbers of the nodes whose masses are learned, in order."""
+    if isinstance(learn, bool):
+        return list(range(nodes)) if learn else []
+    said = (
+        f"learn_mass={learn!r}: give True, a mask of {nodes} truth values, or numbers of nodes from 0 to {nodes - 1}, "
+        "each once"
+    )
+    try:
+        chosen = torch.as_tensor(learn)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(said) from error
+    if chosen.dtype == torch.bool and chosen.shape == (nodes,):
+        return chosen.nonzero().flatten().tolist()
+    if chosen.dtype == torch.bool or chosen.is_floating_point() or chosen.ndim != 1 or not len(chosen):
+        raise ValueError(said)
+    numbers = sorted(chosen.tolist())
+    if numbers != sorted(set(numbers)) or numbers[0] < 0 or numbers[-1] >= nodes:
+        raise ValueError(said)
+    return numbers
 
 
 def _inverse(value: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ndae._types import Features, Output
-from ndae.forces import SumForce
+from ndae.captured import captured
+from ndae.forces import SumForce, check_masses, force_at
 from ndae.masses import Mass, Masses
 from ndae.methods import Auxiliary, Manifold, Method, Multiplier, SmoothProjection, Unconstrained
 from ndae.neural_dae import Prediction
@@ -66,8 +67,9 @@ class NeuralMotion(nn.Module):
       `duration`.
       `adjoint=True` for gradients by the adjoint equation.
     - `mass` (kg): one number, one for each node, or a block (dim, dim) for each. `learn_mass=True` takes it as the
-      start of masses that are trained; they stay positive (definite). Forces and masses are known up to a common
-      factor alone.
+      start of masses that are trained; they stay positive (definite). With a mask (nodes,), or numbers of nodes, these
+      alone are trained. Forces and masses are known up to a common factor alone, and nothing else tells masses under
+      weight alone. The weight of a SystemForce is of the learned masses.
     - `velocity_constraint`: compiled over `[*q, *v]`, the residual `A(q, t) v + b(q, t)`, linear in v: rolling, say.
     - `multipliers=False`: no λ, forces alone act (`M v' = F`), such as those of a SoftConstraint; of constraints only
       the residuals are reported, starts may be anywhere, and `method` is Unconstrained unless it is given.
@@ -87,7 +89,7 @@ class NeuralMotion(nn.Module):
         n_steps: int = 8,
         n_times: int = 1,
         mass: Any = 1.0,
-        learn_mass: bool = False,
+        learn_mass: Any = False,
         velocity_constraint: nn.Module | None = None,
         multipliers: bool = True,
         method: Method | None = None,
@@ -109,7 +111,9 @@ class NeuralMotion(nn.Module):
         self.constraint, self.velocity_constraint, self.method = constraint, velocity_constraint, method
         self.multipliers = multipliers
         self.force = SumForce(force) if isinstance(force, Sequence) else force
+        self.captured = captured(self.force, method)
         self.masses = Masses(mass, self.nodes, self.dim, learn_mass)
+        check_masses(self.force, self.captured, self.masses)
         self.duration, self.n_steps, self.n_times = float(duration), n_steps, n_times
         self.baumgarte, self.starts, self.start_tol = float(baumgarte), starts, float(start_tol)
         self.integrator, self.adjoint, self.rtol, self.atol = integrator, adjoint, rtol, atol
@@ -118,6 +122,11 @@ class NeuralMotion(nn.Module):
     def mass(self) -> Mass:
         """The mass of every node, in kg, as given or as learned so far."""
         return self.masses.value
+
+    @property
+    def _told_mass(self) -> Mass | None:
+        """What a force that depends on masses is told: the learned ones."""
+        return self.mass if self.masses.raw is not None and getattr(self.force, "takes_mass", False) else None
 
     def forward(self, x: Features) -> Float[Tensor, "*batch_and_times nodes dim"]:
         """Positions `(batch, nodes, dim)` after `duration`, or `(batch, n_times, nodes, dim)`, from positions and
@@ -184,7 +193,12 @@ class NeuralMotion(nn.Module):
         """
         q, v = self._split(x)
         forces = self.force.parts if isinstance(self.force, SumForce) else [self.force]
-        potentials = [force.energy(q) for force in forces if hasattr(force, "energy")]
+        told = {} if self._told_mass is None else {"mass": self._told_mass}
+        potentials = [
+            force.energy(q, **(told if getattr(force, "takes_mass", False) else {}))
+            for force in forces
+            if hasattr(force, "energy")
+        ]
         if not potentials:
             raise ValueError("none of the forces has a potential, so that there is no energy: give a PotentialForce")
         mass = self.mass.to(v)
@@ -297,7 +311,7 @@ class NeuralMotion(nn.Module):
     def _dynamics(self, t: Any, q: Tensor, v: Tensor, inverse_mass: Mass | None) -> tuple[Tensor, Tensor]:
         """λ and v' at flat states (batch, n_states)."""
         nodes = [part.unflatten(-1, (-1, self.dim)) for part in (q, v)]
-        force = self.force(t, torch.cat(nodes, -1))
+        force = force_at(self.force, t, torch.cat(nodes, -1), self._told_mass)
         if force.shape != nodes[0].shape:
             raise ValueError(f"the force has shape {tuple(force.shape)}, expected {tuple(nodes[0].shape)}")
         if inverse_mass is not None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ndae._types import Features, Latent, Output, Scalar
+from ndae.captured import captured
 from ndae.maps import LinearMap
 from ndae.methods import Manifold, Method, Unconstrained
 from solvers import Projection, integrate
@@ -82,6 +83,7 @@ class NeuralDAE(nn.Module):
         if not initial_step > 0:
             raise ValueError(f"initial_step is a length in depth: positive, not {initial_step}")
         self.constraint, self.method = constraint, method or Unconstrained()
+        self.captured = captured(self.method)
         self.features, self.dim, self.latent = features, dim, latent
         self.integrator, self.adjoint, self.rtol, self.atol = integrator, adjoint, rtol, atol
         if (open is None) != (close is None):

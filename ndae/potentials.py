@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ndae._types import Features, Output
+from ndae.captured import captured
 from ndae.fields.edges import Edges, read_edges
 from ndae.fields.mlp import tanh_layers
 
@@ -21,14 +22,14 @@ class PotentialForce(nn.Module):
     Conserved under constraints that do not depend on time, to the order of the integrator. `potential`: a module or
     function from positions `(batch, nodes, dim)` to a number a sample, `(batch,)`, in joules. If it has a method
     `gradient(q)`, as MLPPotential and GraphPotential do, that is used; automatic differentiation otherwise, also where
-    gradients are off. Differentiable again either way. Time is not an input.
+    gradients are off. Differentiable again either way. Time is not an input. Modules that a function uses are trained.
 
     Raises a ValueError if the potential gives anything but a number a sample, or does not depend on `q`.
     """
 
     def __init__(self, potential: Callable[[Output], Energy]):
         super().__init__()
-        self.potential = potential
+        self.potential, self.captured = potential, captured(potential)
 
     def energy(self, q: Output) -> Energy:
         """`V(q)` of each sample, in joules."""

@@ -17,6 +17,7 @@ from ndae.checkpoints import CheckpointError, load_weights, only_writer, writing
 from ndae.evaluation import Data, as_data, reference_tensor
 from ndae.history import Files, History, Row
 from ndae.progress import Report, reporting
+from ndae.taking_part import check_taking_part
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
@@ -91,9 +92,10 @@ def fit(
     an epoch depend on `seed` and the epoch only. With `resume=False` what `out` holds of an earlier training is removed
     first.
 
-    Raises `ValueError` for arguments that don't fit; `CheckpointError` if `out` holds a damaged checkpoint or one of
-    another training, or can't be written (a full disk); `NonFiniteError` if a loss or an error stops being finite, with
-    the checkpoints of the epochs before kept.
+    Raises `ValueError` for arguments that don't fit, and for a tensor that wants a gradient and takes part in the loss
+    without being a parameter of the model, which would not be trained (parameters that take no part are warned of);
+    `CheckpointError` if `out` holds a damaged checkpoint or one of another training, or can't be written (a full disk);
+    `NonFiniteError` if a loss or an error stops being finite, with the checkpoints of the epochs before kept.
     """
     _check(epochs, batch_size, learning_rate, schedule, gradient_clip, early_stopping, seed, precision)
     place = find_device(device)
@@ -182,8 +184,9 @@ def _train(
 
     was = reference_tensor(model).device, model.training
     module = _lightning.Regression(model, optimizer, SCHEDULES[schedule], epochs * len(batches), seed)
-    model.train()
+    model.to(place).train()
     try:
+        check_taking_part(model, samples)
         with reporting(progress, "training") as report:
             callbacks = [_lightning.Recorder(history, files, checks)]
             if report:

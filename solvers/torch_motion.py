@@ -27,7 +27,7 @@ class TorchMotion(torch.nn.Module):
     by the structure of the Gram matrix (Hairer, Wanner: Solving ODEs II, VII.1, the index-1 form). Every method takes
     states of shape (..., n_states) and is differentiable; the work is done in the precision of the states.
 
-    Raises ValueError on an unknown parameter.
+    Raises ValueError on an unknown parameter, and on one that is a function.
     """
 
     def __init__(self, system: Any, parameters: Mapping[str, Any] | None = None) -> None:
@@ -38,6 +38,7 @@ class TorchMotion(torch.nn.Module):
         self.external_force = None if system.external_force is None else system.external_force.torch()
         given = dict(parameters or {})
         known = {"mass", *system.parameters}
+        _refuse_functions(self.name, given)
         unknown = [name for name in given if name not in known]
         if unknown:
             raise ValueError(f"{self.name}: unknown parameter {unknown[0]!r}: it has {sorted(known)}")
@@ -61,15 +62,18 @@ class TorchMotion(torch.nn.Module):
         q, v = y.chunk(2, -1)
         return torch.cat([v, self.acceleration(q, v, t)], -1)
 
-    def force(self, q: State, v: State, t: Time = None) -> State:
-        """−∇V(q) + external force, in newtons."""
-        total = torch.zeros_like(q)
+    def force(self, q: State, v: State, t: Time = None, overriding: Mapping[str, Mapping] | None = None) -> State:
+        """−∇V(q) + external force, in newtons; `overriding`: parameters of the "potential" and the "force" that go
+        over those given before."""
+        total, own = torch.zeros_like(q), self._own
+        if overriding:
+            own = {role: {**values, **overriding.get(role, {})} for role, values in own.items()}
         if self.potential is not None:
             ones = q.new_ones(*q.shape[:-1], self.potential.n_residuals)
-            total = total - self.potential.vjp(q, ones, t, self._own["potential"])
+            total = total - self.potential.vjp(q, ones, t, own["potential"])
         if self.external_force is not None:
             state = q if self.external_force.n_states == self.n_states else torch.cat([q, v], -1)
-            total = total + self.external_force.residual(state, t, self._own["force"])
+            total = total + self.external_force.residual(state, t, own["force"])
         return total
 
     def acceleration(self, q: State, v: State, t: Time = None) -> State:
@@ -122,3 +126,13 @@ class TorchMotion(torch.nn.Module):
 
     def _metric(self, like: Tensor) -> Float[Tensor, " n_points"]:
         return self._inverse_mass.to(like)
+
+
+def _refuse_functions(name: str, parameters: Mapping[str, Any]) -> None:
+    for key, value in parameters.items():
+        if callable(value) and not isinstance(value, Tensor):
+            raise ValueError(
+                f"{name}: parameter {key!r} is a function, parameters are numbers or tensors that do not change with "
+                "the state, for derivatives are taken with them held fixed: write what depends on the state into the "
+                "equations, or learn it as a force of its own (a module F(t, y))"
+            )

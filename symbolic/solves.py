@@ -1,5 +1,6 @@
 """Small systems solved entry by entry, over any batch, with the array functions of any backend."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,61 +18,6 @@ def _absent(a: Any) -> bool:
     return type(a) is float and a == 0.0  # and no scalar of NumPy
 
 
-def eliminate(xp: Any, matrix: Sequence[Sequence], right: Sequence, freeze: Callable = lambda x: x) -> list:
-    """x of A x = b by elimination with scaled partial pivoting, for arrays as entries, whose shapes broadcast.
-
-    Entries that are the number 0.0 cost nothing. A singular matrix gives numbers that are not finite.
-    """
-    size, rows = len(right), []
-    for row, b in zip(matrix, right, strict=True):
-        largest = 0.0
-        for a in row:
-            largest = largest if _absent(a) else abs(a) if _absent(largest) else xp.maximum(largest, abs(a))
-        if _absent(largest):
-            return [xp.nan + b for b in right]
-        scale = 1.0 / freeze(largest)
-        rows.append([a if _absent(a) else scale * a for a in (*row, b)])
-    for j in range(size):
-        below = [i for i in range(j + 1, size) if not _absent(rows[i][j])]
-        if not below and _absent(rows[j][j]):
-            return [xp.nan + b for b in right]
-        for i in below:
-            swap = abs(rows[i][j]) > abs(rows[j][j])
-            for k in range(j, size + 1):
-                upper, lower = rows[j][k], rows[i][k]
-                if not (_absent(upper) and _absent(lower)):
-                    rows[j][k], rows[i][k] = xp.where(swap, lower, upper), xp.where(swap, upper, lower)
-        for i in below:
-            factor = rows[i][j] / rows[j][j]
-            for k in range(j + 1, size + 1):
-                if not _absent(rows[j][k]):
-                    rows[i][k] = rows[i][k] - factor * rows[j][k]
-    x: list = [0.0] * size
-    for i in reversed(range(size)):
-        total = rows[i][size]
-        for k in range(i + 1, size):
-            if not _absent(rows[i][k]):
-                total = total - rows[i][k] * x[k]
-        x[i] = total / rows[i][i]
-    return x
-
-
-def operations(matrix: Sequence[Sequence]) -> int:
-    """How many array operations `eliminate` takes, by the entries that are zero by their place."""
-    rows = [{j for j, a in enumerate(row) if not _absent(a)} for row in matrix]
-    size, count = len(rows), 0
-    for j in range(size):
-        below = [i for i in range(j + 1, size) if j in rows[i]]
-        for i in below:  # either row may come to be the upper one
-            rows[i] |= rows[j]
-            rows[j] |= rows[i]
-            count += 2 * len(rows[j])
-        for i in below:
-            rows[i] |= rows[j]
-            count += 2 * len(rows[j])
-    return count
-
-
 def eliminate_floats(matrix: Sequence[float], right: Sequence[float], size: int) -> list[float]:
     """x of A x = b for Python floats and equal blocks, by elimination with scaled partial pivoting.
 
@@ -82,7 +28,7 @@ def eliminate_floats(matrix: Sequence[float], right: Sequence[float], size: int)
         rows = []
         for i in range(start, start + size):
             row = matrix[i * size : (i + 1) * size]
-            scale = 1.0 / max(map(abs, row))
+            scale = math.ldexp(1.0, -math.frexp(max(map(abs, row)))[1])  # exact
             rows.append([*[a * scale for a in row], right[i] * scale])
         for j in range(size):
             best = max(range(j, size), key=lambda i: abs(rows[i][j]))
@@ -106,16 +52,17 @@ class Arrays:
     """What solves need of a backend: elementwise functions `xp`, and
 
     `stack(entries)` numbers and arrays on a new last axis, `library(A, b)` for arrays (..., k, k) and (..., k),
-    `unrolled` the most operations that elimination entry by entry may take (their compilation grows quickly), `freeze`
-    to cut gradients, `loop(condition, body, state)`.
+    `freeze` to cut gradients, `loop(condition, body, state)`, and, where there is one that is quicker, `small(A, b)`
+    for up to `most_small` unknowns, with entries as arrays.
     """
 
     xp: Any
     stack: Callable
     library: Callable
-    unrolled: int
     freeze: Callable
     loop: Callable
+    small: Callable | None = None
+    most_small: int = 0
 
     def grouped(self, entries: Sequence, n: int) -> list:
         """Entries listed block by block as n arrays (..., n_blocks); what is zero by its place in all stays so."""
@@ -131,20 +78,22 @@ class Arrays:
         """x of A x = b with arrays as entries."""
         if len(right) == 1:
             return [right[0] / matrix[0][0]]
-        if self.unrolled and operations(matrix) <= self.unrolled:
-            return eliminate(self.xp, matrix, right, self.freeze)
+        if len(right) <= self.most_small:
+            return self.small(matrix, right)
         rows = [self.stack(row) for row in matrix]
         shape = np.broadcast_shapes(*[tuple(r.shape) for r in rows])
         full = self.xp.stack([self.xp.broadcast_to(r, shape) for r in rows], -2)
-        x = self.library(full, self.stack(right))
+        # In units of their own, or partial pivoting would choose by the units of the equations.
+        scale = 1.0 / self.freeze(abs(full).sum(-1))
+        x = self.library(scale[..., None] * full, scale * self.stack(right))
         return [x[..., i] for i in range(len(right))]
 
     def solve_linear(self, matrix: Sequence, right: Sequence, size: int) -> list:
         """Unknowns of equal independent blocks, matrices and right-hand sides listed block by block."""
         if len(right) == size:
             rows = [matrix[i * size : (i + 1) * size] for i in range(size)]
-            if self.unrolled and operations(rows) <= self.unrolled:
-                return eliminate(self.xp, rows, right, self.freeze)
+            if size <= self.most_small:
+                return self.small(rows, right)
         flat = self.grouped(matrix, size * size)
         rows = [flat[i * size : (i + 1) * size] for i in range(size)]
         return self.ungrouped(self._spread(self.solve(rows, self.grouped(right, size))))

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from symbolic.compile import load
 from symbolic.levelled import Numerics
 from symbolic.levelled import entries as entries_of
 from symbolic.scalar_code import PLAIN_ARRAY, SCALAR
-from symbolic.solves import Arrays, eliminate, eliminate_floats, python_loop
+from symbolic.solves import Arrays, eliminate_floats, python_loop
 
 _F64 = np.dtype(np.float64)
 _NOT_FINITE = (OverflowError, ValueError, ZeroDivisionError)  # of Python's floats, where arrays give inf or NaN
@@ -138,11 +139,16 @@ def _library(matrix, right) -> np.ndarray:
     try:
         return np.linalg.solve(matrix, right[..., None])[..., 0]
     except np.linalg.LinAlgError:  # one of a batch is singular: the others are still solved
-        rows = [[matrix[..., i, j] for j in range(matrix.shape[-1])] for i in range(matrix.shape[-1])]
-        return _stack(eliminate(np, rows, [right[..., i] for i in range(right.shape[-1])]))
+        shape = np.broadcast_shapes(matrix.shape[:-1], right.shape)
+        matrix, right = np.broadcast_to(matrix, (*shape, shape[-1])), np.broadcast_to(right, shape)
+        x = np.full(shape, np.nan)
+        for index in np.ndindex(shape[:-1]):
+            with suppress(np.linalg.LinAlgError):
+                x[index] = np.linalg.solve(matrix[index], right[index])
+        return x
 
 
-NUMPY_ARRAYS = Arrays(np, _stack, _library, 0, lambda x: x, python_loop)
+NUMPY_ARRAYS = Arrays(np, _stack, _library, lambda x: x, python_loop)
 SCALAR_NAMES = MATH_FUNCTIONS | {"solve_linear": eliminate_floats}
 ARRAY_NAMES = NUMPY_FUNCTIONS | NUMPY_ARRAYS.functions()
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from symbolic.compile import load
 from symbolic.levelled import Numerics, entries
 from symbolic.scalar_code import ARRAY
+from symbolic.small_solves import MOST_UNKNOWNS, solve_small
 from symbolic.solves import Arrays
 from symbolic.vector_backends import CompiledVector
 
@@ -33,7 +34,9 @@ def _library(matrix, right):
     return jnp.linalg.solve(matrix, right[..., None])[..., 0]
 
 
-ARRAYS = Arrays(jnp, _stack, _library, 400, jax.lax.stop_gradient, jax.lax.while_loop)
+ARRAYS = Arrays(
+    jnp, _stack, _library, jax.lax.stop_gradient, jax.lax.while_loop, small=solve_small, most_small=MOST_UNKNOWNS
+)
 FUNCTIONS |= ARRAYS.functions()
 
 

@@ -58,7 +58,7 @@ def _freeze(x):
     return x.detach() if isinstance(x, torch.Tensor) else x
 
 
-ARRAYS = Arrays(torch, _stack, _library, 0, _freeze, python_loop)
+ARRAYS = Arrays(torch, _stack, _library, _freeze, python_loop)
 FUNCTIONS |= ARRAYS.functions()
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Array
 from solvers._jax_types import Flag, Leading, PhaseState
 from solvers.formulations import Formulation
 from solvers.switching import Jumps, switching_of
+from symbolic.solves import ROUNDING
 
 Parameters = Mapping[str, Any] | None
 
@@ -136,9 +137,14 @@ class ReducedMotion:
         same = same & (sign(linearised(last)[1]) == sign(at_begin))
         size = jnp.abs(first) + jnp.abs(last)
         size = size + LEAST_SCALE * jnp.max(size) + np.finfo(float).tiny
-        off, way = (jnp.max(jnp.abs(x) / size) for x in (end - last, last - first))
+        off, way = jnp.abs(end - last), jnp.abs(last - first)
+        # What is zero is found up to the rounding of what adds up to it: that is no way either.
+        terms = self.functions.leading_sizes(y, w, t, parameters)[rows]
+        rounding = ROUNDING * np.finfo(float).eps * jnp.abs(jnp.linalg.inv(linearised(last)[1])) @ terms
+        rounding = jnp.nan_to_num(rounding, nan=0.0, posinf=0.0)
         # What has hardly moved is where it was, however singular the equations are there.
-        return (way <= 1e-6) | same & (off <= 0.25 * way)
+        still = jnp.all(way <= 1e-6 * size + rounding)
+        return still | same & jnp.all(off <= 0.25 * jnp.max(way / size) * size + rounding)
 
     def project(
         self, t: Any, state: PhaseState, parameters: Parameters, floor: Any, max_iterations: int = MAX_ITERATIONS

@@ -68,7 +68,7 @@ class LeadingFunction:
     def values_source(self, style: Style) -> str:
         """Source of the function `values`."""
         plan, stages = self.plan, _stages(self.plan.solves)
-        inner = [v for s in plan.solves for v in (*s.right, *(a for row in s.matrix for a in row))]
+        inner = [v for s in plan.solves for v in (*s.right, *(a for row in s.matrix for a in row), *s.sizes)]
         everything = [*plan.values, *inner]
         uses = count_uses(plan.tape, everything)
         taken = {s.name for s in self._names.values()}
@@ -116,13 +116,15 @@ def _write_newton(code: Code, stage: Sequence[Solve], guesses: Sequence[str], fl
     unknowns = [w for solve in stage for w in solve.unknowns]
     residuals = [r for solve in stage for r in solve.right]
     entries = [a for solve in stage for row in solve.matrix for a in row]
+    sizes = [s for solve in stage for s in solve.sizes]
     inside, outer = set(unknowns), {}
     values = [*residuals, *entries]
-    needed = tape.needed(values)
+    everything = [*values, *sizes]
+    needed = tape.needed(everything)
     for symbol in needed:  # in order of dependence
         if not inside.isdisjoint(tape.definitions[symbol].free_symbols):
             inside.add(symbol)
-    for e in (*values, *(tape.definitions[s] for s in needed if s in inside)):
+    for e in (*everything, *(tape.definitions[s] for s in needed if s in inside)):
         outer |= dict.fromkeys(sorted(e.free_symbols - inside, key=lambda s: s.name))
     code.define(outer, named=True)
     names = ", ".join(code.text(s) for s in outer)
@@ -131,7 +133,14 @@ def _write_newton(code: Code, stage: Sequence[Solve], guesses: Sequence[str], fl
     z, outside = (code.unused(name, code.taken) for name in ("z", "outer"))
     lines = [f"{', '.join(w.name for w in unknowns)}{',' * (len(unknowns) == 1)} = {z}"]
     lines += [f"{names}{',' * (len(outer) == 1)} = {outside}"] if outer else []
-    lines += [*inner.lines, f"return {listing(inner, residuals)}, {listing(inner, entries)}"]
+    # The sizes are a function of their own: the last evaluation, which carries gradients, does without them.
+    measure = inner.fresh()
+    measuring = inner.nested()
+    measuring.define(sizes)
+    body = "\n".join([*measuring.lines, f"return {listing(measuring, sizes)}"]).split("\n")
+    lines += [*inner.lines, f"def {measure}():", *(f"    {line}" for line in body)]
+    lines += [f"return {listing(inner, residuals)}, {listing(inner, entries)}, {measure}"]
+    inner.skip(measuring)
     code.skip(inner)
     function = code.fresh()
     code.lines += [f"def {function}({z}, {outside}):", *(f"    {line}" for line in "\n".join(lines).split("\n"))]

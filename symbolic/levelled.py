@@ -15,6 +15,7 @@ import sympy as sp
 
 from symbolic.choices import Both, Either, Equal, Guard, Less, LessEqual, Not, Select
 from symbolic.tape import Tape
+from symbolic.term_sizes import Size
 
 _SHORT = 3  # sums of up to so many terms with factors 1 and -1 are grouped by those factors
 _HALF = sp.Rational(1, 2)
@@ -312,7 +313,7 @@ def _call(n: Numerics, name: str, x: list) -> Any:
         return n.functions["where"](x[0] > 0.5, x[1], x[2])
     if name == Guard.__name__:
         return n.functions["guard"](x[0] > 0.5, x[1])
-    return n.functions[name](*x)
+    return n.functions["abs" if name == Size.__name__ else name](*x)
 
 
 def _solve(n: Numerics, step: LinearSolves, matrix: Any, right: Any) -> Any:

@@ -61,6 +61,16 @@ class ReducedFunctions:
         """∂T/∂w, shape (..., n_w, n_w); with by="y" ∂T/∂y, shape (..., n_w, n_y)."""
         return self._top.jacobian(by, y, w, t=t, parameters=parameters)
 
+    def leading_sizes(self, y, w, t=None, parameters: Mapping | None = None):
+        """How large what is added up in each of T(y, w, t) is, as w moves, (..., n_w): times eps, its rounding."""
+        if "sizes" not in self._known:
+            r = self.reduced
+            function = VectorFunction(
+                r.equations, self._both, r.time, r.parameters, f"sizes of the leading system of {self.name}", "w"
+            )
+            self._known["sizes"] = getattr(function, self.backend)()
+        return self._known["sizes"](y, w, t=t, parameters=parameters)
+
     def solve_leading(self, y, t=None, parameters: Mapping | None = None, shift=None, guess=None):
         """w (..., n_w) with T(y, w, t) + shift = 0, and whether it was found, boolean (...).
 

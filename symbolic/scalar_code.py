@@ -10,6 +10,7 @@ from symbolic.expressions import SMOOTH_FUNCTIONS
 from symbolic.names import identifiers as plain_identifiers
 from symbolic.names import in_docstring
 from symbolic.tape import Tape
+from symbolic.term_sizes import Size
 
 #: Every name that generated source may call besides the definitions' own.
 FUNCTION_NAMES = frozenset(SMOOTH_FUNCTIONS) | {
@@ -20,6 +21,7 @@ FUNCTION_NAMES = frozenset(SMOOTH_FUNCTIONS) | {
     "solve_linear",
     "newton",
     "converged",
+    "abs",
 }
 _COMPARISONS = {Less: "<", LessEqual: "<=", Equal: "=="}
 _JUNCTIONS = {Both: ("and", "&"), Either: ("or", "|")}
@@ -179,7 +181,7 @@ class Code:
         if kind is Select and lazy:
             condition, a = (self._tight(x, _SUM) for x in e.args[:2])
             return f"{a} if {condition} else {self.text(e.args[2])}", _CHOICE
-        name = {Select: "where", Guard: "guard"}.get(kind, kind.__name__)
+        name = {Select: "where", Guard: "guard", Size: "abs"}.get(kind, kind.__name__)
         if name not in FUNCTION_NAMES:
             raise ValueError(
                 f"function {name} cannot be generated: supported are {', '.join(sorted(SMOOTH_FUNCTIONS))}"
@@ -190,7 +192,7 @@ class Code:
 def check_generated(tape: Tape, owner: str) -> None:
     """Raise ValueError if a definition is a function that no backend has."""
     for e in tape.definitions.values():
-        known = e.is_Add or e.is_Mul or e.is_Pow or isinstance(e, (Select, Guard, *COMPARISONS, *JUNCTIONS))
+        known = e.is_Add or e.is_Mul or e.is_Pow or isinstance(e, (Select, Guard, Size, *COMPARISONS, *JUNCTIONS))
         if not known and type(e).__name__ not in SMOOTH_FUNCTIONS:
             raise ValueError(
                 f"{owner}: {type(e).__name__} cannot be generated: there are + - * / **, sqrt, Abs, sign, Max, Min, "

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 #: What counts as rounding of an equation, in units of the machine epsilon times the size of its terms.
-_ROUNDING = 32
+ROUNDING = 32
 _MAX_EVALUATIONS = 100
 _LEAST_DAMPING = 2.0**-30
 
@@ -110,30 +110,31 @@ class Arrays:
         return self.xp.where(total, 1.0, 0.0)
 
     def newton(self, function: Callable, guess: Sequence, outer: Sequence, size: int) -> list:
-        """Unknowns of equal independent blocks at which function(unknowns, outer) -> (residuals, Jacobians) vanishes.
+        """Unknowns of equal independent blocks at which the residuals of a function vanish.
 
-        Damped Newton steps of each block from its guess, until a step is relatively smaller than √eps or the residual
-        is rounding, and then one step more, which squares the error. That last step alone carries gradients: those of
-        the implicit function theorem. Gives the unknowns and, as the last entry, whether all blocks converged.
+        `function(unknowns, outer)` gives residuals, Jacobians, and a function () of the sizes of what is added up in
+        each residual. Damped Newton steps of each block from its guess, until a step is relatively smaller than √eps or
+        the residual is rounding of that size, and then one step more, which squares the error. That last step alone
+        carries gradients: those of the implicit function theorem. Gives the unknowns and, as the last entry, whether
+        all blocks converged.
         """
         xp = self.xp
         frozen = [self.freeze(x) for x in outer]
 
         def evaluate(z, given):
-            residuals, jacobians = function(self.ungrouped(z), given)
-            return self.grouped(residuals, size), self.grouped(jacobians, size * size)
+            residuals, jacobians, sizes = function(self.ungrouped(z), given)
+            return self.grouped(residuals, size), self.grouped(jacobians, size * size), sizes
 
         def rows(flat):
             return [flat[i * size : (i + 1) * size] for i in range(size)]
 
-        def measures(z, residual, jacobian):
+        def measures(z, residual, jacobian, sizes):
             """The next step, the size of each equation's terms, and whether this was the last but one."""
             step = [-d for d in self.solve(rows(jacobian), residual)]
             scales, small = [], True
-            for row, r in zip(rows(jacobian), residual, strict=True):
-                by_state = sum(abs(a) * abs(x) for a, x in zip(row, z, strict=True))
-                scales.append(by_state + sum(abs(a) * abs(d) for a, d in zip(row, step, strict=True)))
-                small = small & (abs(r) <= _ROUNDING * eps * by_state)
+            for row, r, terms in zip(rows(jacobian), residual, self.grouped(sizes(), size), strict=True):
+                scales.append(terms + sum(abs(a) * abs(d) for a, d in zip(row, step, strict=True)))
+                small = small & (abs(r) <= ROUNDING * eps * terms)
             close = abs(step[0]) <= eps**0.5 * abs(z[0])
             for x, d in zip(z[1:], step[1:], strict=True):
                 close = close & (abs(d) <= eps**0.5 * abs(x))
@@ -154,11 +155,13 @@ class Arrays:
         def body(state):
             z, residual, step, scales, damping, done, n = state
             trial = [x + damping * d for x, d in zip(z, step, strict=True)]
-            new_residual, jacobian = evaluate(trial, frozen)
+            new_residual, jacobian, sizes = evaluate(trial, frozen)
             new_residual = self._spread(new_residual, trial[0].shape)
-            new_step, new_scales, new_done = measures(trial, new_residual, jacobian)
+            new_step, new_scales, new_done = measures(trial, new_residual, jacobian, sizes)
             finite = xp.isfinite(sum(abs(d) for d in new_step))
-            better = level(new_residual, scales) <= (1 - 0.25 * damping) * level(residual, scales)
+            # An equation of which nothing was there before is measured by what is there now; if nothing, it is zero.
+            units = [xp.where(a > 0.0, a, b + tiny) for a, b in zip(scales, new_scales, strict=True)]
+            better = level(new_residual, units) <= (1 - 0.25 * damping) * level(residual, units)
             accept = finite & (better | new_done) & ~done
 
             def chosen(new, old):
@@ -170,15 +173,15 @@ class Arrays:
             return *new, damping, xp.where(accept, new_done, done), n + 1
 
         z = self.grouped([self.freeze(g) for g in guess], size)
-        eps = float(xp.finfo(z[0].dtype).eps)
-        residual, jacobian = evaluate(z, frozen)
+        eps, tiny = float(xp.finfo(z[0].dtype).eps), float(xp.finfo(z[0].dtype).tiny)
+        residual, jacobian, sizes = evaluate(z, frozen)
         shape = np.broadcast_shapes(*[tuple(np.shape(a)) for a in (*z, *residual, *jacobian)])
         z, residual = self._spread(z, shape), self._spread(residual, shape)
-        step, scales, done = measures(z, residual, jacobian)
+        step, scales, done = measures(z, residual, jacobian, sizes)
         damping = xp.ones_like(z[0])
         z, *_, done, _ = self.loop(unfinished, body, (z, residual, step, scales, damping, done, 1))
         z = [self.freeze(x) for x in z]
-        residual, jacobian = evaluate(z, outer)
+        residual, jacobian, _ = evaluate(z, outer)
         step = self.solve(rows([self.freeze(a) for a in jacobian]), residual)
         z = self._spread([x - d for x, d in zip(z, step, strict=True)])
         return [*self.ungrouped(z), done.all(-1)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import sympy as sp
 
 from symbolic.tape import Tape
+from symbolic.term_sizes import term_sizes
 
 #: A constant pivot must be at least this large against the constants in its row (threshold pivoting).
 _PIVOT = 0.1
@@ -28,6 +29,7 @@ class Solve:
     matrix: list[list[sp.Expr]]  # A, or the Jacobian of the residual
     right: list[sp.Expr]  # right-hand side, or the residual
     linear: bool
+    sizes: list[sp.Expr] = field(default_factory=list)  # of what is added up in each residual
     level: int = 0  # solves of a level depend on those of lower levels alone
 
     @property
@@ -174,7 +176,8 @@ class Tearing:
                 else:
                     rows[r].pop(j)
             equations.pop(i), rows.pop(i)
-        self.plan.solves.append(Solve(unknowns, rows, equations, linear=False))
+        sizes = term_sizes(tape, equations, unknowns)
+        self.plan.solves.append(Solve(unknowns, rows, equations, linear=False, sizes=sizes))
         # A torn value may contain unknowns torn after it: they are replaced from the last to the first.
         later: dict[sp.Symbol, sp.Expr] = {}
         for w, value in reversed(torn):

@@ -128,6 +128,7 @@ NUMPY_FUNCTIONS = {
     **{f"a{name}": getattr(np, f"arc{name}") for name in ("sin", "cos", "tan", "tan2", "sinh", "cosh", "tanh")},
     "power": np.power,
     "where": np.where,
+    "abs": np.abs,
 }
 
 

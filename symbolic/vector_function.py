@@ -11,6 +11,7 @@ from symbolic.levelled import Levelled
 from symbolic.names import is_identifier
 from symbolic.scalar_code import ARRAY, FUNCTION_NAMES, Code, Style, check_generated, function_source, identifiers
 from symbolic.tape import Tape
+from symbolic.term_sizes import term_sizes
 from symbolic.vector_backends import CompiledVector, NumpyVector
 
 
@@ -20,7 +21,9 @@ class VectorFunction:
     `inputs` names the vectors and lists their symbols, {"y": [x, v], "w": [a]}: calls take them in this order.
     `parameters` are symbols with default values, or None where every call has to give one. Besides the smooth functions
     the expressions may contain Abs, sign, Max, Min and Piecewise with comparisons; at a kink the derivative is that of
-    the first branch that holds. Raises ValueError on undeclared or doubly declared symbols and unsupported functions.
+    the first branch that holds. With `sizes_by`, the name of an input, the values are not the expressions themselves
+    but the sizes of what is added up in them as that input moves (symbolic.term_sizes). Raises ValueError on undeclared
+    or doubly declared symbols and unsupported functions.
     """
 
     def __init__(
@@ -30,8 +33,9 @@ class VectorFunction:
         time: sp.Symbol | None = None,
         parameters: Mapping[sp.Symbol, float | None] | None = None,
         name: str = "function",
+        sizes_by: str | None = None,
     ):
-        self.name = name
+        self.name, self._sizes_by = name, sizes_by
         self.expressions = as_expressions(expressions, name) if len(expressions) else ()
         self.inputs = {key: tuple(symbols) for key, symbols in inputs.items()}
         self.time, self.parameters = time, {s.name: _default(s, v, name) for s, v in (parameters or {}).items()}
@@ -58,6 +62,8 @@ class VectorFunction:
     def _tape(self) -> tuple[Tape, list[sp.Expr]]:
         tape = Tape()
         values = [tape.value(e.xreplace(self._names)) for e in self.expressions]
+        if self._sizes_by is not None:
+            values = term_sizes(tape, values, self._groups[self._sizes_by])
         check_generated(tape, self.name)
         return tape, values
 

@@ -22,6 +22,7 @@ FUNCTIONS = {
     },
     **{f"a{name}": getattr(jnp, f"arc{name}") for name in ("sin", "cos", "tan", "tan2", "sinh", "cosh", "tanh")},
     "power": jnp.power,
+    "abs": jnp.abs,
     "guard": lambda condition, x: jnp.where(condition, x, jax.lax.stop_gradient(x)),
 }
 

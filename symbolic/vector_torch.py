@@ -41,6 +41,7 @@ FUNCTIONS = {
     "atan2": _two(torch.atan2),
     "power": _two(torch.pow),
     "where": _where,
+    "abs": abs,  # of tensors and of numbers
     "guard": lambda condition, x: torch.where(condition, x, x.detach()),
 }
 

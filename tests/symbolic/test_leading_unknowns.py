@@ -154,6 +154,52 @@ def test_newton(backend):
     np.testing.assert_allclose(np.asarray(w)[[0, 2], 1], [-np.sqrt(2), -3], rtol=1e-15)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_newton_where_an_unknown_is_exactly_zero(backend):
+    """The residual is then rounding of what is known, in which the unknown has no part."""
+    convert = CONVERT[backend]
+    points = convert(np.tile(np.linspace(-2, 2, 40)[:, None], (3, 1, 1)))
+    guess = convert(np.tile(np.array([0.0, 0.3, -1e-3])[:, None, None], (1, 40, 2)))
+    unlike = (sp.sin(x) ** 2 - (1 - sp.cos(2 * x)) / 2) / 2  # zero, but for its rounding
+    for equation in [
+        1e-9 * (lam + sp.sin(lam) / 4 + unlike),
+        lam + sp.sin(lam) / 4 + 1e9 * unlike,
+        sp.sinh(3 * lam + 3 * unlike) * (2 + sp.cos(lam)),  # inside of a function, in a product
+        sp.exp(lam) - sp.exp(unlike),
+        sp.Max(lam**3 + lam * x**2, lam / 2) + unlike * x**2,
+    ]:
+        reduced = root(equation)
+        assert not all(block.linear for block in reduced.blocks)
+        f = ReducedFunctions(reduced, backend)
+        w, good = f.solve_leading(points, guess=guess)
+        assert bool(good.all()), f"{equation}: {int((~np.asarray(good)).sum())} of 120 not found"
+        left = np.abs(np.asarray(f.leading_system(points, w)))[..., 1]
+        assert (left <= 4 * np.finfo(float).eps * np.asarray(f.leading_sizes(points, w))[..., 1]).all()
+
+
+def test_one_unknown_is_zero_beside_one_that_is_not():
+    """The zero one never stops by its own size, the other one never by the rounding of the first equation alone."""
+    other = sp.Symbol("other", real=True)
+    equations = [lam + sp.sin(other) / 4 - sp.sin(x) / 4, other + other**3 * 1e9 - lam - x - 1e9 * x**3]
+    reduced = DAESystem([dot(x) - 1, *equations], [x, lam, other], name="two").reduce()
+    points = np.linspace(-2, 2, 41)[:, None]
+    w, good = reduced.numpy().solve_leading(points, guess=np.full((41, 3), 0.1))
+    assert good.all()
+    place = [s.name for s in reduced.w]
+    np.testing.assert_allclose(w[:, place.index("other")], points[:, 0], rtol=1e-14, atol=1e-16)
+    np.testing.assert_allclose(w[:, place.index("lam")], 0, atol=1e-16)
+
+
+def test_sizes_of_terms():
+    """Sums count their terms, whatever cancels; what does not move is as large as it is; products repeat."""
+    f = root((lam - x) * (lam + 3) + sp.sin(lam - x) - (x - 1)).numpy()
+    point, w = np.array([1.5]), np.array([1.0, 1.5])
+    inner = 1.5 + 1.5
+    product = inner * 4.5 + 0.0 * (1.5 + 3.0)
+    assert f.leading_sizes(point, w)[1] == pytest.approx(product + inner + 1.5 + 1.0, rel=1e-15)
+    np.testing.assert_allclose(f.leading_system(point, w), 0.0 * w + [0.0, -0.5], atol=1e-16)
+
+
 def test_newton_in_single_precision():
     f = root(lam**3 + lam - x)
     start, guess = np.array([[2.0], [10.0]], np.float32), np.zeros((2, 2), np.float32)

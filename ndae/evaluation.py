@@ -43,6 +43,12 @@ class Data(NamedTuple):
     targets: Tensor
     conditions: dict[str, Tensor]
 
+    def to(self, device: torch.device) -> "Data":
+        """The same on another device."""
+        return Data(
+            self.inputs.to(device), self.targets.to(device), {k: x.to(device) for k, x in self.conditions.items()}
+        )
+
     def take(self, chosen: Any) -> "Data":
         """The samples chosen, by a slice or by their numbers."""
         return Data(self.inputs[chosen], self.targets[chosen], {k: x[chosen] for k, x in self.conditions.items()})

@@ -61,12 +61,14 @@ class Row:
 class History:
     """Rows of the epochs done, the wall time of every step, and what follows from them alone.
 
-    `patience`: training stops once that many epochs in a row brought no smaller validation error.
+    `patience`: training stops once that many epochs in a row brought no smaller validation error. `data`: how far the
+    data was from the constraint when training began, as plain values.
     """
 
     rows: list[Row] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
     patience: int | None = None
+    data: dict[str, Any] = field(default_factory=dict)
 
     @property
     def best(self) -> Row:
@@ -92,7 +94,7 @@ class History:
     def to_plain(self) -> dict[str, Any]:
         """The history as tensors and plain values, for a checkpoint."""
         seconds = torch.tensor(self.step_seconds, dtype=torch.float64)
-        return {"rows": [asdict(row) for row in self.rows], "step_seconds": seconds}
+        return {"rows": [asdict(row) for row in self.rows], "step_seconds": seconds, "data": self.data}
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any], patience: int | None) -> "History":

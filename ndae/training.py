@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ndae.checkpoints import CheckpointError, load_weights, only_writer, writing
+from ndae.data_violation import DataViolation, as_plain, data_violations, holds_predictions, warn_of_violations
 from ndae.evaluation import Data, as_data, reference_tensor
 from ndae.history import Files, History, Row
 from ndae.progress import Report, reporting
@@ -33,6 +34,8 @@ class TrainingResult:
     `rows`: one `Row` an epoch, errors in the data's unit. `seconds`: wall time of the epochs done, validation and
     checkpoints included, summed over every process that took part; what a killed process had done of an epoch that was
     trained again is not in it. `step_ms`: median wall milliseconds of a training step without the first three.
+    `data_violations`: how far the "training" and "validation" data are from the constraint, their "inputs" and
+    "targets"; at the weights that are kept, where numbers of the constraint are learned.
     """
 
     rows: tuple[Row, ...]
@@ -43,6 +46,7 @@ class TrainingResult:
     best_checkpoint: Path
     last_checkpoint: Path
     log: Path
+    data_violations: dict[str, dict[str, DataViolation]]
 
 
 def fit(
@@ -92,6 +96,9 @@ def fit(
     an epoch depend on `seed` and the epoch only. With `resume=False` what `out` holds of an earlier training is removed
     first.
 
+    How far inputs and targets are from the constraint is measured first, is in the result and the checkpoints' history,
+    and warned of where predictions are held on the constraint and could not follow the data.
+
     Raises `ValueError` for arguments that don't fit, and for a tensor that wants a gradient and takes part in the loss
     without being a parameter of the model, which would not be trained (parameters that take no part are warned of);
     `CheckpointError` if `out` holds a damaged checkpoint or one of another training, or can't be written (a full disk);
@@ -128,6 +135,10 @@ def fit(
         if not resume:
             files.clear()
         history = files.resume(early_stopping)
+        violations = {"training": data_violations(model, samples), "validation": data_violations(model, checks)}
+        history.data = as_plain(violations)
+        if holds_predictions(model):
+            warn_of_violations(model, violations)
         done = len(history.rows)
         if done > epochs:
             raise CheckpointError(
@@ -145,6 +156,9 @@ def fit(
             )  # fmt: skip
         files.check_best(history)
         load_weights(model, files.best)
+    if not holds_predictions(model) and holds_predictions(model, with_learned=True):
+        violations = {"training": data_violations(model, samples), "validation": data_violations(model, checks)}
+        warn_of_violations(model, violations, learned=True)
     return TrainingResult(
         rows=tuple(history.rows),
         best=history.best,
@@ -154,6 +168,7 @@ def fit(
         best_checkpoint=files.best,
         last_checkpoint=files.last,
         log=files.log,
+        data_violations=violations,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
+from symbolic.choices import Extreme
 from symbolic.expressions import substituted
 from symbolic.system import DAESystem, dot
 
@@ -103,6 +104,10 @@ def _slopes(e: sp.Expr, wanted: set[sp.Symbol], known: dict) -> dict[sp.Symbol, 
             pairs = [(b.get(s, sp.S.Zero), condition) for b, (_, condition) in zip(branches, args, strict=True)]
             alike = all(slope == pairs[0][0] for slope, _ in pairs)
             result[s] = [pairs[0][0] if alike else sp.Piecewise(*pairs, evaluate=False)]  # its conditions are read
+    elif isinstance(e, Extreme):
+        sides = [_slopes(a, wanted, known) for a in e.chosen]
+        for s in dict.fromkeys(s for slopes in sides for s in slopes):
+            result[s] = [e.at(side.get(s, sp.S.Zero) for side in sides)]
     else:
         for i, a in enumerate(args):
             chain(a, lambda slope, i=i: e.fdiff(i + 1) * slope)

@@ -7,7 +7,7 @@ import sympy as sp
 from sympy.core.relational import Relational
 
 from symbolic.chains import Chains, Row
-from symbolic.corners import as_piecewise
+from symbolic.corners import as_corners
 from symbolic.null_vectors import constant_null_vectors, rank_defects, varying_null_vectors
 from symbolic.sampling import ROUNDING, Evaluator, RandomPoints
 from symbolic.structural import StructureError
@@ -118,7 +118,7 @@ class Dependence:
             )
         used = [self.rows[i] for i in vector]
         return replaced, Row(
-            as_piecewise(combine(coefficients, terms)),
+            as_corners(combine(coefficients, terms)),
             tuple(sorted({o for row in used for o in row.origins})),
             max(self.rows[i].depth + self.c[i] - least for i in vector),
         )

@@ -51,8 +51,17 @@ def substituted(e: sp.Basic, table: Mapping[sp.Basic, sp.Basic], known: dict[sp.
     if e not in known:
         args = [substituted(a, table, known) for a in e.args]
         same = all(new is old for new, old in zip(args, e.args, strict=True))
-        known[e] = e if same else e.func(*args)
+        known[e] = e if same else rebuilt(e, args)
     return known[e]
+
+
+def rebuilt(e: sp.Basic, args: Sequence[sp.Basic]) -> sp.Basic:
+    """The node with other arguments; comparisons in a Piecewise stay as they are, which SymPy would merge."""
+    if isinstance(e, sp.Piecewise):
+        return sp.Piecewise(*args, evaluate=False)
+    if isinstance(e, (sp.Ge, sp.Gt, sp.Le, sp.Lt)) and not all(a.is_number for a in args):
+        return e.func(*args, evaluate=False)
+    return e.func(*args)
 
 
 def as_expressions(expressions, owner: str) -> tuple[sp.Expr, ...]:

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import sympy as sp
 
+from symbolic.expressions import substituted
 from symbolic.levelled import Levelled
 from symbolic.names import in_docstring
 from symbolic.scalar_code import ARRAY, Code, Style, check_generated, count_uses, identifiers, listing, unpack
@@ -36,7 +37,8 @@ class LeadingFunction:
     def plan(self) -> Plan:
         """What is solved by formulas and what by numbers."""
         r, names = self._reduced, self._names
-        equations = [e.xreplace(names) for e in r.equations]
+        put: dict[sp.Basic, sp.Basic] = {}
+        equations = [substituted(e, names, put) for e in r.equations]
         parameters = {names[s]: None if v is None else float(v) for s, v in r.parameters.items()}
         plan = Tearing(equations, self._w, r.blocks, parameters, self._groups.get("shift")).run()
         check_generated(plan.tape, self.name)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import sympy as sp
 
-from symbolic.corners import as_piecewise
+from symbolic.corners import as_corners
 from symbolic.expressions import as_expressions
 from symbolic.system import dot
 
@@ -90,11 +90,11 @@ def _scalar(value, what: str, moving: Sequence[sp.Symbol]) -> sp.Expr:
 
 
 def _checked(expression: sp.Expr, what: str, moving: Sequence[sp.Symbol]) -> sp.Expr:
-    """Fit to be differentiated by q and v: free of symbols dot(q), and |x| of a symbol of any kind as Piecewise."""
+    """Fit to be differentiated by q and v: free of symbols dot(q), and with |x| of a symbol of any kind closed."""
     rates = {dot(s, order) for s in moving for order in (1, 2)} & expression.free_symbols
     if rates:
         raise ValueError(f"{what} contains {sorted(rates, key=str)[0]}: write velocities by the symbols v")
-    return as_piecewise(expression)
+    return as_corners(expression)
 
 
 def _entries(value, n: int, what: str) -> list[sp.Expr]:

@@ -7,6 +7,8 @@ import sympy as sp
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import ITE, And, Not, Or
 
+from symbolic.choices import CORNERS, Extreme, Signum, at_least
+
 ROUNDING = 1e-11  # of the magnitudes that were added: below it a sum is taken as zero
 
 _FUNCTIONS = {
@@ -70,6 +72,8 @@ class Evaluator:
             return self._power(e)
         if isinstance(e, sp.Piecewise):
             return self._piecewise(e)
+        if isinstance(e, CORNERS):
+            return self._corner(e)
         if isinstance(e, sp.atan2):
             value = np.arctan2(*(self._pair(a)[0] for a in e.args))
         else:
@@ -85,6 +89,19 @@ class Evaluator:
             return value, (scale**exponent if exponent > 0 else np.abs(value))
         value = np.asarray(base, dtype=float) ** exponent
         return value, np.abs(value)
+
+    def _corner(self, e):
+        if isinstance(e, Extreme):
+            value, scale = self._pair(e.chosen[0])
+            for keeps, other in zip(e.running(), e.chosen[1:], strict=True):
+                here = self.condition(keeps)
+                value, scale = (np.where(here, a, b) for a, b in zip((value, scale), self._pair(other), strict=True))
+            return value, scale
+        value, scale = self._pair(e.args[0])
+        if isinstance(e, Signum):
+            value = np.where(np.isnan(value), np.nan, np.sign(value))
+            return value, np.abs(value)
+        return np.where(self.condition(at_least(e.args[0], sp.S.Zero)), value, -value), scale
 
     def _piecewise(self, e):
         value = np.full(self.n_points, np.nan)

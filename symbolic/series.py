@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import sympy as sp
 
+from symbolic.choices import CORNERS, Extreme, Signum
 from symbolic.sampling import Evaluator
 
 Series = np.ndarray  # (order + 1, n_points): the coefficient of h^k stands in row k
@@ -46,6 +47,8 @@ class SeriesEvaluator:
             return self._power(self(e.base), e.exp)
         if isinstance(e, sp.Piecewise):
             return self._piecewise(e)
+        if isinstance(e, CORNERS):
+            return self._corner(e)
         return self._function(type(e), [self(a) for a in e.args])
 
     def _constant(self, value) -> Series:
@@ -130,6 +133,14 @@ class SeriesEvaluator:
         slope = self._power(under, sp.Rational(-1, 2)) * (-1 if kind is sp.acos else 1)
         start = {sp.asin: np.arcsin, sp.acos: np.arccos, sp.asinh: np.arcsinh, sp.acosh: np.arccosh}[kind](f[0])
         return self._integral(slope, start, f)
+
+    def _corner(self, e) -> Series:
+        if isinstance(e, Extreme):
+            values = np.array([self(a)[0] for a in e.compared])
+            first = (values.argmax if e.largest else values.argmin)(axis=0)
+            return np.take_along_axis(np.array([self(a) for a in e.chosen]), first[None, None], axis=0)[0]
+        f = self(e.args[0])
+        return self._constant(np.sign(f[0])) if isinstance(e, Signum) else np.where(f[0] >= 0, f, -f)
 
     def _piecewise(self, e: sp.Piecewise) -> Series:
         if self._values is None:

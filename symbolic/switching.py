@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import sympy as sp
 from sympy.core.relational import Relational
 
+from symbolic.choices import NON_SMOOTH, Extreme, Magnitude, Signum, at_least
 from symbolic.vector_function import VectorFunction
 
 
@@ -24,15 +25,15 @@ class SwitchingTimes:
         differences = {
             condition.lhs - condition.rhs
             for e in expressions
-            if time is not None and e.has(sp.Piecewise) and time in e.free_symbols
-            for condition in e.atoms(Relational)
+            if time is not None and e.has(*NON_SMOOTH) and time in e.free_symbols
+            for condition in (*e.atoms(Relational), *_of_corners(e))
             if time in condition.free_symbols and condition.free_symbols <= known
         }
         roots: set[sp.Expr] = set()
         others: list[sp.Expr] = []
         for e in sorted(differences, key=sp.default_sort_key):
-            slope = None if e.has(sp.Piecewise) else sp.expand(e.diff(time))
-            if slope is None or slope.has(time):
+            slope = _constant_slope(e, time)
+            if slope is None:
                 others.append(e)
             elif slope != 0:
                 roots.add(-e.subs(time, 0) / slope)
@@ -49,3 +50,19 @@ class SwitchingTimes:
     def others_function(self) -> VectorFunction:
         """`others` (..., n_others) as a function of (..., 1) times and the parameters."""
         return VectorFunction(self.others, {"t": (self.time,)}, None, self.parameters, "switching conditions")
+
+
+def _of_corners(expression: sp.Expr) -> list[sp.Basic]:
+    """The conditions by which Abs, sign, Max and Min choose."""
+    found = [c for e in expression.atoms(Extreme) for c in e.running()]
+    return found + [at_least(e.args[0], sp.S.Zero) for e in expression.atoms(Magnitude, Signum)]
+
+
+def _constant_slope(e: sp.Expr, time: sp.Symbol) -> sp.Expr | None:
+    """∂e/∂t where it is free of time, up to sums of products written out; None where it is not."""
+    if e.has(*NON_SMOOTH):
+        return None
+    slope = e.diff(time)
+    if slope.has(time) and slope.count_ops() < 200:
+        slope = sp.expand_mul(slope)
+    return None if slope.has(time) else slope

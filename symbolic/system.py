@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
-from symbolic.corners import as_piecewise, check_piecewise_smooth
+from symbolic.corners import as_corners, check_piecewise_smooth
 from symbolic.expressions import as_expressions, substituted
 from symbolic.names import check_name
 
@@ -39,7 +39,7 @@ class DAESystem:
     `parameters` maps symbols to default values; None, or a mere list of symbols, means that every solve has to give
     the value. `definitions` names subexpressions, put in in the order given, later ones over earlier ones.
     `invariants` maps names to expressions over states, time and parameters that every solution conserves. Abs, Max,
-    Min and sign are rewritten to Piecewise, which may be used too.
+    Min, sign and Piecewise may be used; where two of their branches meet, derivatives are those of the first.
 
     Raises ValueError, naming the thing and the mend, on symbols that are undeclared or declared twice and on functions
     that can't be generated. That there are as many equations as states, and that these determine a solution, is the
@@ -253,12 +253,12 @@ class _Reader:
         self.system, self.functions = system, functions
         self.definitions: dict[sp.Symbol, sp.Expr] = {}
         for symbol, value in definitions.items():
-            # As Piecewise before they are put in: SymPy would take every Max apart again, and again.
-            self.definitions[symbol] = substituted(as_piecewise(self._plain(value)), self.definitions, {})
+            # Corners are closed before they are put in: SymPy would take every Max apart again, and again.
+            self.definitions[symbol] = substituted(as_corners(self._plain(value)), self.definitions, {})
         self._known: dict[sp.Basic, sp.Basic] = {}
 
     def read(self, expression: sp.Expr, where: str, derivatives: bool = True) -> sp.Expr:
-        expression = substituted(as_piecewise(self._plain(expression)), self.definitions, self._known)
+        expression = substituted(as_corners(self._plain(expression)), self.definitions, self._known)
         unknown = sorted(expression.atoms(AppliedUndef), key=str)
         if unknown:
             raise ValueError(

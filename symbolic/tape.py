@@ -9,7 +9,23 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import sympy as sp
 
-from symbolic.choices import COMPARISONS, JUNCTIONS, NON_SMOOTH, Both, Guard, Not, Select, choices, may_fail, parts_of
+from symbolic.choices import (
+    COMPARISONS,
+    JUNCTIONS,
+    NON_SMOOTH,
+    Both,
+    Extreme,
+    Guard,
+    Magnitude,
+    Not,
+    Select,
+    at_least,
+    choices,
+    extreme_of,
+    may_fail,
+    parts_of,
+)
+from symbolic.expressions import substituted
 
 _HALF = sp.Rational(1, 2)
 
@@ -46,6 +62,11 @@ class Tape:
             return self._product(sp.Mul(*[self.value(a) for a in e.args]))
         if e.is_Pow:
             return self._power(self.value(e.base), self.value(e.exp))
+        if isinstance(e, (sp.Abs, Magnitude)):
+            a = self.value(e.args[0])
+            return self.select(self.condition(at_least(a, sp.S.Zero)), a, _scaled(-sp.S.One, a))
+        if isinstance(e, (sp.Max, sp.Min, Extreme)):
+            return self._extreme(extreme_of(e))
         if isinstance(e, NON_SMOOTH):
             return self._first_that_holds(choices(e))
         if isinstance(e, Select):
@@ -171,6 +192,32 @@ class Tape:
             return a
         return b if condition == sp.false else self._define(Select(condition, a, b))
 
+    def _extreme(self, e: Extreme) -> sp.Expr:
+        """A running extreme, and beside it what is chosen; where a value may fail, by its inputs behind guards."""
+        values = [self.value(a) for a in e.compared]
+        conditions, extreme = [], values[0]
+        for other in values[1:]:
+            conditions.append(self.condition(e.keeps(extreme, other)))
+            extreme = self.select(conditions[-1], extreme, other)
+        if not e.placed and not any(map(may_fail, e.chosen)):
+            return extreme
+        here, later = [], sp.true  # whether each is the one that is chosen, from the last to the first
+        for condition in reversed(conditions):
+            here.append(self._compare(Both(self._compare(Not(condition)), later)))
+            later = self._compare(Both(condition, later))
+        chosen = [self._guarded(a, holds) for a, holds in zip(e.chosen, [later, *reversed(here)], strict=True)]
+        result = chosen[0]
+        for condition, other in zip(conditions, chosen[1:], strict=True):
+            result = self.select(condition, result, other)
+        return result
+
+    def _guarded(self, value: sp.Expr, here: sp.Basic) -> sp.Expr:
+        """A branch, read through guards if its derivative may fail where it is not selected."""
+        if may_fail(value) and here not in (sp.true, sp.false):
+            inputs = sorted(value.free_symbols, key=str)
+            value = substituted(value, {x: self._define(Guard(here, x)) for x in inputs}, {})
+        return self.value(value)
+
     def _first_that_holds(self, pairs) -> sp.Expr:
         branches, before = [], sp.true
         for value, condition in pairs:
@@ -178,10 +225,7 @@ class Tape:
             if holds == sp.false:
                 continue
             here = self._compare(Both(before, holds))  # and none before it
-            if may_fail(value) and here != sp.true:
-                inputs = sorted(value.free_symbols, key=str)
-                value = value.xreplace({x: self._define(Guard(here, x)) for x in inputs})
-            branches.append((holds, self.value(value)))
+            branches.append((holds, self._guarded(value, here)))
             if holds == sp.true:
                 break
             before = self._compare(Both(before, self._compare(Not(holds))))

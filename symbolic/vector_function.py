@@ -6,7 +6,8 @@ from functools import cached_property
 import numpy as np
 import sympy as sp
 
-from symbolic.expressions import as_expressions, check_symbols
+from symbolic.corners import as_corners
+from symbolic.expressions import as_expressions, check_symbols, substituted
 from symbolic.levelled import Levelled
 from symbolic.names import is_identifier
 from symbolic.scalar_code import ARRAY, FUNCTION_NAMES, Code, Style, check_generated, function_source, identifiers
@@ -60,8 +61,8 @@ class VectorFunction:
 
     @cached_property
     def _tape(self) -> tuple[Tape, list[sp.Expr]]:
-        tape = Tape()
-        values = [tape.value(e.xreplace(self._names)) for e in self.expressions]
+        tape, put = Tape(), {}
+        values = [tape.value(substituted(as_corners(e), self._names, put)) for e in self.expressions]
         if self._sizes_by is not None:
             values = term_sizes(tape, values, self._groups[self._sizes_by])
         check_generated(tape, self.name)

@@ -60,8 +60,9 @@ def solve_dae(
 
     - `system`: a symbolic.DAESystem of any index.
     - `start`: its initial values at `ts[0]`: a mapping by name, an array (*batch, n_states) in the order of its
-      states, or a ConsistentStart. Algebraic variables may be left out (NaN in an array); where their equations are
-      nonlinear they are the guess from which those are solved. It must satisfy the equations and the constraints
+      states, or a ConsistentStart. Algebraic variables may be left out (NaN in an array), and so may derivatives that
+      are no states, where the equations determine them; where equations of algebraic variables are nonlinear, values
+      of these are the guess from which they are solved. It must satisfy the equations and the constraints
       hidden in them within `start_tol` (see solvers.start.resolve_start).
     - `ts` (n_times,): output times, strictly increasing, at least two.
     - `formulation`: "projection", "plain", "baumgarte", "ggl", or an object of solvers.formulations.

@@ -16,11 +16,12 @@ from solvers.arguments import check_parameter_names, check_settings, check_syste
 from solvers.dae import absolute_tolerances
 from solvers.esdirk import Esdirk
 from solvers.formulations import formulation_named
+from solvers.left_out import fill_in, may_be_left_out
 from solvers.projected_step import EndOnSaveTimes, ProjectedSolver, StepState
 from solvers.radau_iia import RadauIIA
 from solvers.reduced_motion import ReducedMotion
 from solvers.solution import SUCCESS
-from solvers.start import ALGEBRAIC_SLACK, ConsistentStart, name_places
+from solvers.start import ALGEBRAIC_SLACK, ConsistentStart, check_given, name_places
 from solvers.switching import MAX_CHANGES, TOLERATED, Jumps, switching_of
 
 # Stages by the default loops of diffrax, which a reverse pass can go through.
@@ -131,6 +132,7 @@ def dae_flow(
         )
     switching = switching_of(motion.reduced)
     own = {s.name for s in system.states}
+    optional = np.flatnonzero(may_be_left_out(system))
     checked_w = np.array([symbol.name in own for symbol in motion.reduced.w], dtype=bool)
 
     def flow(start: Any, ts: Any, parameters: Mapping[str, Any] | None = None) -> FlowResult:
@@ -154,6 +156,9 @@ def dae_flow(
 
     @eqx.filter_jit
     def solve(y0, given, ts, parameters):
+        filled = jnp.asarray(True)
+        if optional.size:
+            y0, filled = fill_in(motion.functions, y0, optional, ts[0], parameters)
         finite = jnp.all(jnp.isfinite(y0)) & jnp.all(jnp.isfinite(ts)) & ~jnp.any(jnp.isinf(given))
         for value in (parameters or {}).values():
             finite = finite & jnp.isfinite(value)
@@ -186,7 +191,7 @@ def dae_flow(
             1: finite,
             2: increasing,
             3: consistent,
-            4: found,
+            4: found & filled,
             5: agrees,
             6: projected,
             11: complete,
@@ -320,9 +325,6 @@ def _split(system: Any, start: Any) -> tuple[Array, Array]:
     for name, value in given.items():
         array, column = places[name]
         (y if array == "y" else w)[column] = value
-    missing = [symbol.name for symbol, value in zip(reduced.y, y, strict=True) if value is None]
-    if missing:
-        raise ValueError(
-            f"start gives no value for {', '.join(missing)}; give one for every differential state of {system.name!r}"
-        )
+    check_given(system, [i for i, value in enumerate(y) if value is None])
+    y = [jnp.asarray(jnp.nan) if value is None else value for value in y]
     return jnp.stack(y) if y else jnp.zeros(0), jnp.stack(w) if w else jnp.zeros(0)

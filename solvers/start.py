@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from solvers.arguments import check_system, checked_parameters, named_once, numbers
+from solvers.left_out import filled_in, left_open, may_be_left_out
 from solvers.solution import ReferenceSolveError
 
 # An algebraic variable may differ from what its equations give by this many times the tolerance of the start: it
@@ -106,13 +107,16 @@ def resolve_start(
     y, w = np.broadcast_to(y, batch + y.shape[-1:]).copy(), np.broadcast_to(w, batch + w.shape[-1:]).copy()
     for index in np.ndindex(batch):
         own = at_index(parameters, index)
+        if np.isnan(y[index]).any():
+            y[index], free = filled_in(reduced, y[index], np.isnan(y[index]), t0, own)
+            _check_filled_in(system, free, t0, index)
         check_constraints(reduced, y[index], t0, own, start_tol, index)
         w[index] = _leading(reduced, y[index], w[index], t0, own, start_tol, index)
     return y, w
 
 
 def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
-    """y (*batch, N) and w (*batch, n) as given, w NaN where it is not."""
+    """y (*batch, N) and w (*batch, n) as given, NaN where they are not: w, and what `may_be_left_out` of y."""
     reduced = system.reduce()
     if isinstance(start, ConsistentStart):
         if start.y.shape != (len(reduced.y),) or start.w.shape != (len(reduced.w),):
@@ -141,16 +145,33 @@ def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
         array, column = places[name]
         (y if array == "y" else w)[..., column] = value
     without = np.isnan(y).any(axis=tuple(range(y.ndim - 1)))
-    missing = [_name_of(system, "y", i) for i in range(without.size) if without[i]]
-    if missing:
-        raise ValueError(
-            f"start gives no value for {_list(missing)}; give one for every differential state of {system.name!r} "
-            "(algebraic ones may be left out)"
-        )
-    if not (np.all(np.isfinite(y)) and not np.any(np.isinf(w))):
+    check_given(system, np.flatnonzero(without).tolist())
+    if np.any(np.isinf(y)) or np.any(np.isinf(w)):
         bad = [name for name, value in given.items() if np.any(np.isinf(value))]
         raise ValueError(f"start must be finite, but {_list(bad)} is not")
     return y, w
+
+
+def check_given(system: Any, without: Any) -> None:
+    """Raises ValueError unless all those entries of y may be left out that a start leaves out."""
+    optional = may_be_left_out(system)
+    missing = [i for i in without if not optional[i]]
+    missing = missing or left_open(system.reduce(), [i for i in without if optional[i]])
+    if missing:
+        names = [_name_of(system, "y", i) for i in missing]
+        raise ValueError(
+            f"start gives no value for {_list(names)}; give one for every differential state of {system.name!r} "
+            "(algebraic ones may be left out, and derivatives that the equations determine)"
+        )
+
+
+def _check_filled_in(system: Any, free: Any, t0: float, index: tuple[int, ...] = ()) -> None:
+    if free:
+        names = _list([_name_of(system, "y", i) for i in free])
+        raise ValueError(
+            f"the start{_of(index)} of {system.name!r} gives no value for {names}, and the equations at t = {t0:g} do "
+            "not determine it there; give one"
+        )
 
 
 def broadcast_parameters(parameters: Mapping[str, Any] | None, batch: tuple[int, ...]) -> dict[str, Any] | None:
@@ -261,6 +282,12 @@ class _Search:
                 raise ValueError(f"keep names {name!r}, but the guess gives no value of it")
             else:
                 self.kept_w.append(column)
+        # What follows from the others moves at no cost.
+        self.follows = np.isnan(self.y0) | may_be_left_out(system) & _is_state(self.reduced)
+        self.follows &= self.free
+        if self.follows.any():
+            self.y0, free = filled_in(self.reduced, self.y0, self.follows, self.t0, self.parameters)
+            _check_filled_in(system, [i for i in free if np.isnan(self.y0[i])], self.t0)
         # Relative changes; absolute ones of what is zero.
         self.scale = np.where(self.y0 != 0, np.abs(self.y0), 1.0)
 
@@ -288,7 +315,7 @@ class _Search:
             # In units of their own, both equations and variables; the rank is then one of numbers near 1.
             a, units = _in_units(jacobian, free, self.scale)
             rhs = (residual + jacobian[:, free] @ (self.y0 - y)[free]) / units
-            step = np.linalg.lstsq(a, rhs, rcond=1e-12)[0] if a.size else np.zeros(a.shape[1])
+            step = _least(a, rhs, self.follows[free]) if a.size else np.zeros(a.shape[1])
             target = self.y0.copy()
             target[free] -= self.scale[free] * step
             left = a @ ((target - y) / self.scale)[free] + residual / units
@@ -389,7 +416,9 @@ class _Search:
     def _result(self, y: np.ndarray, w: np.ndarray) -> ConsistentStart:
         f, t, p = self.functions, self.t0, self.parameters
         names = tuple(s.name for s in self.system.states)
-        changes = {_name_of(self.system, "y", i): float(y[i] - self.y0[i]) for i in range(y.size)}
+        changes = {
+            _name_of(self.system, "y", i): float(y[i] - self.y0[i]) for i in range(y.size) if not self.follows[i]
+        }
         return ConsistentStart(
             names=names,
             states=np.asarray(f.states(y, w, t, p)),
@@ -399,6 +428,23 @@ class _Search:
             residual={level: np.asarray(value) for level, value in f.levels(y, w, t, p).items()},
             moved=changes,
         )
+
+
+def _is_state(reduced: Any) -> np.ndarray:
+    return np.array([symbol in set(reduced.states) for symbol in reduced.y], dtype=bool)
+
+
+def _least(a: np.ndarray, rhs: np.ndarray, follows: np.ndarray) -> np.ndarray:
+    """x of A x = b, in least squares, with the smallest entries but for those that follow from the others."""
+    if not follows.any():
+        return np.linalg.lstsq(a, rhs, rcond=1e-12)[0]
+    own = a[:, follows]
+    left, sizes, _ = np.linalg.svd(own)
+    rest = left[:, int((sizes > 1e-12 * sizes[0]).sum()) :].T  # combinations without them
+    x = np.zeros(a.shape[1])
+    x[~follows] = np.linalg.lstsq(rest @ a[:, ~follows], rest @ rhs, rcond=1e-12)[0]
+    x[follows] = np.linalg.lstsq(own, rhs - a[:, ~follows] @ x[~follows], rcond=1e-12)[0]
+    return x
 
 
 def _in_units(jacobian: np.ndarray, free: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

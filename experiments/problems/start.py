@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.problems.problem import Problem
 from experiments.terminal import UserError, one_line
+from solvers.left_out import left_open, may_be_left_out
 from solvers.start import consistent_initial_condition, name_places, resolve_start
 
 # How far a given value may be from the constraints, as in solvers.solve_dae.
@@ -51,10 +52,13 @@ def start_of(problem: Problem, consistent: Sequence[str] | None) -> Any:
 
 
 def _missing(problem: Problem, values: Mapping[str, float]) -> list[str]:
-    """Names of the differential variables of the reduced system that `values` leave out."""
+    """Names of the differential variables of the reduced system that `values` leave out, and that do not follow."""
     names = {column: name for name, (array, column) in name_places(problem.system).items() if array == "y"}
     given = {place for name, place in name_places(problem.system).items() if name in values}
-    return [name for column, name in names.items() if ("y", column) not in given]
+    without = [int(column) for column in names if ("y", column) not in given]
+    optional = may_be_left_out(problem.system)
+    free = left_open(problem.system.reduce(), [column for column in without if optional[column]])
+    return [names[column] for column in without if not optional[column] or column in free]
 
 
 def _check_determined(problem: Problem, start: Any, missing: Sequence[str]) -> None:

@@ -10,12 +10,13 @@ import hashlib
 import io
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+
+from ndae.progress import say
 
 Arrays = dict[str, np.ndarray]
 _RECIPE, _CHECKSUM = "__recipe__", "__checksum__"
@@ -62,7 +63,7 @@ def cached_arrays(
     except FileNotFoundError:
         pass
     except _UnusableFile as reason:
-        _say(f"cache file {path} {reason}; making it again")
+        say(f"cache file {path} {reason}; making it again")
     arrays = {key: np.asarray(value) for key, value in make().items()}
     for key, value in arrays.items():
         if value.dtype.hasobject:
@@ -70,7 +71,7 @@ def cached_arrays(
     try:
         _write(path, recipe_text, arrays)
     except OSError as error:
-        _say(f"cache file {path} could not be written ({error}); going on without it")
+        say(f"cache file {path} could not be written ({error}); going on without it")
     return arrays
 
 
@@ -129,7 +130,3 @@ def _json(name: str, value: Mapping[str, object]) -> str:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _say(text: str) -> None:
-    print(f"ndae: {text}", file=sys.stderr)

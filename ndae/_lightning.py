@@ -186,8 +186,8 @@ class Recorder(Callback):
         trainer.should_stop = self.history.should_stop
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the settings and the history to Lightning's own content."""
-        checkpoint["ndae"] = {"settings": self.files.settings, "history": self.history.to_plain()}
+        """Add what training this is and the history to Lightning's own content."""
+        checkpoint["ndae"] = self.files.identity.to_plain() | {"history": self.history.to_plain()}
 
 
 class DiesAtOnce(Callback):

@@ -123,8 +123,7 @@ def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
 
     Raises `CheckpointError` if the file can't be read, or holds the weights of another architecture (names or shapes).
     """
-    weights = load_checkpoint(path)["state_dict"]
-    weights = {name.removeprefix(PREFIX): value for name, value in weights.items()}
+    weights = without_prefix(load_checkpoint(path)["state_dict"])
     own = model.state_dict()
     differing = sorted(own.keys() ^ weights.keys())
     differing += [name for name in own if name in weights and own[name].shape != weights[name].shape]
@@ -135,6 +134,11 @@ def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
         )
     model.load_state_dict(weights)
     return model
+
+
+def without_prefix(weights: dict[str, Any]) -> dict[str, Any]:
+    """Weights by the names that they have in the model, of a checkpoint that Lightning wrote."""
+    return {name.removeprefix(PREFIX): value for name, value in weights.items()}
 
 
 @contextlib.contextmanager

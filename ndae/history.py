@@ -5,20 +5,32 @@ import io
 import os
 import shutil
 import statistics
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ndae.checkpoints import BEST, LAST, PREVIOUS, CheckpointError, load_checkpoint, save_checkpoint, writing
+from ndae.checkpoints import (
+    BEST,
+    LAST,
+    PREVIOUS,
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+    without_prefix,
+    writing,
+)
 from ndae.evaluation import Evaluation
 from ndae.files import partial_name, remove_partial, write_atomically
+from ndae.identity import Identity, describe_weights, differences
 
 # A first step compiles, allocates and fills caches; it says nothing about the others.
 WARM_UP_STEPS = 3
+_ANOTHER = "give another folder, or resume=False to start over in this one"
 
 
 class NonFiniteError(RuntimeError):
@@ -48,13 +60,21 @@ class Row:
     @classmethod
     def of(cls, epoch: int, train_loss: float, train: Evaluation, validation: Evaluation, seconds: float) -> "Row":
         """A row from the two evaluations of an epoch."""
-        values: dict[str, Any] = {}
-        for name, evaluation in (("train", train), ("val", validation)):
-            values[f"{name}_mae"] = evaluation.mae
-            values[f"{name}_violation_mean"] = evaluation.violation_mean
-            values[f"{name}_violation_max"] = evaluation.violation_max
-            values[f"{name}_unconverged"] = evaluation.projections.unconverged if evaluation.projections else 0
+        values = _values("train", train) | _values("val", validation)
         return cls(epoch=epoch, train_loss=train_loss, seconds=seconds, **values)
+
+    def measured(self, validation: Evaluation) -> "Row":
+        """This row with another evaluation of the validation samples."""
+        return replace(self, **_values("val", validation))
+
+
+def _values(name: str, evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        f"{name}_mae": evaluation.mae,
+        f"{name}_violation_mean": evaluation.violation_mean,
+        f"{name}_violation_max": evaluation.violation_max,
+        f"{name}_unconverged": evaluation.projections.unconverged if evaluation.projections else 0,
+    }
 
 
 @dataclass
@@ -79,6 +99,16 @@ class History:
     def should_stop(self) -> bool:
         """Whether early stopping ends training here."""
         return self.patience is not None and bool(self.rows) and self.rows[-1].epoch - self.best.epoch >= self.patience
+
+    @property
+    def stopped_at(self) -> int | None:
+        """The first epoch at which early stopping ends training, None if it does not."""
+        best = self.rows[0] if self.rows else None
+        for row in self.rows:
+            best = row if row.val_mae < best.val_mae else best
+            if self.patience is not None and row.epoch - best.epoch >= self.patience:
+                return row.epoch
+        return None
 
     @property
     def seconds(self) -> float:
@@ -123,8 +153,8 @@ class Files:
     `previous.ckpt` is the `last.ckpt` of the epoch before, to put in its place should that one be damaged.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], error_unit: tuple[str, float] = ("", 1.0)):
-        self.folder, self.settings, self.error_unit = folder, settings, error_unit
+    def __init__(self, folder: Path, identity: Identity, error_unit: tuple[str, float] = ("", 1.0)):
+        self.folder, self.identity, self.error_unit = folder, identity, error_unit
         self.checkpoints = folder / "checkpoints"
         self.last, self.previous, self.best = (self.checkpoints / name for name in (LAST, PREVIOUS, BEST))
         self.log = folder / "log.csv"
@@ -149,17 +179,16 @@ class Files:
             return History(patience=patience)
         checkpoint = load_checkpoint(self.last)
         try:
-            theirs = checkpoint["ndae"]["settings"]
+            theirs = Identity(*(checkpoint["ndae"][part] for part in ("settings", "start", "versions")))
             history = History.from_plain(checkpoint["ndae"]["history"], patience)
             best, last = history.best, history.rows[-1]
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise CheckpointError(f"{self.last} is no checkpoint of a training run; remove it to start over") from error
-        differing = [key for key in self.settings.keys() | theirs.keys() if self.settings.get(key) != theirs.get(key)]
-        if differing:
-            listing = ", ".join(f"{key} {theirs.get(key)} (now {self.settings.get(key)})" for key in sorted(differing))
+        self._check_identity(theirs, checkpoint["state_dict"])
+        if (end := history.stopped_at) is not None and end < last.epoch:
             raise CheckpointError(
-                f"{self.folder} holds a training with another {listing}: "
-                "give another folder, or resume=False to start over in this one"
+                f"early_stopping={patience} would have ended training after epoch {end}, and "
+                f"{self.folder} holds {last.epoch} epochs: {_ANOTHER}"
             )
         if best == last and not self._has_best(best):
             self.write_best(checkpoint["state_dict"], best)
@@ -168,6 +197,29 @@ class Files:
             self.check_best(history)
         self.write_log(history)
         return history
+
+    def _check_identity(self, theirs: Identity, weights: dict[str, torch.Tensor]) -> None:
+        """Raise `CheckpointError`, naming what differs, for another training than the one whose checkpoint is there."""
+        if differing := differences(theirs.settings, self.identity.settings):
+            raise CheckpointError(f"{self.folder} holds a training with another {', '.join(differing)}: {_ANOTHER}")
+        # Weights that this very training has come to are its own as well as those that it began with.
+        ours, known = self.identity.start, [theirs.start, describe_weights(without_prefix(weights))]
+        if ours not in known and self.best.exists():
+            known.append(describe_weights(without_prefix(load_checkpoint(self.best)["state_dict"])))
+        if ours not in known:
+            names = [name for name in ours if ours[name] != theirs.start.get(name)]
+            raise CheckpointError(
+                f"{self.folder} holds a training that began with other weights: {len(names)} of {len(ours)} differ, "
+                f"first {names[0]!r}. Seed torch before the model is built (torch.manual_seed), or put the training's "
+                f"own weights into the model to go on from them (ndae.load_weights(model, {str(self.last)!r})), or "
+                f"else {_ANOTHER}"
+            )
+        if changed := differences(theirs.versions, self.identity.versions):
+            warnings.warn(
+                f"{self.folder}: the training there was made with another {', '.join(changed)}, so that what it goes "
+                "on to is not the same to the last bit",
+                stacklevel=3,
+            )
 
     def keep_previous(self) -> None:
         """Keep the last checkpoint under its second name, before there is a newer one; costs no copy where the file
@@ -196,7 +248,7 @@ class Files:
 
     def write_best(self, weights: dict[str, torch.Tensor], row: Row) -> None:
         """Write the weights of the best epoch."""
-        origin = {"settings": self.settings, "row": asdict(row)}
+        origin = self.identity.to_plain() | {"row": asdict(row)}
         save_checkpoint({"state_dict": dict(weights), "ndae": origin}, self.best)
 
     def write_log(self, history: History) -> None:

@@ -1,9 +1,15 @@
 """Progress of long work: a function `report(done, total, what)`, or a bar on the terminal."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Report = Callable[[float, float, str], object]
+
+
+def say(text: str) -> None:
+    """A line on stderr of what a person should know and nothing else returns."""
+    print(f"ndae: {text}", file=sys.stderr)
 
 
 @contextmanager

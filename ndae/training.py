@@ -1,23 +1,24 @@
 """Training on Lightning: a log, checkpoints by validation error, and the same end however often it is killed."""
 
 import functools
-import hashlib
 import math
 import sys
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ndae.checkpoints import CheckpointError, load_weights, only_writer, writing
 from ndae.data_violation import DataViolation, as_plain, data_violations, holds_predictions, warn_of_violations
-from ndae.evaluation import Data, as_data, reference_tensor
+from ndae.evaluation import Data, as_data, evaluate, reference_tensor
 from ndae.history import Files, History, Row
-from ndae.progress import Report, reporting
+from ndae.identity import Identity, unknown_parts
+from ndae.progress import Report, reporting, say
 from ndae.taking_part import check_taking_part
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -31,7 +32,9 @@ PRECISIONS = (None, "16-mixed", "bf16-mixed")
 class TrainingResult:
     """What a training run left: its rows, the best epoch, its cost and its files.
 
-    `rows`: one `Row` an epoch, errors in the data's unit. `seconds`: wall time of the epochs done, validation and
+    `rows`: one `Row` an epoch, errors in the data's unit. `best`: the row of the epoch whose weights are returned; if
+    these are an earlier process's, its validation errors are measured anew. `resumed_from`: epochs that were there
+    before; 0 for a training made in one go. `seconds`: wall time of the epochs done, validation and
     checkpoints included, summed over every process that took part; what a killed process had done of an epoch that was
     trained again is not in it. `step_ms`: median wall milliseconds of a training step without the first three.
     `data_violations`: how far the "training" and "validation" data are from the constraint, their "inputs" and
@@ -41,6 +44,7 @@ class TrainingResult:
     rows: tuple[Row, ...]
     best: Row
     stopped_early: bool
+    resumed_from: int = field(compare=False)  # how a result came to be is no part of it
     seconds: float
     step_ms: float
     best_checkpoint: Path
@@ -93,7 +97,12 @@ def fit(
     file of which one bit has changed is refused by name, with those that are sound. A run that was killed, at any
     moment and by any means, goes on from `last.ckpt` and ends with the weights and the log (but for seconds) that it
     would have had, bit for bit on the CPU with the same number of threads: order, learning rate and random numbers of
-    an epoch depend on `seed` and the epoch only. With `resume=False` what `out` holds of an earlier training is removed
+    an epoch depend on `seed` and the epoch only. That it is the same training is told by everything that its result
+    depends on (`ndae.identity`): the structure of the model with its constants, methods, generated and own code, the
+    optimiser, the data, these arguments, and the weights at the start (those that the run has come to are its own as
+    well). Code of installed packages counts by name; that their versions have changed is warned of. For another
+    training in `out` the error names what differs. A line on stderr says from which epoch a training goes on; what is
+    finished is evaluated again. With `resume=False` what `out` holds of an earlier training is removed
     first.
 
     How far inputs and targets are from the constraint is measured first, is in the result and the checkpoints' history,
@@ -116,22 +125,21 @@ def fit(
                 model.to(place).check(data.inputs, **data.conditions)
             except ValueError as error:
                 raise ValueError(f"{name} data: {error}") from error
-    settings = {
+    numbers = {
         "seed": seed,
         "batch_size": batch_size,
-        "learning_rate": learning_rate if optimizer is None else "of its own optimizer",
+        "learning_rate": float(learning_rate) if optimizer is None else "of its own optimizer",
         "schedule": schedule,
-        "gradient_clip": gradient_clip,
+        "gradient_clip": None if gradient_clip is None else float(gradient_clip),
         "precision": precision or str(like.dtype).removeprefix("torch."),
-        "weights": sum(parameter.numel() for parameter in model.parameters()),
-        "data": _digest(*(tensor for data in (samples, checks) for tensor in (*data[:2], *data.conditions.values()))),
     }
     if schedule != "constant":  # only then does an epoch depend on how many there will be
-        settings["epochs"] = epochs
+        numbers["epochs"] = epochs
+    identity = Identity.of(model, samples, checks, optimizer, numbers)
 
     folder = _folder(out)
     with only_writer(folder), torch.random.fork_rng(devices=_cuda_devices(place)):
-        files = Files(folder, settings, error_unit)
+        files = Files(folder, identity, error_unit)
         if not resume:
             files.clear()
         history = files.resume(early_stopping)
@@ -140,6 +148,12 @@ def fit(
         if holds_predictions(model):
             warn_of_violations(model, violations)
         done = len(history.rows)
+        if not done and (unknown := unknown_parts(identity.settings)):
+            warnings.warn(
+                "this training can't be gone on with should it be killed, since nobody could tell that it is the same: "
+                f"{'; '.join(unknown)}. Leave that out of the model, or give its class a __reduce__, as for pickle",
+                stacklevel=2,
+            )
         if done > epochs:
             raise CheckpointError(
                 f"{folder} holds a training of {done} epochs, {epochs} were asked for: "
@@ -148,6 +162,7 @@ def fit(
         if done < epochs and not history.should_stop:
             if done:  # Lightning will do so again; its own error for another network fills a page
                 load_weights(model, files.last)
+                say(f"going on with the training in {folder} from epoch {done + 1} of {epochs}")
             _train(
                 model, samples, checks, files, history,
                 epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule,
@@ -156,13 +171,19 @@ def fit(
             )  # fmt: skip
         files.check_best(history)
         load_weights(model, files.best)
+        best = history.best
+        if best.epoch <= done:
+            if done == len(history.rows):
+                say(f"the training in {folder} is finished: its weights of epoch {best.epoch} are evaluated again")
+            best = _evaluated_again(model, checks, best, place, precision, folder)
     if not holds_predictions(model) and holds_predictions(model, with_learned=True):
         violations = {"training": data_violations(model, samples), "validation": data_violations(model, checks)}
         warn_of_violations(model, violations, learned=True)
     return TrainingResult(
         rows=tuple(history.rows),
-        best=history.best,
+        best=best,
         stopped_early=len(history.rows) < epochs,
+        resumed_from=done,
         seconds=history.seconds,
         step_ms=history.step_ms,
         best_checkpoint=files.best,
@@ -214,6 +235,30 @@ def _train(
         model.to(was[0]).train(was[1])
 
 
+def _evaluated_again(
+    model: nn.Module, checks: Data, best: Row, place: torch.device, precision: str | None, folder: Path
+) -> Row:
+    """The row of the best epoch with what the model returned scores here and now; warns where that is not what it
+    scored when it was trained."""
+    was = reference_tensor(model).device
+    half = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(precision or "")
+    try:
+        with torch.autocast(place.type, dtype=half, enabled=half is not None):
+            found = best.measured(evaluate(model.to(place), *checks))
+    finally:
+        model.to(was)
+    # Other machines, devices and numbers of threads round otherwise; predictions are about as large as the targets.
+    rounding = 100 * torch.finfo(half or checks.targets.dtype).eps * float(checks.targets.abs().max())
+    if not math.isclose(found.val_mae, best.val_mae, rel_tol=1e-2, abs_tol=rounding):
+        warnings.warn(
+            f"{folder}: the weights of epoch {best.epoch} have a validation error of {found.val_mae:g} here, and had "
+            f"{best.val_mae:g} when they were trained: the model depends on something that its description does not "
+            "tell; the result has what is measured here",
+            stacklevel=3,
+        )
+    return found
+
+
 def _folder(out: Path | str) -> Path:
     """The folder of a training, made where there is none."""
     folder = Path(out)
@@ -253,16 +298,6 @@ def _check(epochs, batch_size, learning_rate, schedule, gradient_clip, early_sto
         raise ValueError(f"schedule {schedule!r} is unknown: give one of {', '.join(SCHEDULES)}")
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is unknown: give one of {', '.join(map(str, PRECISIONS))}")
-
-
-def _digest(*tensors: Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(str(tuple(tensor.shape)).encode())
-        # A copy of its own: a dimension of one may have any stride, and then there is no other view as bytes.
-        flat = tensor.detach().cpu().flatten().clone(memory_format=torch.contiguous_format)
-        digest.update(flat.view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def _cuda_devices(place: torch.device) -> list[torch.device]:

@@ -96,6 +96,8 @@ def test_foreign_weights_are_refused(tmp_path):
     other = standin()
     other.net = nn.Sequential(other.net[0], nn.SiLU(), nn.SiLU(), nn.SiLU(), other.net[3])
     with pytest.raises(CheckpointError, match=r"4 of 4 entries differ in name or shape, first 'net\.3\.bias'"):
+        load_weights(other, result.best_checkpoint)
+    with pytest.raises(CheckpointError, match=r"training with another model\.net\.2 .*Dropout \(now .*SiLU\)"):
         train(tmp_path, other, epochs=4)
     with pytest.raises(CheckpointError, match=r"no checkpoint .*missing\.ckpt"):
         load_weights(standin(), tmp_path / "missing.ckpt")

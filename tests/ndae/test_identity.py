@@ -72,14 +72,17 @@ def motion(
 ) -> nn.Module:
     """All kinds of forces: learned, known as a function, as a table of inputs, and as a system in SymPy."""
     inputs = ndae.InputForce(ndae.sampled_inputs([0.0, 5.0], table), 2, 2)
+    # A mass that is learned is the system's as well, another one is told to the force.
     weight = copy.deepcopy(generated(weight_force, *weight, ("g", g)))
     forces = [ndae.MLPForce(2, 2, hidden, depth=depth), known(**dict(force)), inputs, weight, *further]
     options = {"duration": 0.1, "n_steps": 1, "starts": "given", "method": ndae.Penalty(10.0)} | options
     return ndae.NeuralMotion(copy.deepcopy(generated(constraint, *links)), forces, **options)
 
 
-def weight_force(g: float | None, **options) -> nn.Module:
-    return ndae.SystemForce(library.chain_pendulum(2, **options), {} if g is None else {"gravity": g})
+def weight_force(g: float | None, mass=1.0, **options) -> nn.Module:
+    given = {"mass": None if mass is None else torch.as_tensor(mass), "gravity": g}
+    given = {name: value for name, value in given.items() if value is not None}
+    return ndae.SystemForce(library.chain_pendulum(2, **options), given)
 
 
 def network(links=(), **options) -> nn.Module:
@@ -179,7 +182,7 @@ OF_MOTIONS = [
     *each("duration", 0.2, 0.11, 0.05, 1.0, 0.1000001),
     *each("n_steps", 2, 3), ("model.n_times", {"n_steps": 2, "n_times": 2}),
     *each("mass", 2.0, [1.0, 2.0], torch.eye(2).expand(2, 2, 2) * 3, path="model.masses"),
-    *each("learn_mass", True, path="model.masses"),
+    ("model.masses", {"learn_mass": True, "weight": (("mass", None),)}),
     *each("baumgarte", 0.5, 2.0), *each("starts", "project"), *each("start_tol", 1e-3, 1e-5),
     *each("integrator", "euler", "midpoint", "heun3", "three_eighths_rk4", "dopri5"),
     *each("rtol", 1e-6), *each("atol", 1e-8), *each("adjoint", True),

@@ -12,7 +12,14 @@ from diffrax import RESULTS
 from jaxtyping import Array, Bool, Float64, Int64
 from optimistix import max_norm
 
-from solvers.arguments import check_parameter_names, check_settings, check_system, named_once, output_times
+from solvers.arguments import (
+    check_parameter_names,
+    check_settings,
+    check_system,
+    checked_parameters,
+    named_once,
+    output_times,
+)
 from solvers.dae import absolute_tolerances
 from solvers.esdirk import Esdirk
 from solvers.formulations import formulation_named
@@ -20,9 +27,10 @@ from solvers.left_out import fill_in, may_be_left_out
 from solvers.projected_step import EndOnSaveTimes, ProjectedSolver, StepState
 from solvers.radau_iia import RadauIIA
 from solvers.reduced_motion import ReducedMotion
-from solvers.solution import SUCCESS
-from solvers.start import ALGEBRAIC_SLACK, ConsistentStart, check_given, name_places
+from solvers.solution import SUCCESS, ReferenceSolveError
+from solvers.start import ALGEBRAIC_SLACK, ConsistentStart, check_given, name_places, resolve_start
 from solvers.switching import MAX_CHANGES, TOLERATED, Jumps, switching_of
+from symbolic.forks import check_process
 
 # Stages by the default loops of diffrax, which a reverse pass can go through.
 _SOLVERS: dict[str, Callable[[Any, Any], diffrax.AbstractSolver]] = {
@@ -34,7 +42,8 @@ _SOLVERS: dict[str, Callable[[Any, Any], diffrax.AbstractSolver]] = {
 }
 _ADJOINTS = (diffrax.RecursiveCheckpointAdjoint, diffrax.ForwardMode, diffrax.DirectAdjoint)
 _SUCCESS = 0
-# What `FlowResult.status` counts.
+# What `FlowResult.status` counts; of these, what is wrong before the first step.
+_NOT_BEGUN = (1, 2, 3, 4, 5, 6, 11, 12)
 REASONS = (
     SUCCESS,
     "the start, a parameter or an output time is not a finite number",
@@ -113,10 +122,12 @@ def dae_flow(
     stores). Projections, implicit stages and algebraic variables are differentiated as the exact ones (implicit
     function theorem).
 
-    The returned function raises at run time where a solve stops early, one of a batch included; with `throw=False`
-    `status` says so, and why. Where a program uses derivatives alone, JAX drops the check with the values: derivatives
-    through what was not reached are not finite then. Raises ValueError for bad settings and wrong shapes or names, and
-    RuntimeError when called in 32 bits.
+    A solve that stops early never stops the others of a batch: under jit and vmap `status` says of each whether and
+    why, its outputs that were not reached are NaN, and derivatives through them are not finite. To go on with the rest,
+    mask before use: `x = jnp.where(result.succeeded[:, None, None], result.x, 0.0)`. Where the status is known in the
+    call, that is outside of jit and vmap, it is an error unless `throw=False`: ValueError for a start, parameters or
+    times that are none, ReferenceSolveError (its `solution` is the FlowResult) for a solve that stopped on its way.
+    Raises ValueError for bad settings and wrong shapes or names, and RuntimeError when called in 32 bits.
     """
     check_settings(solver, max_steps, rtol=rtol, **({} if start_tol is None else {"start_tol": start_tol}))
     formulation = formulation_named(formulation)
@@ -136,6 +147,7 @@ def dae_flow(
     checked_w = np.array([symbol.name in own for symbol in motion.reduced.w], dtype=bool)
 
     def flow(start: Any, ts: Any, parameters: Mapping[str, Any] | None = None) -> FlowResult:
+        check_process()
         if not jax.config.jax_enable_x64:
             raise RuntimeError(
                 "dae_flow computes in 64 bits, and JAX is in 32; call it inside `with jax.enable_x64(True):` or set "
@@ -152,29 +164,44 @@ def dae_flow(
         for name, value in (parameters or {}).items():
             if value.ndim:
                 raise ValueError(f"parameter {name!r} has shape {value.shape}; give one number (batches: jax.vmap)")
-        return solve(*_split(system, start), ts, parameters)
+        result = solve(*_split(system, start), ts, parameters)
+        if throw and not isinstance(result.status, jax.core.Tracer) and result.status != _SUCCESS:
+            raise _failure(system, result, start, parameters, start_tol)
+        return result
 
-    @eqx.filter_jit
-    def solve(y0, given, ts, parameters):
-        filled = jnp.asarray(True)
+    def begin(y0, given, times, parameters):
+        """The state to start from, the jumps on the way, and 0 or the number of the reason for which there is none."""
+        t0, filled = times[0], jnp.asarray(True)
         if optional.size:
-            y0, filled = fill_in(motion.functions, y0, optional, ts[0], parameters)
-        finite = jnp.all(jnp.isfinite(y0)) & jnp.all(jnp.isfinite(ts)) & ~jnp.any(jnp.isinf(given))
-        for value in (parameters or {}).values():
-            finite = finite & jnp.isfinite(value)
-        increasing = jnp.all(ts[1:] > ts[:-1])
-        times = jnp.where(finite & increasing, ts, jnp.arange(ts.size, dtype=ts.dtype))
-        t0 = times[0]
-        guess = jax.lax.stop_gradient(jnp.nan_to_num(given))
-        state, w0, found = motion.begin(t0, y0, parameters, guess)
+            y0, filled = fill_in(motion.functions, y0, optional, t0, parameters)
+        finite = jnp.all(jnp.isfinite(y0))
+        state, w0, found = motion.begin(t0, y0, parameters, jax.lax.stop_gradient(jnp.nan_to_num(given)))
         consistent = agrees = jnp.asarray(True)
         if start_tol is not None:
             consistent = _is_consistent(motion, t0, y0, parameters, start_tol)
             allowed = ALGEBRAIC_SLACK * start_tol * jnp.maximum(1.0, jnp.abs(w0))
             agrees = jnp.all(jnp.isnan(given) | (jnp.abs(given - w0) <= allowed) | ~checked_w)
-
         jumps, complete = switching.find(t0, times[-1], parameters) if switching else (Jumps.none(), jnp.asarray(True))
         continuous = ~jnp.any(switching.broken(jumps, y0, parameters, start_tol or TOLERATED))
+        state, projected = motion.after_step(t0, state, parameters, tolerances / rtol, first=True)
+        good = {1: finite, 3: consistent, 4: found & filled, 5: agrees, 6: projected, 11: complete, 12: continuous}
+        return state, jumps, _first_that_fails(good)
+
+    @eqx.filter_jit
+    def solve(y0, given, ts, parameters):
+        inputs = jnp.concatenate([y0, *[value[None] for value in (parameters or {}).values()]])
+        finite = jnp.all(jnp.isfinite(inputs[y0.size :])) & jnp.all(jnp.isfinite(ts)) & ~jnp.any(jnp.isinf(given))
+        increasing = jnp.all(ts[1:] > ts[:-1])
+        times = jnp.where(finite & increasing, ts, jnp.arange(ts.size, dtype=ts.dtype))
+        t0, frozen = times[0], jax.lax.stop_gradient((y0, parameters))
+        failed = begin(frozen[0], given, times, frozen[1])[-1]
+        bad_start = jnp.where(finite, jnp.where(increasing, failed, 2), 1)
+        # What does not begin has no derivatives here: a zero that a program masks it with, times NaN, would be NaN in
+        # the derivatives of all others by what they share. Values are the same, and compiled once.
+        y0, parameters = jax.tree.map(
+            lambda x, fixed: jnp.where(bad_start == _SUCCESS, x, fixed), (y0, parameters), frozen
+        )
+        state, jumps, _ = begin(y0, given, times, parameters)
 
         def after_step(t, state, args):
             parameters, jumps = args
@@ -186,20 +213,6 @@ def dae_flow(
                 good = good & goes_on
             return state, good
 
-        state, projected = motion.after_step(t0, state, parameters, tolerances / rtol, first=True)
-        good = {
-            1: finite,
-            2: increasing,
-            3: consistent,
-            4: found & filled,
-            5: agrees,
-            6: projected,
-            11: complete,
-            12: continuous,
-        }
-        bad_start = jnp.asarray(_SUCCESS)
-        for number, holds in reversed(good.items()):
-            bad_start = jnp.where(holds, bad_start, number)
         # No step from a start that is none: one attempt is what the loop can't do without.
         limit = jnp.where(bad_start == _SUCCESS, jnp.asarray(max_steps, dtype=jnp.int64), 1)
         stops, controller = jumps.under(times), diffrax.PIDController(rtol=rtol, atol=tolerances, norm=max_norm)
@@ -227,7 +240,6 @@ def dae_flow(
         solved = jnp.all(jnp.isfinite(rows["w"]), axis=-1)
         x = jax.vmap(motion.functions.states, in_axes=(0, 0, 0, None))(rows["y"], rows["w"], times, parameters)
         reached = jnp.logical_and.accumulate(saved & solved)
-        inputs = jnp.concatenate([y0, *[value[None] for value in (parameters or {}).values()]])
         x, y, w = (_marked(reached[:, None], value, inputs) for value in (x, rows["y"], rows["w"]))
         status = jnp.select(
             [
@@ -241,17 +253,31 @@ def dae_flow(
             9,
         )
         status = jnp.asarray(status, jnp.int64)
-        result = FlowResult(ts, x, y, w, status, t_end, jnp.asarray(out.stats["num_steps"], jnp.int64))
-        if not throw:
-            return result
-        messages = [
-            f"a solve of {system.name!r} stopped before the last of its output times: {reason}; solve_dae with the "
-            "same start, or dae_flow with throw=False, says where"
-            for reason in REASONS
-        ]
-        return eqx.branched_error_if(result, status != _SUCCESS, status, messages)
+        return FlowResult(ts, x, y, w, status, t_end, jnp.asarray(out.stats["num_steps"], jnp.int64))
 
     return flow
+
+
+def _failure(system: Any, result: FlowResult, start: Any, parameters: Any, start_tol: float | None) -> Exception:
+    """The error for a solve that failed, as solve_dae has it where it would not have begun."""
+    if int(result.status) not in _NOT_BEGUN:
+        return ReferenceSolveError(f"the solve of {system.name!r} stopped early: {result.reason()}", result)
+    given = list(start.values()) if isinstance(start, Mapping) else start  # keys may be symbols
+    values = jax.tree.leaves((given, parameters, result.ts))
+    if start_tol is not None and not any(isinstance(value, jax.core.Tracer) for value in values):
+        try:
+            resolve_start(system, start, float(result.ts[0]), checked_parameters(system, parameters), start_tol)
+        except ValueError as error:
+            return error
+    return ValueError(f"the solve of {system.name!r} can't begin: {REASONS[int(result.status)]}")
+
+
+def _first_that_fails(good: Mapping[int, Any]) -> Any:
+    """The first number of a reason whose condition does not hold; 0 where all do."""
+    failed = jnp.asarray(_SUCCESS)
+    for number, holds in reversed(good.items()):
+        failed = jnp.where(holds, failed, number)
+    return failed
 
 
 def _across(motion: ReducedMotion, jumps: Jumps, t: Any, state: Array, parameters: Any) -> Array:

@@ -171,9 +171,9 @@ class Solution:
 
 
 class ReferenceSolveError(RuntimeError):
-    """A reference solve stopped early: `solution` is what it reached, or None where it never started."""
+    """A solve stopped early: `solution` is what it reached, of dae_flow a FlowResult; None where it never started."""
 
-    def __init__(self, message: str, solution: Solution | None = None) -> None:
+    def __init__(self, message: str, solution: Any = None) -> None:
         super().__init__(message)
         self.solution = solution
 

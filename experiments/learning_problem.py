@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from experiments.records import ON_MOLECULES
+from symbolic.kept import Recomputed
 
 if TYPE_CHECKING:
     from experiments.records import Variant
@@ -36,7 +37,7 @@ class Parts(Protocol):
     horizon: int
 
 
-class LearningProblem(ABC):
+class LearningProblem(Recomputed, ABC):
     """What a run needs to know of its problem.
 
     - `nodes`, `dim`, `edges`: the layout of the state, pairs of nodes being edges (None is the origin).

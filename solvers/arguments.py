@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from symbolic.forks import check_process
+
 SOLVER_NAMES = ("dopri8", "dopri5", "tsit5", "kvaerno5", "radau13")
 _NUMBERS = (float, int, np.number, np.ndarray)
 
@@ -15,6 +17,7 @@ def float64_on_cpu() -> Iterator[None]:
     """JAX in 64 bits on the CPU inside the context, as it was outside. Local to the thread."""
     import jax  # here, since other solvers check their arguments without it
 
+    check_process()
     # Thousands of small steps, one after the other: a GPU only adds its latency.
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         yield
@@ -35,7 +38,7 @@ def numbers(name: str, value: Any, finite: bool = True) -> np.ndarray:
 
 def output_times(ts: Any) -> np.ndarray:
     """Output times (n_times,), at least two and strictly increasing; raises ValueError for others."""
-    ts = numbers("ts", ts)
+    ts = numbers("ts", ts).copy()  # a Solution keeps them
     if ts.ndim != 1 or ts.size < 2:
         raise ValueError(f"ts has shape {ts.shape}; give a vector of at least two output times, the start first")
     late = np.flatnonzero(np.diff(ts) <= 0)

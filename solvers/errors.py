@@ -8,6 +8,9 @@ class ProjectionError(RuntimeError):
         super().__init__(message)
         self.samples = samples
 
+    def __reduce__(self):
+        return type(self), (*self.args, self.samples)
+
 
 class IntegrationError(RuntimeError):
     """An integration met a non-finite state, a step size that underflowed, or its limit of steps."""

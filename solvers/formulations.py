@@ -12,6 +12,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from symbolic.jax_arrays import places
+
 Terms = tuple[Any, Any]  # shift (n,) and delta (N,), each None where there is none
 
 
@@ -85,10 +87,10 @@ class GGL:
         constrained = [i for i in range(len(c)) if c[i]]
         last = [place[i, c[i] - 1] for i in constrained]
         jacobian = functions.constraints_jacobian(y, t, parameters)
-        rates = functions.constraints(y, t, parameters)[np.array(following)]
-        held = jacobian[np.array(low)]
+        rates = functions.constraints(y, t, parameters)[places(following)]
+        held = jacobian[places(low)]
         delta = -held.T @ jnp.linalg.solve(held @ held.T, rates)
-        shift = jnp.zeros(len(c)).at[np.array(constrained)].set(jacobian[np.array(last)] @ delta)
+        shift = jnp.zeros(len(c)).at[places(constrained)].set(jacobian[places(last)] @ delta)
         return shift, delta
 
 

@@ -22,6 +22,10 @@ class MissingExtraError(ImportError):
 
     def __init__(self, solver: str, package: str) -> None:
         super().__init__(f"{solver} needs the package {package}: pip install 'ndae[crosscheck]'")
+        self._given = solver, package
+
+    def __reduce__(self):
+        return type(self), self._given
 
 
 class Stopped(Exception):

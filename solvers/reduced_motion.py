@@ -16,6 +16,7 @@ from jaxtyping import Array
 from solvers._jax_types import Flag, Leading, PhaseState
 from solvers.formulations import Formulation
 from solvers.switching import Jumps, switching_of
+from symbolic.jax_arrays import places
 from symbolic.solves import ROUNDING
 
 Parameters = Mapping[str, Any] | None
@@ -42,7 +43,7 @@ class ReducedMotion:
         self.functions = reduced.jax()
         self.n_y, self.n_w = len(reduced.y), len(reduced.w)
         nonlinear = [j for block in reduced.blocks if not block.linear for j in block.unknowns]
-        self.guessed = np.array(sorted(nonlinear), dtype=int)
+        self.guessed = places(sorted(nonlinear))
 
     def begin(self, t: Any, y: Array, parameters: Parameters, guess: Leading) -> tuple[PhaseState, Leading, Flag]:
         """The state to start from, the leading unknowns there by Newton's iteration from `guess`, and its success."""
@@ -114,7 +115,7 @@ class ReducedMotion:
         """
         state, w, parameters = jax.lax.stop_gradient((state, w, parameters))
         y, first, columns = state[: self.n_y], state[self.n_y :], self.guessed
-        rows = np.array(sorted(i for block in self.reduced.blocks if not block.linear for i in block.equations))
+        rows = places(sorted(i for block in self.reduced.blocks if not block.linear for i in block.equations))
 
         def linearised(guesses):
             here = w.at[columns].set(guesses)

@@ -1,6 +1,6 @@
 """SymPy constraints, what is derived from them, and the functions generated."""
 
-from symbolic import library
+from symbolic import forks, library  # noqa: F401  watches for forks from here on
 from symbolic.constraint import Constraint, Function
 from symbolic.expressions import ANCHOR, norm, point
 from symbolic.mechanics import MechanicalSystem

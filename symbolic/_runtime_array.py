@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ class ArrayFunction:
     missing parameter, or a missing time.
     """
 
-    def __init__(self, spec: dict, functions: dict, xp, scatter_add):
+    def __init__(self, spec: dict, functions: dict, xp, scatter_add, as_array):
         self.name, self.structure_kind = spec["name"], spec["structure_kind"]
         self.n_states, self.n_points, self.dim = spec["n_states"], spec["n_points"], spec["dim"]
         self.n_residuals, self.n_instances, self.n_local = spec["n_residuals"], spec["n_instances"], spec["n_local"]
@@ -67,8 +68,18 @@ class ArrayFunction:
         self.needs_time, self.template = spec["needs_time"], spec["template"]
         self.parameters = dict(spec["parameters"])
         self._local, self._constants = functions, spec["constants"]
-        self._tables = {key: np.asarray(table) for key, table in spec["tables"].items()}
-        self._xp, self._scatter_add = xp, scatter_add
+        # 64-bit indices fail in JAX where it has cached, in 32 bits, what it is asked for in 64.
+        integer = np.intp if xp is np else np.int32
+        tables = {key: np.asarray(table) for key, table in spec["tables"].items()}
+        self._tables = {key: t if t.dtype == bool else t.astype(integer, copy=False) for key, t in tables.items()}
+        self._xp, self._scatter_add, self._as_array = xp, scatter_add, as_array
+
+    def __getstate__(self) -> dict:
+        """With the name of the array module, which nothing can pickle, in its place."""
+        return self.__dict__ | {"_xp": self._xp.__name__}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _xp=import_module(state["_xp"]))
 
     def __repr__(self) -> str:
         sizes = f"n_states={self.n_states}, n_residuals={self.n_residuals}, parameters={list(self.parameters)}"
@@ -102,7 +113,7 @@ class ArrayFunction:
         return extras
 
     def _check(self, array, size: int, what: str):
-        array = self._xp.asarray(array)
+        array = self._as_array(array)
         if not self._xp.issubdtype(array.dtype, self._xp.floating):
             raise ValueError(f"{self.name}: {what} has dtype {array.dtype}, expected floating point: convert it")
         if array.ndim == 0 or array.shape[-1] != size:

@@ -1,7 +1,7 @@
 """What every backend needs to compile a function: the generated source and the numeric tables."""
 
 import linecache
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -74,6 +74,20 @@ def load(source: str, names: dict) -> dict:
     namespace = dict(names)
     exec(compile(source, filename, "exec"), namespace)
     return {key: value for key, value in namespace.items() if key not in names and key != "__builtins__"}
+
+
+class Generated(dict):
+    """Generated functions by name, pickled and copied as the source that they come from.
+
+    `names` is a module's function that gives the helpers which the source calls.
+    """
+
+    def __init__(self, source: str, names: Callable[[], dict]):
+        super().__init__(load(source, names()))
+        self.source, self.names = source, names
+
+    def __reduce__(self):
+        return Generated, (self.source, self.names)
 
 
 def helpers(joins) -> dict:

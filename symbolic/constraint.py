@@ -1,7 +1,6 @@
 """Vector functions and constraints, written once over a few local coordinates and laid over many index tuples."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +9,8 @@ import sympy as sp
 
 from symbolic import validate
 from symbolic.derive import Derivation
-from symbolic.divisors import check_divisors
 from symbolic.expressions import as_expressions, check_smooth, check_symbols
-from symbolic.limits import check_size
+from symbolic.kept import Recomputed, kept
 from symbolic.names import check_name
 from symbolic.programs import Programs
 from symbolic.structure import Layout, Structure, gram_structure
@@ -29,7 +27,7 @@ else:  # checked by hand, with errors that name the mend, which run-time type ch
     Expressions = Symbols = Points = Over = Parameters = Anchors = Time = Any
 
 
-class Function:
+class Function(Recomputed):
     """A smooth vector function c(y, t; p) of a state y, with everything that derives from it.
 
     Made from a plain list of expressions over named `states`, or by `Function.template` from a few local points laid
@@ -93,8 +91,6 @@ class Function:
         parameters = validate.read_parameters(parameters, name)
         layout, anchors = validate.read_layout(over, n_points, anchors, len(points), len(points[0]), name)
         expressions = as_expressions(expressions, name)
-        for i, expression in enumerate(expressions):
-            check_size(expression, f"{name}: expression {i}")
         self._keep(expressions, points, tuple(s for s, _ in parameters), time, layout, anchors, name, template)
         for i, expression in enumerate(expressions):
             check_smooth(expression, f"{name}: expression {i} ({validate.short(expression)})")
@@ -108,9 +104,6 @@ class Function:
         self.parameters = {
             s.name: validate.read_value(s.name, value, self.n_instances, template, name) for s, value in parameters
         }
-        defaults = {s: self.parameters[s.name] for s, _ in parameters}
-        for i, expression in enumerate(expressions):
-            check_divisors(expression, f"{name}: expression {i} ({validate.short(expression)})", defaults)
 
     def _keep(self, expressions, points, parameter_symbols, time, layout: Layout, anchors, name, is_template):
         self.name, self.is_template = name, is_template
@@ -150,27 +143,27 @@ class Function:
         """Length of the residual vector, n_instances * n_local."""
         return self.n_instances * self.n_local
 
-    @cached_property
+    @kept
     def states(self) -> tuple[str, ...]:
         """Name of each state, in the order of the state vector."""
         if not self.is_template:
             return tuple(s.name for s in self.coordinates)
         return tuple(f"{i}.{axis}" for i in range(self.n_points) for axis in range(self.dim))
 
-    @cached_property
+    @kept
     def structure(self) -> Structure:
         """Block structure of the Gram matrix J A Jᵀ."""
         return gram_structure(self.layout)
 
     # -- derived, in SymPy -------------------------------------------------------------------------------------------
 
-    @cached_property
+    @kept
     def derivation(self) -> Derivation:
         """The symbolic derivatives of one instance."""
         extras = (() if self.time is None else (self.time,)) + self.parameter_symbols
         return Derivation(self.programs, self.coordinates, extras)
 
-    @cached_property
+    @kept
     def programs(self) -> Programs:
         """The functions to generate, for one instance."""
         return Programs(self.expressions, self.coordinates, self.time, self.parameter_symbols)

@@ -1,14 +1,14 @@
 """What follows from an expression c(x, t; p), in readable SymPy over the user's own symbols."""
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import sympy as sp
 
+from symbolic.kept import Recomputed, kept
 from symbolic.programs import Program, Programs
 
 
-class Derivation:
+class Derivation(Recomputed):
     """Jacobian and hidden levels of m expressions over the n coordinates of one instance.
 
     Read off the programs' tapes, where formulas stay short; powers of lengths stay half-integer, so that functions
@@ -27,23 +27,23 @@ class Derivation:
             full[symbol] = tape.definitions[symbol].xreplace(full)
         return [v.xreplace(full) for v in values]
 
-    @cached_property
+    @kept
     def jacobian(self) -> list[list[sp.Expr]]:
         """∂c/∂x, a row for each expression."""
         entries, n = self._expanded(self._programs.local_jacobian()), len(self._programs.x)
         return [entries[i : i + n] for i in range(0, len(entries), n)]
 
-    @cached_property
+    @kept
     def velocity(self) -> list[sp.Expr]:
         """dc/dt = J v + ∂c/∂t."""
         return self._expanded(self._programs.velocity())
 
-    @cached_property
+    @kept
     def curvature(self) -> list[sp.Expr]:
         """d²c/dt² − J a = vᵀ ∇²c v + 2 ∂J/∂t v + ∂²c/∂t²."""
         return self._expanded(self._programs.curvature())
 
-    @cached_property
+    @kept
     def acceleration(self) -> list[sp.Expr]:
         """d²c/dt² = J a + curvature."""
         return self._expanded(self._programs.acceleration())

@@ -19,12 +19,12 @@ The forms, all with the same solutions:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import sympy as sp
 
+from symbolic.kept import Recomputed, kept
 from symbolic.null_vectors import RANK
 from symbolic.reduced import ReducedSystem
 from symbolic.system import dot
@@ -34,7 +34,7 @@ FORMS = ("original", "index1", "ggl", "dummy")
 
 
 @dataclass(frozen=True, eq=False)  # compiled functions are cached by identity
-class ImplicitForm:
+class ImplicitForm(Recomputed):
     """F(t, Y, Y') = 0 with m equations and unknowns, and what its unknowns are in the reduced system.
 
     - `unknowns`, `rates` (m,): symbols of Y and Y'; `equations` (m,): F.
@@ -50,13 +50,13 @@ class ImplicitForm:
     stands_for: tuple[sp.Symbol | None, ...]
     uncontrolled: tuple[bool, ...]
 
-    @cached_property
+    @kept
     def algebraic(self) -> tuple[bool, ...]:
         """Whether no equation has this entry of Y', (m,)."""
         present = set().union(*(e.free_symbols for e in self.equations))
         return tuple(rate not in present for rate in self.rates)
 
-    @cached_property
+    @kept
     def functions(self) -> Any:
         """F compiled for NumPy: `functions(Y, Yp, t=, parameters=)` and its `.jacobian("Y" or "Yp", ...)`."""
         inputs = {"Y": self.unknowns, "Yp": self.rates}
@@ -91,7 +91,7 @@ class ImplicitForm:
         """The reduced system's w (..., n), as accurate as the solver holds it: no error test watches most of it."""
         return self._found(self.reduced.w, Y, Yp)
 
-    @cached_property
+    @kept
     def tested(self) -> tuple[int, ...]:
         """The j of those w_j that are unknowns which the error test watches."""
         watched = {s for s, free in zip(self.stands_for, self.uncontrolled, strict=True) if s is not None and not free}
@@ -108,7 +108,7 @@ class ImplicitForm:
         found = [parts[where][..., i] for where, i in places]
         return np.stack(found, axis=-1) if found else np.zeros((*Y.shape[:-1], 0))
 
-    @cached_property
+    @kept
     def _places(self) -> dict[sp.Symbol, tuple[str, int]]:
         """Of each entry of y and w that can be read off: from Y, or as the derivative of one that is in Y."""
         r = self.reduced

@@ -8,6 +8,7 @@ from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Float
 
 from symbolic import _types as shapes
+from symbolic.jax_arrays import from_host, places
 
 State = Float[Any, shapes.STATE]
 Residual = Float[Any, shapes.RESIDUAL]
@@ -48,6 +49,7 @@ class JaxSystem:
 
     def force(self, q: State, v: State, t=None, parameters: Mapping | None = None) -> State:
         """−∇V(q) + external force, in newtons, (..., n_states)."""
+        q, v = from_host(q), from_host(v)
         total = jnp.zeros_like(q)
         if self.potential is not None:
             ones = jnp.ones((*q.shape[:-1], self.potential.n_residuals), q.dtype)
@@ -67,6 +69,7 @@ class JaxSystem:
 
     def energy(self, q: State, v: State, t=None, parameters: Mapping | None = None) -> Float[Any, "*#batch"]:
         """½ Σ m |v|² + V(q), in joules, (...)."""
+        q, v = from_host(q), from_host(v)
         mass = jnp.repeat(self.masses(parameters, q.dtype), self.dim)
         kinetic = 0.5 * (mass * v * v).sum(-1)
         if self.potential is None:
@@ -75,7 +78,7 @@ class JaxSystem:
 
     def gram(self, local_jacobian, parameters: Mapping | None = None):
         """J M⁻¹ Jᵀ as a dense matrix, (..., n_residuals, n_residuals)."""
-        c, pairs = self.constraint, self.structure.pairs
+        c, pairs = self.constraint, places(self.structure.pairs)
         diagonal, off = c.gram_from(local_jacobian, self.inverse_metric(parameters, local_jacobian.dtype))
         n, m = c.n_instances, c.n_local
         blocks = jnp.zeros((*diagonal.shape[:-3], n, n, m, m), diagonal.dtype)
@@ -88,6 +91,7 @@ class JaxSystem:
 
     def _solve(self, q, v, t, parameters):
         c, own = self.constraint, self._for(self.constraint, parameters)
+        q, v = from_host(q), from_host(v)
         inverse = jnp.repeat(self.inverse_metric(parameters, q.dtype), self.dim)
         free = inverse * self.force(q, v, t, parameters)
         local = c.local_jacobian(q, t, own)

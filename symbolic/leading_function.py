@@ -1,18 +1,18 @@
 """The function w(y, t; p) with T(y, w, t) + shift = 0, generated as one piece of code with small solves in it."""
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import sympy as sp
 
 from symbolic.expressions import substituted
+from symbolic.kept import Recomputed, kept
 from symbolic.levelled import Levelled
 from symbolic.names import in_docstring
 from symbolic.scalar_code import ARRAY, Code, Style, check_generated, count_uses, identifiers, listing, unpack
 from symbolic.tearing import Plan, Solve, Tearing
 
 
-class LeadingFunction:
+class LeadingFunction(Recomputed):
     """Code for the leading unknowns of a reduced system, (y, guess) or (y, guess, shift) -> (w, converged).
 
     It is compiled as a `VectorFunction` is; the last of its values is 1 where every Newton iteration converged.
@@ -33,7 +33,7 @@ class LeadingFunction:
         self._groups = {key: [self._names[s] for s in symbols] for key, symbols in self.inputs.items()}
         self._reduced = reduced
 
-    @cached_property
+    @kept
     def plan(self) -> Plan:
         """What is solved by formulas and what by numbers."""
         r, names = self._reduced, self._names

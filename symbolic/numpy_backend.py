@@ -4,12 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from symbolic._prelude_numpy import rsqrt, scatter_add
+from symbolic._prelude_numpy import as_array, rsqrt, scatter_add
 from symbolic._runtime_array import ArrayFunction, Joins
-from symbolic.compile import generated_functions, helpers, load, specification
+from symbolic.compile import Generated, generated_functions, helpers, specification
+
+
+def _names() -> dict:
+    return {"np": np, "rsqrt": rsqrt} | helpers(Joins(np))
 
 
 def compile_numpy(function, only: Sequence[str] | None = None) -> ArrayFunction:
     """Compile a `Function`, or `only` some of its functions, to pure NumPy functions."""
-    functions = load(generated_functions(function, "numpy", only), {"np": np, "rsqrt": rsqrt} | helpers(Joins(np)))
-    return ArrayFunction(specification(function), functions, np, scatter_add)
+    functions = Generated(generated_functions(function, "numpy", only), _names)
+    return ArrayFunction(specification(function), functions, np, scatter_add, as_array)

@@ -1,10 +1,12 @@
 """The functions generated for an expression c(x, t; p), as programs on tapes."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sympy as sp
 
+from symbolic.kept import remembered
 from symbolic.names import fresh, identifiers
 from symbolic.tape import Tape
 
@@ -77,14 +79,16 @@ class Programs:
 
     def __getitem__(self, name: str) -> Program:
         """One program by its name, with products opened for factoring as deep as costs the fewest operations."""
-        if name not in self._chosen:
-            candidates = [getattr(self, name)()]
-            if candidates[0].count_operations() <= _WORTH_FACTORING:
-                for self._factor in (1, 2, 3):
-                    candidates.append(getattr(self, name)())
-            self._factor = 0
-            self._chosen[name] = min(candidates, key=Program.count_operations)
-        return self._chosen[name]
+        return remembered(self._chosen, name, lambda: self._fewest(name))
+
+    def _fewest(self, name: str) -> Program:
+        candidates = [getattr(self, name)()]
+        if candidates[0].count_operations() <= _WORTH_FACTORING:
+            for factor in (1, 2, 3):
+                opened = copy.copy(self)
+                opened._factor = factor
+                candidates.append(getattr(opened, name)())
+        return min(candidates, key=Program.count_operations)
 
     def _start(self) -> tuple[Tape, list[sp.Expr]]:
         tape = Tape(self._factor)

@@ -6,6 +6,8 @@ from typing import Any
 
 import sympy as sp
 
+from symbolic.kept import Recomputed, kept, remembered
+
 
 @dataclass(frozen=True)
 class Block:
@@ -17,7 +19,7 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)  # compiled functions are cached by identity
-class ReducedSystem:
+class ReducedSystem(Recomputed):
     """y' = rates(y, w), T(y, w, t) = 0, with the hidden constraints C(y, t) = 0 that the equations imply.
 
     With c_i the number of times that equation f_i is differentiated and d_j the highest derivative of variable x_j in
@@ -98,10 +100,11 @@ class ReducedSystem:
     def _functions(self, backend: str):
         from symbolic.reduced_functions import ReducedFunctions
 
-        known = self.__dict__.setdefault("_compiled", {})
-        if backend not in known:
-            known[backend] = ReducedFunctions(self, backend)
-        return known[backend]
+        return remembered(self._compiled, backend, lambda: ReducedFunctions(self, backend))
+
+    @kept
+    def _compiled(self) -> dict[str, Any]:
+        return {}
 
 
 def _listed(symbols: tuple[sp.Symbol, ...]) -> str:

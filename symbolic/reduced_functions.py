@@ -1,18 +1,18 @@
 """Everything that a solver asks of a reduced system, generated for one backend."""
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from symbolic.kept import Recomputed, kept, remembered
 from symbolic.leading_function import LeadingFunction
 from symbolic.reduced import ReducedSystem
 from symbolic.vector_backends import CompiledVector, NumpyVector, parameter_values
 from symbolic.vector_function import VectorFunction
 
 
-class ReducedFunctions:
+class ReducedFunctions(Recomputed):
     """The functions of a `ReducedSystem` for "numpy", "jax" or "torch", over any leading batch dimensions.
 
     y (..., n_y) is the state of the ODE y' = rates(y, w), w (..., n_w) the leading unknowns, which T(y, w, t) = 0
@@ -30,18 +30,22 @@ class ReducedFunctions:
         self.n_states, self.n_constraints = len(reduced.states), len(reduced.constraints)
         self.parameters = {s.name: v for s, v in reduced.parameters.items()}
         self._both = {"y": reduced.y, "w": reduced.w}
-        self._known: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         sizes = f"n_y={self.n_y}, n_w={self.n_w}, n_constraints={self.n_constraints}"
         return f"ReducedFunctions({self.name}, {self.backend}, {sizes}, parameters={list(self.parameters)})"
 
     def _vector(self, name: str, expressions, inputs) -> CompiledVector:
-        if name not in self._known:
+        def make():
             r = self.reduced
             function = VectorFunction(expressions, inputs, r.time, r.parameters, f"{name} of {self.name}")
-            self._known[name] = getattr(function, self.backend)()
-        return self._known[name]
+            return getattr(function, self.backend)()
+
+        return remembered(self._known, name, make)
+
+    @kept
+    def _known(self) -> dict[str, CompiledVector]:
+        return {}
 
     @property
     def _top(self) -> CompiledVector:
@@ -79,10 +83,11 @@ class ReducedFunctions:
         function. Where nothing is found, at a singular matrix or without convergence, w is not to be used.
         """
         name = "leading unknowns" + ("" if shift is None else " with shift")
-        if name not in self._known:
-            self._known[name] = _COMPILERS[self.backend](LeadingFunction(self.reduced, shift is not None))
+        function = remembered(
+            self._known, name, lambda: _COMPILERS[self.backend](LeadingFunction(self.reduced, shift is not None))
+        )
         guess = self._array(np.zeros(self.n_w), y) if guess is None else guess
-        found = self._known[name](y, guess, *([] if shift is None else [shift]), t=t, parameters=parameters)
+        found = function(y, guess, *([] if shift is None else [shift]), t=t, parameters=parameters)
         w = found[..., :-1]
         return w, (found[..., -1] > 0.5) & self._xp.isfinite(w).all(-1)
 
@@ -109,13 +114,15 @@ class ReducedFunctions:
             t = 0.0
             if self._constraints.needs_time:
                 raise ValueError(f"constraints of {self.name} depend on time: pass t=")
-        if "constraints in time" not in self._known:
-            function = VectorFunction(
-                r.constraints, {"y": r.y, "t": [r.time]}, None, r.parameters, f"constraints of {self.name}"
-            )
-            self._known["constraints in time"] = getattr(function, self.backend)()
+
+        def make():
+            inputs = {"y": r.y, "t": [r.time]}
+            function = VectorFunction(r.constraints, inputs, None, r.parameters, f"constraints of {self.name}")
+            return getattr(function, self.backend)()
+
         times = self._array(t, y)[..., None]
-        return self._known["constraints in time"].jacobian("t", y, times, parameters=parameters)[..., 0]
+        function = remembered(self._known, "constraints in time", make)
+        return function.jacobian("t", y, times, parameters=parameters)[..., 0]
 
     def levels(self, y, w, t=None, parameters: Mapping | None = None) -> dict[str, Any]:
         """Residuals by level, {"level 0": (..., m_0), ...}: the algebraic equations and their derivatives."""
@@ -134,13 +141,13 @@ class ReducedFunctions:
 
     # -- wiring ------------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @kept
     def _places(self) -> dict[str, np.ndarray]:
         place = {s: i for i, s in enumerate((*self.reduced.y, *self.reduced.w))}
         unknown = len(place)  # the place of NaN
         names = {"rates": self.reduced.rates, "states": self.reduced.states, "state_rates": self.reduced.state_rates}
         return {
-            key: np.array([unknown if s is None else place[s] for s in symbols], dtype=np.intp)
+            key: np.array([unknown if s is None else place[s] for s in symbols], dtype=np.int32)
             for key, symbols in names.items()
         }
 
@@ -175,7 +182,7 @@ class ReducedFunctions:
 
     # -- arrays of the backend ---------------------------------------------------------------------------------------
 
-    @cached_property
+    @kept
     def _xp(self):
         if self.backend == "numpy":
             return np
@@ -187,13 +194,20 @@ class ReducedFunctions:
 
         return torch
 
+    @kept
+    def _from_host(self):
+        from symbolic.jax_arrays import from_host
+
+        return from_host
+
     def _array(self, x, like=None):
         if self.backend == "torch":
             if not isinstance(x, self._xp.Tensor):
                 kind = {} if like is None else {"dtype": like.dtype, "device": like.device}
                 x = self._xp.as_tensor(x, **kind)
             return x
-        return self._xp.asarray(x)
+        # What is put beside `like` has its precision, without a word.
+        return self._from_host(x) if self.backend == "jax" and like is None else self._xp.asarray(x)
 
     def _broadcast(self, arrays):
         shape = np.broadcast_shapes(*[tuple(a.shape) for a in arrays])

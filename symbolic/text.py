@@ -85,7 +85,7 @@ def standalone(function, backend: str) -> str:
     if backend == "torch":
         make, joins = "function = TorchFunction(SPEC, FUNCTIONS)", ""
     else:
-        make = "function = ArrayFunction(SPEC, FUNCTIONS, xp, scatter_add)"
+        make = "function = ArrayFunction(SPEC, FUNCTIONS, xp, scatter_add, as_array)"
         joins = "_joins = Joins(xp)\nsplit, split_rows = _joins.split, _joins.split_rows\n"
         joins += "rows, columns, matrix = _joins.rows, _joins.columns, _joins.matrix\n"
     sizes = f"{function.n_residuals} residual{'s' * (function.n_residuals != 1)} of {function.n_states} states"
@@ -95,7 +95,7 @@ def standalone(function, backend: str) -> str:
         + "".join(f"    {in_docstring(_math(e))}\n" for e in function.expressions)
         + '"""\n\nfrom __future__ import annotations\n\nfrom collections.abc import Mapping, Sequence\n'
     )
-    imports = "\nimport numpy as np\n" if backend != "torch" else "\n"
+    imports = "from importlib import import_module\n\nimport numpy as np\n" if backend != "torch" else "\n"
     prelude = _prelude(backend)
     if backend == "torch":
         prelude = prelude.replace("import torch\n", "import torch\nfrom torch import Tensor\n", 1)

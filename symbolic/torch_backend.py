@@ -6,21 +6,12 @@ import torch
 
 from symbolic import _prelude_torch as prelude
 from symbolic._runtime_torch import TorchFunction
-from symbolic.compile import JOINS, generated_functions, load, specification
+from symbolic.compile import JOINS, Generated, generated_functions, specification
 from symbolic.names import check_torch_names
 
-_HELPERS = {"torch": torch} | {name: getattr(prelude, name) for name in ("rsqrt", *JOINS)}
 
-
-class _Generated(dict):
-    """Generated functions by name, pickled and copied as the source that they come from."""
-
-    def __init__(self, source: str):
-        super().__init__(load(source, _HELPERS))
-        self.source = source
-
-    def __reduce__(self):
-        return _Generated, (self.source,)
+def _names() -> dict:
+    return {"torch": torch} | {name: getattr(prelude, name) for name in ("rsqrt", *JOINS)}
 
 
 def compile_torch(function, learn: Sequence[str] = ()) -> TorchFunction:
@@ -34,4 +25,4 @@ def compile_torch(function, learn: Sequence[str] = ()) -> TorchFunction:
             f"{function.name}: a learned parameter cannot be named {method!r}, as something of torch's ParameterDict "
             "is: rename it"
         )
-    return TorchFunction(specification(function), _Generated(generated_functions(function, "torch")), learn)
+    return TorchFunction(specification(function), Generated(generated_functions(function, "torch"), _names), learn)

@@ -4,12 +4,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import cached_property
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from symbolic.compile import load
+from symbolic.kept import Recomputed, kept, remembered
 from symbolic.levelled import Numerics
 from symbolic.levelled import entries as entries_of
 from symbolic.scalar_code import PLAIN_ARRAY, SCALAR
@@ -33,7 +34,7 @@ class DenseLayout:
         self.sparsity = np.zeros(shape, dtype=bool)
         self.sparsity.reshape(-1)[flat] = True
 
-    @cached_property
+    @kept
     def table(self) -> tuple[np.ndarray, np.ndarray]:
         """Constants k, and for each place of the matrix its position in (entries, k)."""
         constants, inverse = np.unique(self.template, return_inverse=True)
@@ -42,7 +43,7 @@ class DenseLayout:
         return constants, table
 
 
-class CompiledVector(ABC):
+class CompiledVector(Recomputed, ABC):
     """A vector function f(a, b, ..., t; p) generated for one backend, over any leading batch dimensions.
 
     Every input vector has shape (..., n) with batch dimensions that broadcast; `t` is a number or an array of the
@@ -57,7 +58,6 @@ class CompiledVector(ABC):
         self.parameters = dict(function.parameters)
         self.has_time = function.time is not None
         self.needs_time = function.needs_time
-        self._layouts: dict[str, DenseLayout] = {}
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{key}: {n}" for key, n in self.inputs.items())
@@ -78,10 +78,21 @@ class CompiledVector(ABC):
 
     def layout(self, which: str) -> DenseLayout:
         """Where the entries of the Jacobian by `which` go."""
-        if which not in self._layouts:
+
+        def make():
             rows, columns, entries = self.function.entries(which)
-            self._layouts[which] = DenseLayout((self.n_outputs, self.inputs[which]), rows, columns, entries)
-        return self._layouts[which]
+            return DenseLayout((self.n_outputs, self.inputs[which]), rows, columns, entries)
+
+        return remembered(self._layouts, which, make)
+
+    @kept
+    def _layouts(self) -> dict[str, DenseLayout]:
+        return {}
+
+    @kept
+    def _kernels(self) -> dict[str | None, Any]:
+        """What was compiled: the values (None), and Jacobians by name."""
+        return {}
 
     def _checked(self, vectors) -> None:
         if len(vectors) != len(self.inputs):
@@ -192,25 +203,24 @@ class NumpyVector(CompiledVector):
 
     def __init__(self, function):
         super().__init__(function)
-        self._kernels: dict[str | None, SimpleNamespace] = {}
         complete = None not in self.parameters.values()
         self._defaults = tuple(self.parameters.values()) if complete else None
         self._sizes = tuple(self.inputs.values())
 
     def _kernel(self, which: str | None) -> SimpleNamespace:
-        kernel = self._kernels.get(which)
-        if kernel is None:
-            wanted = [] if which is None else [self.layout(which).entries]
-            program = self.function.levelled(*wanted) if self.function.operations(*wanted) > STRAIGHT_LIMIT else None
-            if program is None:
-                (batch,) = load(self._source(which, PLAIN_ARRAY), ARRAY_NAMES).values()
-            else:
-                batch = None
-            single = _no_single
-            if self.function.has_scalar_form:
-                (single,) = load(self._source(which, SCALAR), SCALAR_NAMES).values()
-            kernel = self._kernels[which] = SimpleNamespace(single=single, batch=batch, program=program)
-        return kernel
+        return remembered(self._kernels, which, lambda: self._make(which))
+
+    def _make(self, which: str | None) -> SimpleNamespace:
+        wanted = [] if which is None else [self.layout(which).entries]
+        program = self.function.levelled(*wanted) if self.function.operations(*wanted) > STRAIGHT_LIMIT else None
+        if program is None:
+            (batch,) = load(self._source(which, PLAIN_ARRAY), ARRAY_NAMES).values()
+        else:
+            batch = None
+        single = _no_single
+        if self.function.has_scalar_form:
+            (single,) = load(self._source(which, SCALAR), SCALAR_NAMES).values()
+        return SimpleNamespace(single=single, batch=batch, program=program)
 
     def _source(self, which, style):
         if which is None:

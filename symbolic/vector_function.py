@@ -1,13 +1,13 @@
 """Vectors of expressions over several named input vectors, generated for NumPy, JAX and torch with their Jacobians."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 
 import numpy as np
 import sympy as sp
 
 from symbolic.corners import as_corners
 from symbolic.expressions import as_expressions, check_symbols, substituted
+from symbolic.kept import Recomputed, kept, remembered
 from symbolic.levelled import Levelled
 from symbolic.names import is_identifier
 from symbolic.scalar_code import ARRAY, FUNCTION_NAMES, Code, Style, check_generated, function_source, identifiers
@@ -16,7 +16,7 @@ from symbolic.term_sizes import term_sizes
 from symbolic.vector_backends import CompiledVector, NumpyVector
 
 
-class VectorFunction:
+class VectorFunction(Recomputed):
     """m expressions f(a, b, ..., t; p) of several input vectors, time and parameters, with sparse Jacobians.
 
     `inputs` names the vectors and lists their symbols, {"y": [x, v], "w": [a]}: calls take them in this order.
@@ -54,12 +54,11 @@ class VectorFunction:
         for e in self.expressions:
             if e.has(sp.nan, sp.zoo, sp.oo, -sp.oo):
                 raise ValueError(f"{name}: {e} is no finite number: rewrite it")
-        self._compiled: dict = {}
         self.has_scalar_form = True
         self.n_outputs = len(self.expressions)
         self.needs_time = time is not None and any(time in e.free_symbols for e in self.expressions)
 
-    @cached_property
+    @kept
     def _tape(self) -> tuple[Tape, list[sp.Expr]]:
         tape, put = Tape(), {}
         values = [tape.value(substituted(as_corners(e), self._names, put)) for e in self.expressions]
@@ -112,10 +111,12 @@ class VectorFunction:
         arguments = [(Code.unused(key, taken | self._groups.keys() - {key}), g) for key, g in self._groups.items()]
         return function_source(name, doc, self._tape[0], arguments, self._extras, values, style)
 
+    @kept
+    def _compiled(self) -> dict[str, CompiledVector]:
+        return {}
+
     def _backend(self, name, make):
-        if name not in self._compiled:
-            self._compiled[name] = make()
-        return self._compiled[name]
+        return remembered(self._compiled, name, make)
 
     def numpy(self) -> CompiledVector:
         """Compiled for NumPy: single points by Python floats and `math`, batches by arrays."""

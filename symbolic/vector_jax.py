@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from symbolic.compile import load
+from symbolic.jax_arrays import from_host, places
+from symbolic.kept import remembered
 from symbolic.levelled import Numerics, entries
 from symbolic.scalar_code import ARRAY
 from symbolic.small_solves import MOST_UNKNOWNS, solve_small
@@ -48,7 +50,7 @@ class JaxNumerics(Numerics):
         return jnp.asarray(numbers, like.dtype)
 
     def take(self, x, index):
-        return x[index]
+        return x[index if isinstance(index, slice) else places(index)]
 
     def concatenate(self, arrays):
         return jnp.concatenate(arrays)
@@ -89,37 +91,34 @@ class Rows:
 class JaxVector(CompiledVector):
     """A vector function for JAX: pure, traced once for every shape, fit for jit, vmap, grad and jvp."""
 
-    def __init__(self, function):
-        super().__init__(function)
-        self._kernels: dict = {}
-
     def _kernel(self, which):
-        if which not in self._kernels:
-            layout = None if which is None else self.layout(which)
-            wanted = [] if layout is None else [layout.entries]
-            program = self.function.levelled(*wanted) if self.function.operations(*wanted) > STRAIGHT_LIMIT else None
-            if program is None:
-                source = self.function.values_source(ARRAY)
-                if layout is not None:
-                    source = self.function.entries_source(which, layout.entries, ARRAY)
-                (function,) = load(source, FUNCTIONS).values()
+        return remembered(self._kernels, which, lambda: self._make(which))
 
-                def generated(vectors, extras, shape, dtype):
-                    return join_vector(function(*map(Rows, vectors), *extras), shape, dtype)
-            else:
+    def _make(self, which):
+        layout = None if which is None else self.layout(which)
+        wanted = [] if layout is None else [layout.entries]
+        program = self.function.levelled(*wanted) if self.function.operations(*wanted) > STRAIGHT_LIMIT else None
+        if program is None:
+            source = self.function.values_source(ARRAY)
+            if layout is not None:
+                source = self.function.entries_source(which, layout.entries, ARRAY)
+            (function,) = load(source, FUNCTIONS).values()
 
-                def generated(vectors, extras, shape, dtype):
-                    return jnp.moveaxis(entries(program, NUMERICS, vectors, extras, shape), 0, -1)
+            def generated(vectors, extras, shape, dtype):
+                return join_vector(function(*map(Rows, vectors), *extras), shape, dtype)
+        else:
 
-            def join(values, shape, dtype):
-                return values if layout is None else join_matrix(values, layout, shape, dtype)
+            def generated(vectors, extras, shape, dtype):
+                return jnp.moveaxis(entries(program, NUMERICS, vectors, extras, shape), 0, -1)
 
-            # Compiled as one call: a solver that traces its vector field many times traces this code once.
-            self._kernels[which] = jax.jit(lambda *a: call(self, generated, join, *a))
-        return self._kernels[which]
+        def join(values, shape, dtype):
+            return values if layout is None else join_matrix(values, layout, shape, dtype)
+
+        # Compiled as one call: a solver that traces its vector field many times traces this code once.
+        return jax.jit(lambda *a: call(self, generated, join, *a))
 
     def _evaluate(self, which, vectors, t, parameters):
-        vectors = [jnp.asarray(v) for v in vectors]
+        vectors = [from_host(v) for v in vectors]
         self._checked(vectors)
         self._values(parameters)
         given = {getattr(key, "name", key): jnp.asarray(value) for key, value in (parameters or {}).items()}
@@ -162,7 +161,7 @@ def join_matrix(values, layout, shape, dtype):
     constants, table = layout.table
     constants = jnp.broadcast_to(jnp.asarray(constants, dtype), (*shape, len(constants)))
     both = jnp.concatenate([values, constants], -1)
-    return both[..., table].reshape(*shape, *layout.shape)
+    return both[..., places(table)].reshape(*shape, *layout.shape)
 
 
 def _as(entry, shape, dtype):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from symbolic.compile import load
+from symbolic.kept import kept, remembered
 from symbolic.levelled import Numerics, entries
 from symbolic.scalar_code import ARRAY
 from symbolic.solves import Arrays, python_loop
@@ -70,11 +71,11 @@ class TorchNumerics(Numerics):
         self._kept: dict = {}
 
     def _keep(self, numbers, dtype, device):
-        """A table as a tensor; tables belong to programs, which live as long as this."""
+        """A table as a tensor. The table is kept beside it: another one could get its id."""
         key = (id(numbers), dtype, device)
         if key not in self._kept:
-            self._kept[key] = torch.as_tensor(numbers, dtype=dtype, device=device)
-        return self._kept[key]
+            self._kept[key] = numbers, torch.as_tensor(numbers, dtype=dtype, device=device)
+        return self._kept[key][1]
 
     def constant(self, numbers, like):
         return self._keep(numbers, like.dtype, like.device)
@@ -103,32 +104,36 @@ class TorchNumerics(Numerics):
 class TorchVector(CompiledVector):
     """A vector function for torch: batched, fit for autograd and torch.func."""
 
-    def __init__(self, function):
-        super().__init__(function)
-        self._kernels: dict = {}
-        self._kept: dict = {}
-        self._numerics = TorchNumerics()
+    @kept
+    def _tables(self) -> dict:
+        """Index tables of Jacobians as tensors."""
+        return {}
+
+    @kept
+    def _numerics(self) -> TorchNumerics:
+        return TorchNumerics()
 
     def _kernel(self, which):
-        if which not in self._kernels:
-            layout = None if which is None else self.layout(which)
-            wanted = [] if layout is None else [layout.entries]
-            program = self.function.levelled(*wanted) if self.function.operations(*wanted) > STRAIGHT_LIMIT else None
-            if program is None:
-                source = self.function.values_source(ARRAY)
-                if layout is not None:
-                    source = self.function.entries_source(which, layout.entries, ARRAY)
-                (generated,) = load(source, FUNCTIONS).values()
+        return remembered(self._kernels, which, lambda: self._make(which))
 
-                def kernel(vectors, extras, shape, like):
-                    return join_vector(generated(*[v.unbind(-1) for v in vectors], *extras), shape, like)
-            else:
+    def _make(self, which):
+        layout = None if which is None else self.layout(which)
+        wanted = [] if layout is None else [layout.entries]
+        program = self.function.levelled(*wanted) if self.function.operations(*wanted) > STRAIGHT_LIMIT else None
+        if program is None:
+            source = self.function.values_source(ARRAY)
+            if layout is not None:
+                source = self.function.entries_source(which, layout.entries, ARRAY)
+            (generated,) = load(source, FUNCTIONS).values()
 
-                def kernel(vectors, extras, shape, like):
-                    return entries(program, self._numerics, vectors, extras, shape).movedim(0, -1)
+            def kernel(vectors, extras, shape, like):
+                return join_vector(generated(*[v.unbind(-1) for v in vectors], *extras), shape, like)
+        else:
 
-            self._kernels[which] = kernel
-        return self._kernels[which]
+            def kernel(vectors, extras, shape, like):
+                return entries(program, self._numerics, vectors, extras, shape).movedim(0, -1)
+
+        return kernel
 
     def _evaluate(self, which, vectors, t, parameters):
         self._checked(vectors)
@@ -147,10 +152,10 @@ class TorchVector(CompiledVector):
         layout = self.layout(which)
         values, shape, like = self._evaluate(which, vectors, t, parameters)
         key = (which, like.dtype, like.device)
-        if key not in self._kept:
+        if key not in self._tables:
             constants, table = layout.table
-            self._kept[key] = torch.as_tensor(constants).to(like), torch.as_tensor(table, device=like.device)
-        constants, table = self._kept[key]
+            self._tables[key] = torch.as_tensor(constants).to(like), torch.as_tensor(table, device=like.device)
+        constants, table = self._tables[key]
         both = torch.cat([values, constants.expand(*shape, -1)], -1)
         return both.index_select(-1, table).unflatten(-1, layout.shape)
 

@@ -26,7 +26,7 @@ TOLERATED = 1e-8
 # Half the width of the gap around a switching time, relative to it: what rounding may do to `t - a < b`.
 _GAP = 8 * np.finfo(np.float64).eps
 # Conditions that are not affine in time are looked at so many times over the span of a solve, ...
-_N_LOOKS = 8192
+_N_LOOKS, _N_AT_ONCE = 8192, 128
 # ... may change so often, ...
 MAX_CHANGES = 1024
 # ... and their changes are found by so many bisections, which no interval of numbers survives.
@@ -104,8 +104,13 @@ class Switching:
             return self._others(times[..., None], parameters=frozen) > 0
 
         known = jax.lax.stop_gradient(known)
-        looks = jnp.sort(jnp.concatenate([jnp.linspace(t0, t1, _N_LOOKS), jnp.where(jnp.isinf(known), t1, known)]))
-        change = holds(looks[1:]) != holds(looks[:-1])
+        known = jnp.where(jnp.isinf(known), t1, known)
+        known = jnp.concatenate([known, jnp.broadcast_to(t1, (-known.size % _N_AT_ONCE,))])
+        looks = jnp.sort(jnp.concatenate([jnp.linspace(t0, t1, _N_LOOKS), known]))
+        # In a loop, whose results are kept: a change at a time that is looked at would be missed or put elsewhere if
+        # the condition there were computed for each use, and came out differently.
+        held = jax.lax.map(holds, looks.reshape(-1, _N_AT_ONCE)).reshape(looks.size, -1)
+        change = held[1:] != held[:-1]
         interval, which = jnp.nonzero(change, size=MAX_CHANGES, fill_value=looks.size)
         found = interval < looks.size
         interval, which = jnp.minimum(interval, looks.size - 2), jnp.minimum(which, change.shape[1] - 1)
@@ -114,15 +119,16 @@ class Switching:
         def of_each(values):
             return jnp.take_along_axis(values, which[:, None], axis=1)[:, 0]
 
-        old = of_each(holds(low))
+        old = of_each(held[interval])
 
-        def halve(_, ends):
-            low, high = ends
-            middle = 0.5 * (low + high)
-            same = of_each(holds(middle)) == old
-            return jnp.where(same, middle, low), jnp.where(same, high, middle)
+        def halve(k, high):
+            # One end and a width, not two ends: each would be chosen by a comparison of its own, which where a
+            # condition ties with its bound might not agree with the other's.
+            middle = high - 0.5 ** (k + 1.0) * width
+            return jnp.where(of_each(holds(middle)) == old, high, middle)
 
-        _, at = jax.lax.fori_loop(0, _N_BISECTIONS, halve, (low, high))
+        width = high - low
+        at = jax.lax.fori_loop(0, _N_BISECTIONS, halve, high)
         at = jax.lax.stop_gradient(at)
         # A step of Newton's method that does not move: its derivative is that of the root.
         slope = of_each(self._others.jacobian("t", at[:, None], parameters=frozen)[..., 0])

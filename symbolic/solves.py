@@ -148,12 +148,26 @@ class Arrays:
                 total = xp.maximum(total, part)
             return total
 
+        # Whether a trial is accepted is decided in one turn of the loop and acted on in the next: within one, compiled
+        # code may make the comparison twice, with two outcomes, and take half of the trial.
+        def after(accept, old_done, done, damping):
+            longer = xp.where(damping > 0.5, damping, 2 * damping)
+            damping = xp.where(accept, longer, xp.where(old_done, damping, damping / 4))
+            return xp.where(accept, done, old_done), damping
+
+        def taken(old, new, accept):
+            pairs = zip(old, new, strict=True)
+            return [[xp.where(accept, b, a) for a, b in zip(*pair, strict=True)] for pair in pairs]
+
         def unfinished(state):
-            *_, damping, done, n = state
+            (*_, old_done), (*_, done), accept, damping, n = state
+            done, damping = after(accept, old_done, done, damping)
             return (~(done | (damping < _LEAST_DAMPING))).any() & (n < _MAX_EVALUATIONS)
 
         def body(state):
-            z, residual, step, scales, damping, done, n = state
+            (*old, old_done), (*new, done), accept, damping, n = state
+            done, damping = after(accept, old_done, done, damping)
+            z, residual, step, scales = taken(old, new, accept)
             trial = [x + damping * d for x, d in zip(z, step, strict=True)]
             new_residual, jacobian, sizes = evaluate(trial, frozen)
             new_residual = self._spread(new_residual, trial[0].shape)
@@ -163,14 +177,8 @@ class Arrays:
             units = [xp.where(a > 0.0, a, b + tiny) for a, b in zip(scales, new_scales, strict=True)]
             better = level(new_residual, units) <= (1 - 0.25 * damping) * level(residual, units)
             accept = finite & (better | new_done) & ~done
-
-            def chosen(new, old):
-                return [xp.where(accept, a, b) for a, b in zip(new, old, strict=True)]
-
-            longer = xp.where(damping > 0.5, damping, 2 * damping)
-            damping = xp.where(accept, longer, xp.where(done, damping, damping / 4))
-            new = chosen(trial, z), chosen(new_residual, residual), chosen(new_step, step), chosen(new_scales, scales)
-            return *new, damping, xp.where(accept, new_done, done), n + 1
+            new = trial, new_residual, new_step, new_scales, new_done
+            return (z, residual, step, scales, done), new, accept, damping, n + 1
 
         z = self.grouped([self.freeze(g) for g in guess], size)
         eps, tiny = float(xp.finfo(z[0].dtype).eps), float(xp.finfo(z[0].dtype).tiny)
@@ -178,8 +186,9 @@ class Arrays:
         shape = np.broadcast_shapes(*[tuple(np.shape(a)) for a in (*z, *residual, *jacobian)])
         z, residual = self._spread(z, shape), self._spread(residual, shape)
         step, scales, done = measures(z, residual, jacobian, sizes)
-        damping = xp.ones_like(z[0])
-        z, *_, done, _ = self.loop(unfinished, body, (z, residual, step, scales, damping, done, 1))
+        first, one = (z, residual, step, scales, done), xp.ones_like(z[0])
+        (z, *_, old_done), (trial, *_, done), accept, *_ = self.loop(unfinished, body, (first, first, one > 0, one, 1))
+        (z,), done = taken([z], [trial], accept), xp.where(accept, done, old_done)
         z = [self.freeze(x) for x in z]
         residual, jacobian, _ = evaluate(z, outer)
         step = self.solve(rows([self.freeze(a) for a in jacobian]), residual)

@@ -79,12 +79,13 @@ class ConstrainedMotion:
         return v - self._correction(self._constraint.local_jacobian(q, t, own), rate, parameters)
 
     def describe(self, t: Any, y: PhaseState, parameters: Parameters) -> dict[str, Array]:
-        """Multiplier, energy, and the residuals at all three levels, of one state."""
+        """Multiplier, energy, and the residuals at all three levels, of one state; and the error of the multiplier."""
         q, v = jnp.split(y, 2)
         own = self._own(parameters)
         a = self._mechanics.acceleration(q, v, t, parameters)
         return {
             "multiplier": self._mechanics.multiplier(q, v, t, parameters),
+            "error": self._mechanics.solve_error(q, v, t, parameters),
             "energy": self._mechanics.energy(q, v, t, parameters),
             "position": self._constraint.residual(q, t, own),
             "velocity": self._constraint.velocity(q, v, t, own),

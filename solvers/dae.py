@@ -25,6 +25,7 @@ from solvers.arguments import (
     output_times,
 )
 from solvers.formulations import Formulation, formulation_named
+from solvers.leading import SETTLED, settled, unsettled
 from solvers.reduced_motion import ReducedMotion
 from solvers.reference_kernel import Outcome, Progress, ReferenceKernel
 from solvers.solution import SUCCESS, ReferenceSolveError, Solution
@@ -216,6 +217,13 @@ def _solution(system: Any, outcome: Outcome, parameters: Mapping[str, Any] | Non
             reached[index] = bad[0]
             where = f"t = {outcome.ts[bad[0]]:.9g}"
             result[index] = f"the equations for the highest derivatives could not be solved at {where}"
+    there = np.arange(outcome.ts.size) < reached[..., None]
+    w, error = settled(system, y, np.where(there[..., None], w, np.nan), outcome.ts, parameters)
+    for index in np.ndindex(batch):
+        bad = np.flatnonzero(error[index] > SETTLED)
+        if bad.size:
+            reached[index] = bad[0]
+            result[index] = unsettled(outcome.ts[bad[0]], error[index][bad[0]])
     n_times = max(1, int(reached.max()))
     ts = outcome.ts[:n_times]
     last = np.minimum(np.arange(n_times), np.maximum(reached, 1)[..., None] - 1)[..., None]

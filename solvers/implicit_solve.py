@@ -193,10 +193,13 @@ class ImplicitSolve:
 
     def _described(self, ts, Y, Yp, reason, stats) -> Solution:
         from solvers.dae import describe_states
+        from solvers.leading import SETTLED, settled
 
         y, found = self.form.differential(Y, Yp), self.form.leading(Y, Yp)
         with np.errstate(all="ignore"):
             w, converged = self.numeric.solve_leading(y, ts, self.parameters, guess=found)
+        w, error = settled(self.system, y, w, ts, self.parameters)
+        converged = converged & (error <= SETTLED)
         held = np.ix_(ts == self.stops[: ts.size], self.form.tested)  # in a gap, algebraic variables jump
         w[held] = found[held]
         good = np.broadcast_to(converged, ts.shape) & np.isfinite(y).all(axis=-1) & np.isfinite(w).all(axis=-1)

@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from solvers._jax_types import Flag, Leading, PhaseState
 from solvers.formulations import Formulation
+from solvers.leading import GONE_WRONG
 from solvers.switching import Jumps, switching_of
 from symbolic.jax_arrays import places
 from symbolic.solves import ROUNDING
@@ -217,9 +218,16 @@ class ReducedMotion:
         return projected.at[:n].set(y), good
 
     def describe(self, t: Any, state: PhaseState, parameters: Parameters) -> dict[str, Array]:
-        """y and w of one state, w NaN where it is not found."""
+        """y and w of one state, w NaN where it is not found, or its equations do not hold.
+
+        Of a motion that is not differentiable they are checked outside of compiled code (solvers.leading).
+        """
+        y = state[: self.n_y]
         w, converged = self.leading(t, state, parameters)
-        return {"y": state[: self.n_y], "w": jnp.where(converged, w, jnp.nan)}
+        if self.differentiable and self.n_w:
+            error = self.functions.leading_error(*jax.lax.stop_gradient((y, w, t, parameters)))
+            converged = converged & (error <= GONE_WRONG)
+        return {"y": y, "w": jnp.where(converged, w, jnp.nan)}
 
     def _linearised(self, t: Any, y: Array, parameters: Parameters, scale: Array) -> tuple[Array, Array]:
         """C and its Jacobian by y in units of `scale`."""

@@ -9,12 +9,14 @@ uses JAX in float32 or on a GPU elsewhere keeps doing so. Results are NumPy arra
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from solvers.arguments import check_settings, float64_on_cpu, numbers, output_times, parameter_arrays
-from solvers.reference_kernel import Outcome, Progress, compiled_kernel
+from solvers.leading import SETTLED
+from solvers.reference_kernel import Outcome, Progress, compiled_kernel, joined
 from solvers.solution import LEVELS, SUCCESS, ReferenceSolveError, Solution
 
 # Level, its equation, and what its units are divided by.
@@ -102,7 +104,27 @@ def consistent_initial_condition(
     return q, v
 
 
+def _settled(outcome: Outcome) -> Outcome:
+    """The outcome up to the first output whose multipliers do not solve their equations."""
+    reached, result = np.array(outcome.n_reached), np.array(outcome.result, dtype=object)
+    wrong = ~(outcome.rows["error"] <= SETTLED) & (np.arange(outcome.ts.size) < reached[..., None])
+    if not wrong.any():
+        return outcome
+    for index in map(tuple, np.argwhere(wrong.any(axis=-1))):
+        first = int(np.argmax(wrong[index]))
+        reached[index] = max(1, first)
+        result[index] = (
+            f"the multipliers solve their equations only to {outcome.rows['error'][index][first]:.1e} of what is added "
+            f"up in them at t = {outcome.ts[first]:.9g}: constraints depend on one another there"
+        )
+    single = reached.ndim == 0
+    result, n_reached = (str(result), int(reached)) if single else (result.astype(str), reached)
+    rows = joined([outcome.rows], reached)
+    return replace(outcome, ts=outcome.ts[: reached.max()], rows=rows, result=result, n_reached=n_reached)
+
+
 def _solution(outcome: Outcome) -> Solution:
+    outcome = _settled(outcome)
     rows = outcome.rows
     q, v = np.split(rows["y"], 2, axis=-1)
     return Solution.of_motion(

@@ -152,7 +152,7 @@ class ReferenceKernel:
                 progress(float(share), f"reference solution: {ts[last]:.6g} of {ts[-1]:.6g}")
             if not active.any():
                 break
-        rows = _joined(chunks, reached)
+        rows = joined(chunks, reached)
         n_steps = np.asarray(resume.n_steps)
         stats = {"n_steps": n_steps, "n_accepted": accepted, "n_rejected": n_steps - accepted}
         stats |= counts
@@ -237,7 +237,7 @@ class ReferenceKernel:
         }
 
 
-def _joined(chunks: list[dict[str, Any]], reached: np.ndarray) -> dict[str, Any]:
+def joined(chunks: list[dict[str, Any]], reached: np.ndarray) -> dict[str, Any]:
     """Rows of all chunks, up to the output that the last solve reached; a solve that stopped before holds its last."""
     axis = reached.ndim
     index = np.minimum(np.arange(reached.max()), reached[..., None] - 1)

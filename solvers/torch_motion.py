@@ -107,16 +107,25 @@ class TorchMotion(torch.nn.Module):
         return torch.cat([q, v], -1)
 
     def describe(self, t: Time, y: State) -> dict[str, Tensor]:
-        """Multiplier, energy, and the residuals at all three levels."""
+        """Multiplier and how well it solves its equations, energy, and the residuals at all three levels.
+
+        "error" (...) is the largest |J v' + curvature| over the size of what is added up in it: some machine epsilons,
+        times 16 where constraints depend on one another.
+        """
         q, v = y.chunk(2, -1)
-        own = self._own["constraint"]
+        own, metric = self._own["constraint"], self._metric(q)
         lam, a = self._solve(q, v, t)
+        local, curvature = self.constraint.local_jacobian(q, t, own), self.constraint.curvature(q, v, t, own)
+        pushes = self.force(q, v, t).abs() + self.constraint.apply_transpose(local.abs(), lam.abs())
+        sizes = self.constraint.apply_jacobian(local.abs(), apply_metric(self.constraint, metric, pushes))
+        left = self.constraint.apply_jacobian(local, a) + curvature
         return {
             "multiplier": lam,
+            "error": (left.abs() / (sizes + curvature.abs() + torch.finfo(q.dtype).tiny)).amax(-1),
             "energy": self.energy(q, v, t),
             "position": self.constraint.residual(q, t, own),
             "velocity": self.constraint.velocity(q, v, t, own),
-            "acceleration": self.constraint.jvp(q, a, t, own) + self.constraint.curvature(q, v, t, own),
+            "acceleration": left,
         }
 
     def _solve(self, q: Tensor, v: Tensor, t: Time) -> tuple[Tensor, Tensor]:

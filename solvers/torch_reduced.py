@@ -17,6 +17,7 @@ from solvers.arguments import check_settings, check_system, checked_parameters, 
 from solvers.dae import absolute_tolerances, describe_states
 from solvers.errors import IntegrationError, ProjectionError
 from solvers.integration import ADAPTIVE
+from solvers.leading import SETTLED, settled, unsettled
 from solvers.on_manifold import integrate_on_manifold
 from solvers.reduced_motion import LAST_CORRECTION, LEAST_SCALE, MAX_ITERATIONS
 from solvers.solution import SUCCESS, ReferenceSolveError, Solution
@@ -169,7 +170,13 @@ def solve_torch(
         except (IntegrationError, ProjectionError) as error:
             reason = str(error)
     y, w = (np.stack(values, axis=-2) for values in zip(*rows, strict=True))
+    w, error = settled(system, y, w, ts[: len(rows)], parameters)
+    bad = np.flatnonzero((error > SETTLED).reshape(-1, len(rows)).any(axis=0))
+    if bad.size:
+        worst = float(error.reshape(-1, len(rows))[:, bad[0]].max())
+        reason, rows = unsettled(ts[bad[0]], worst), rows[: max(1, int(bad[0]))]
     n = len(rows)
+    y, w = y[..., :n, :], w[..., :n, :]
     stats, result, reached = counts, reason, n
     if batch:
         stats = {name: np.full(batch, value) for name, value in counts.items()}

@@ -67,6 +67,19 @@ class JaxSystem:
         """q̈ = M⁻¹ (F − Jᵀ λ), in m/s², (..., n_states)."""
         return self._solve(q, v, t, parameters)[1]
 
+    def solve_error(self, q: State, v: State, t=None, parameters: Mapping | None = None) -> Float[Any, "*#batch"]:
+        """The largest |J q̈ + curvature| over the size of what is added up in it, (...): some machine epsilons.
+
+        The backward error of `multiplier` and `acceleration`; NaN where these are.
+        """
+        c, own = self.constraint, self._for(self.constraint, parameters)
+        inverse = jnp.repeat(self.inverse_metric(parameters, q.dtype), self.dim)
+        lam, a = self._solve(q, v, t, parameters)
+        local, curvature = c.local_jacobian(q, t, own), c.curvature(q, v, t, own)
+        pushes = abs(self.force(q, v, t, parameters)) + c.apply_transpose(abs(local), abs(lam))
+        sizes = c.apply_jacobian(abs(local), inverse * pushes) + abs(curvature) + jnp.finfo(q.dtype).tiny
+        return jnp.max(abs(c.apply_jacobian(local, a) + curvature) / sizes, axis=-1, initial=0.0)
+
     def energy(self, q: State, v: State, t=None, parameters: Mapping | None = None) -> Float[Any, "*#batch"]:
         """½ Σ m |v|² + V(q), in joules, (...)."""
         q, v = from_host(q), from_host(v)

@@ -75,6 +75,16 @@ class ReducedFunctions(Recomputed):
             self._known["sizes"] = getattr(function, self.backend)()
         return self._known["sizes"](y, w, t=t, parameters=parameters)
 
+    def leading_error(self, y, w, t=None, parameters: Mapping | None = None):
+        """How well w solves its equations: the largest |T_i(y, w, t)| over the size of what is added up in T_i, (...).
+
+        Of a w found to rounding, some machine epsilons (backward error; Oettli and Prager 1964). NaN where w is.
+        """
+        tiny = float(np.finfo(np.float32).tiny)
+        residual = abs(self.leading_system(y, w, t, parameters))
+        error = residual / (self.leading_sizes(y, w, t, parameters) + tiny)
+        return error.max(-1) if self.backend != "torch" else error.amax(-1)
+
     def solve_leading(self, y, t=None, parameters: Mapping | None = None, shift=None, guess=None):
         """w (..., n_w) with T(y, w, t) + shift = 0, and whether it was found, boolean (...).
 

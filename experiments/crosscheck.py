@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.agreement import Agreement, agreement
 from experiments.digits import Digits, correct_digits, error_scales, score, sizes_at_end
 from experiments.problems import Problem
 from experiments.problems.start import start_of
@@ -48,7 +49,8 @@ class Run:
     """One solve: by which solver, in which form, at which tolerance; what came out, or `failure`, why nothing did.
 
     `drift` is the largest residual over the output points, by level, `invariants` the largest change of each,
-    `seconds` the wall time of the call when everything is compiled, the least of three where it is short.
+    `seconds` the wall time of the call when everything is compiled, the least of three where it is short, `agreement`
+    how it agrees with the best of the others at all output times.
     """
 
     solver: str
@@ -61,6 +63,7 @@ class Run:
     n_f_evals: int | None = None
     seconds: float | None = None
     failure: str | None = None
+    agreement: Agreement | None = None
 
     @property
     def name(self) -> str:
@@ -281,6 +284,7 @@ class _Study:
                 ends = {name: float(solution[name][-1]) for name in reference}
                 run = replace(run, digits=score(ends, reference, sizes))
             scored.append(run)
+        scored = self._agreeing(scored, [solution for _, solution in runs], tuple(reference))
         return CrossCheck(
             problem=self.problem,
             index=self.reduced.index,
@@ -295,6 +299,19 @@ class _Study:
             left_out=left_out,
             n_outputs=len(self.ts),
         )
+
+    def _agreeing(self, runs: Sequence[Run], solutions: Sequence[Any], names: tuple[str, ...]) -> list[Run]:
+        """The runs, each compared at all output times with the best of those of other solvers or formulations."""
+        good = [i for i, run in enumerate(runs) if run.digits is not None and len(solutions[i].ts) == len(self.ts)]
+        good.sort(key=lambda i: -(runs[i].digits.least() or 0.0))
+        made = list(runs)
+        for i in good:
+            j = next((j for j in good if runs[j].name != runs[i].name), None)
+            if j is not None:
+                other = f"{runs[j].name} at rtol {runs[j].rtol:.0e}"
+                found = agreement(other, solutions[i], solutions[j], self.differential, names)
+                made[i] = replace(runs[i], agreement=found)
+        return made
 
     def _is_nothing(self, name: str, value: float) -> bool:
         """Whether a variable is zero up to rounding: an algebraic one, for differential ones may be small and real."""

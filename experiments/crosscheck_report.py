@@ -58,6 +58,8 @@ def _run(check: CrossCheck, run: Run) -> dict[str, Any]:
         "n_f_evals": run.n_f_evals,
         "seconds": run.seconds,
     }
+    if run.agreement is not None:
+        made["agreement"] = vars(run.agreement)
     if run.digits is not None:
         made |= {"digits": dict(run.digits.digits), "relative_digits": dict(run.digits.relative)}
     return made
@@ -82,6 +84,7 @@ def tables(check: CrossCheck, width: int) -> list[Any]:
     """
     cost = {"steps": _steps, "rhs": _evaluations, "seconds": _run_seconds}
     digits = {"digits": lambda run: _digits(check, run, True), "all": lambda run: _digits(check, run, False)}
+    digits["outputs"] = lambda run: digits_text(run.agreement and run.agreement.least)
     levels = {level: functools.partial(_drift, level) for level in check.levels()}
     whole = _table(check, digits | levels | cost)
     if not levels or width_of(whole) <= width:
@@ -166,6 +169,8 @@ def notes(check: CrossCheck) -> list[str]:
         f"digits: correct ones of the worst differential variable at the end (all: of the worst variable), against "
         f"{said.get(check.reference_kind, unknown)}; of a variable that passes through zero, against its "
         "largest magnitude",
+        "outputs: digits in which all variables agree, at the worst output time, with the best run of another kind; "
+        "against the largest magnitude of each",
         "level k: largest residual at the output points of the algebraic equations differentiated k times; equations: "
         "of those that the highest derivatives and algebraic variables are solved from",
         f"seconds: wall time of a call after compilation, the least of three where it is short, with {check.n_outputs} "
@@ -181,7 +186,18 @@ def notes(check: CrossCheck) -> list[str]:
         lines.append("there are no hidden constraints to keep: every formulation is the same solve as plain")
     if problem.index is not None and problem.index != check.index:
         lines.append(f"its source states index {problem.index}, found is {check.index}")
-    return lines + failures(check)
+    return lines + suspicions(check) + failures(check)
+
+
+def suspicions(check: CrossCheck) -> list[str]:
+    """A line for every run of which an algebraic variable is wrong at some output while the states are right."""
+    return [
+        f"WRONG: {run.name}, rtol {run.rtol:.0e}: {run.agreement.variable} agrees with {run.agreement.other} to "
+        f"{run.agreement.algebraic:.1f} digits at t = {run.agreement.at:.9g}, the states to "
+        f"{run.agreement.differential:.1f} at every output"
+        for run in check.runs
+        if run.agreement is not None and run.agreement.suspicious
+    ]
 
 
 def failures(check: CrossCheck) -> list[str]:

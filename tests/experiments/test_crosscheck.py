@@ -298,7 +298,7 @@ def test_the_table_has_a_line_for_every_run(swing):
     (whole,) = tables(check, 200)
     titles, _, *rows = (line for line in printed(whole) if line)
     levels = ["level", "0", "level", "1", "level", "2"]
-    assert titles == ["solver", "formulation", "rtol", "digits", "all", *levels, "steps", "rhs", "seconds"]
+    assert titles == ["solver", "formulation", "rtol", "digits", "all", "outputs", *levels, "steps", "rhs", "seconds"]
     assert len(rows) == len(check.runs)
     best = check.runs[1]
     assert rows[1][:2] == ["1e-09", f"{check.digits(best):.1f}"]
@@ -310,7 +310,7 @@ def test_a_narrow_terminal_gets_two_tables_with_everything_in_them(swing):
     narrow = tables(check, 70)
     assert all(width_of(made) <= 70 for made in narrow)
     results, residuals = ([line for line in printed(made) if line] for made in narrow)
-    assert results[0][3:] == ["digits", "all", "steps", "rhs", "seconds"]
+    assert results[0][3:] == ["digits", "all", "outputs", "steps", "rhs", "seconds"]
     assert residuals[0][3:] == ["level", "0", "level", "1", "level", "2"]
     assert len(results) == len(residuals) == 2 + len(check.runs)
 
@@ -327,6 +327,7 @@ def test_json_holds_everything_and_is_json(swing):
     assert first["drift"] == dict(run.drift)
     assert first["digits"] == dict(run.digits.digits)
     assert first["digits_differential"] == check.digits(run)
+    assert first["agreement"]["algebraic"] == run.agreement.algebraic
     assert {"ndae", "scikit-sundae", "solve-dae"} < set(data["versions"])
     assert "cores" in data["machine"]
 

@@ -131,7 +131,7 @@ class SampledInputs:
     """What `sampled_inputs` makes: `u(t)`, `(n_inputs,)` at a number, `(batch, n_inputs)` at times `(batch,)`."""
 
     def __init__(self, ts: Any, values: Any):
-        ts, values = (torch.as_tensor(part, dtype=torch.float64) for part in (ts, values))
+        ts, values = (torch.as_tensor(part, dtype=torch.float64).clone() for part in (ts, values))
         values = values[:, None] if values.ndim == 1 else values
         if ts.ndim != 1 or values.ndim != 2 or len(ts) != len(values) or len(ts) < 2:
             raise ValueError(

@@ -72,6 +72,8 @@ def integrate(
     unknown = options.keys() - OPTIONS[adaptive]
     if unknown:
         raise ValueError(f"options {sorted(unknown)} are unknown to {method!r}: it has {sorted(OPTIONS[adaptive])}")
+    if not y0.numel():  # no sample to choose a step by
+        return y0.unsqueeze(-2).expand(*y0.shape[:-1], len(t), y0.shape[-1])
     if adaptive:
         options["max_num_steps"] = max_steps
         # Steps end on the times: torchdiffeq's interpolants of bosh3 and dopri8 lose two to three digits (measured).

@@ -37,7 +37,8 @@ class Joins:
     def rows(self, entries, x, width):
         """Residual-shaped output, instance-major (..., n_instances * n_local)."""
         entries = self._joinable(entries, x, width)
-        return self.xp.stack(entries, -1).reshape(*entries[0].shape[:-1], -1)
+        *batch, n = entries[0].shape
+        return self.xp.stack(entries, -1).reshape(*batch, n * len(entries))
 
     def columns(self, entries, x, width):
         """State-shaped output of each instance, coordinate-major (..., width * n_instances)."""
@@ -46,7 +47,7 @@ class Joins:
     def matrix(self, entries, x, width):
         """One matrix an instance, (..., n_instances, n_local, width)."""
         entries = self._joinable(entries, x, width)
-        return self.xp.stack(entries, -1).reshape(*entries[0].shape, -1, width)
+        return self.xp.stack(entries, -1).reshape(*entries[0].shape, len(entries) // width, width)
 
 
 class ArrayFunction:
@@ -222,7 +223,7 @@ class ArrayFunction:
         """Jᵀ w from a local Jacobian, (..., n_states)."""
         w = self._check(w, self.n_residuals, "w")
         x = (local_jacobian * w.reshape(*w.shape[:-1], self.n_instances, self.n_local, 1)).sum(-2)
-        x = x.reshape(*x.shape[:-2], -1)
+        x = x.reshape(*x.shape[:-2], self.n_instances * self.local_states)
         return self._scatter_add(self.n_states, self._tables["gather_rows"], x) if "gather" in self._tables else x
 
     def jacobian(self, y: State, t=None, parameters: Mapping | None = None) -> Jacobian:
@@ -233,7 +234,8 @@ class ArrayFunction:
         row = self._xp.arange(self.n_residuals).reshape(self.n_instances, self.n_local, 1)
         column = self._tables["gather_rows"].reshape(self.n_instances, 1, self.local_states)
         entries = (row * self.n_states + column).reshape(-1)
-        flat = self._scatter_add(self.n_residuals * self.n_states, entries, local.reshape(*local.shape[:-3], -1))
+        local = local.reshape(*local.shape[:-3], self.n_residuals * self.local_states)
+        flat = self._scatter_add(self.n_residuals * self.n_states, entries, local)
         return flat.reshape(*flat.shape[:-1], self.n_residuals, self.n_states)
 
     def gram_blocks(self, y: State, inverse_metric=None, t=None, parameters: Mapping | None = None) -> Blocks:
@@ -252,8 +254,10 @@ class ArrayFunction:
         diagonal = (weighted[..., :, None, :] * local_jacobian[..., None, :, :]).sum(-1)
         if "pair_first" not in tables:
             return diagonal, xp.zeros((*diagonal.shape[:-3], 0, self.n_local, self.n_local), diagonal.dtype)
-        slots = [j.reshape(*j.shape[:-1], -1, self.dim) for j in (weighted, local_jacobian)]
-        slots = [xp.swapaxes(j, -2, -3).reshape(*j.shape[:-4], -1, self.n_local, self.dim) for j in slots]
+        k = self.local_states // self.dim
+        slots = [j.reshape(*j.shape[:-1], k, self.dim) for j in (weighted, local_jacobian)]
+        shape = (self.n_instances * k, self.n_local, self.dim)
+        slots = [xp.swapaxes(j, -2, -3).reshape(*j.shape[:-4], *shape) for j in slots]
         first, second = slots[0][..., tables["pair_first"], :, :], slots[1][..., tables["pair_second"], :, :]
         off = (first[..., :, None, :] * second[..., None, :, :]).sum(-1)
         if "pair_of_shared" in tables:  # some pair shares more than one point
@@ -271,7 +275,8 @@ class ArrayFunction:
                 f"({self.n_points},), one "
                 f"number for each point, or ({self.n_points}, {self.dim}, {self.dim}), one block for each point"
             )
-        blocks = local_jacobian.reshape(*local_jacobian.shape[:-1], -1, self.dim)  # (..., n_instances, n_local, k, dim)
+        k = self.local_states // self.dim
+        blocks = local_jacobian.reshape(*local_jacobian.shape[:-1], k, self.dim)  # (..., n_instances, n_local, k, dim)
         metric = inverse_metric[self._tables["point_of_slot"]]
         metric = metric.reshape(self.n_instances, 1, -1, *metric.shape[1:])
         weighted = blocks * metric[..., None] if inverse_metric.ndim == 1 else (blocks[..., None] * metric).sum(-2)

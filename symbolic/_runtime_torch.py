@@ -27,6 +27,7 @@ class TorchFunction(torch.nn.Module):
 
     def __init__(self, spec: dict, functions: dict, learn: Sequence[str] = ()):
         super().__init__()
+        learn = tuple(learn)
         unknown = [name for name in learn if name not in spec["parameters"]]
         if unknown:
             raise ValueError(f"{spec['name']}: cannot learn {unknown}: the parameters are {list(spec['parameters'])}")

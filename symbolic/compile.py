@@ -61,7 +61,7 @@ def specification(function) -> dict:
         "affine": all(v == 0 for _, entries in function.programs.hvp().outputs for v in entries),
         "needs_time": function.time is not None,
         "template": function.is_template,
-        "parameters": dict(function.parameters),
+        "parameters": {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in function.parameters.items()},
         "tables": tables,
         "constants": constants,
     }

@@ -18,6 +18,7 @@ def compile_torch(function, learn: Sequence[str] = ()) -> TorchFunction:
     """Compile a `Function` to a `TorchFunction`; raises ValueError if `learn` names no parameter of it."""
     if isinstance(learn, str):
         raise ValueError(f"{function.name}: learn={learn!r}: expected a list of names: write [{learn!r}]")
+    learn = tuple(learn)  # looked through more than once
     check_torch_names(function)
     method = next((name for name in learn if hasattr(torch.nn.ParameterDict(), name)), None)
     if method is not None and method in function.parameters:

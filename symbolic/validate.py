@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import sympy as sp
@@ -19,7 +19,7 @@ def short(expression: sp.Expr) -> str:
 
 def as_tuple(value) -> tuple:
     """One thing, or a sequence of things, as a tuple."""
-    return tuple(value) if isinstance(value, (Sequence, sp.MatrixBase)) else (value,)
+    return tuple(value) if isinstance(value, (Sequence, sp.MatrixBase, Iterator)) else (value,)
 
 
 def read_symbols(symbols, what: str) -> list[sp.Symbol]:
@@ -65,7 +65,7 @@ def read_value(parameter: str, value, n_instances: int, template: bool, name: st
     if value is None:
         return None
     try:
-        array = np.asarray(value, dtype=np.float64)
+        array = np.array(value, dtype=np.float64)  # a copy: the user's array stays the user's
     except (TypeError, ValueError):
         raise ValueError(f"{name}: parameter {parameter!r} is {value!r}: expected a number or None") from None
     if not np.all(np.isfinite(array)):
@@ -90,6 +90,7 @@ def read_layout(over, n_points, anchors, k: int, dim: int, name: str) -> tuple[L
         slots = over.astype(np.int64)
         over = slots.tolist() if slots.shape[1] != k else slots
     if not isinstance(over, np.ndarray):
+        over = list(over) if isinstance(over, Iterator) else over
         slots = np.empty((len(over), k), dtype=np.int64)
         for i, entry in enumerate(over):
             entry = (

@@ -295,7 +295,7 @@ class NumpyVector(CompiledVector):
             matrix.reshape(-1)[layout.flat] = entries
             return matrix.astype(dtype, copy=False)
         matrix = np.broadcast_to(layout.template, (*shape, *layout.shape)).astype(dtype)
-        matrix.reshape(*shape, -1)[..., layout.flat] = stacked(entries, shape, dtype)
+        matrix.reshape(*shape, math.prod(layout.shape))[..., layout.flat] = stacked(entries, shape, dtype)
         return matrix
 
 

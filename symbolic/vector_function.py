@@ -37,7 +37,8 @@ class VectorFunction(Recomputed):
         sizes_by: str | None = None,
     ):
         self.name, self._sizes_by = name, sizes_by
-        self.expressions = as_expressions(expressions, name) if len(expressions) else ()
+        expressions = list(expressions)
+        self.expressions = as_expressions(expressions, name) if expressions else ()
         self.inputs = {key: tuple(symbols) for key, symbols in inputs.items()}
         self.time, self.parameters = time, {s.name: _default(s, v, name) for s, v in (parameters or {}).items()}
         declared = {f"input {key}": symbols for key, symbols in self.inputs.items()}

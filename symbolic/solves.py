@@ -53,7 +53,8 @@ class Arrays:
 
     `stack(entries)` numbers and arrays on a new last axis, `library(A, b)` for arrays (..., k, k) and (..., k),
     `freeze` to cut gradients, `loop(condition, body, state)`, and, where there is one that is quicker, `small(A, b)`
-    for up to `most_small` unknowns, with entries as arrays.
+    for up to `most_small` unknowns, with entries as arrays. `order()`: of the derivatives that are wanted of what
+    Newton's iteration finds.
     """
 
     xp: Any
@@ -63,6 +64,7 @@ class Arrays:
     loop: Callable
     small: Callable | None = None
     most_small: int = 0
+    order: Callable[[], int] = lambda: 1
 
     def grouped(self, entries: Sequence, n: int) -> list:
         """Entries listed block by block as n arrays (..., n_blocks); what is zero by its place in all stays so."""
@@ -115,8 +117,9 @@ class Arrays:
         `function(unknowns, outer)` gives residuals, Jacobians, and a function () of the sizes of what is added up in
         each residual. Damped Newton steps of each block from its guess, until a step is relatively smaller than √eps or
         the residual is rounding of that size, and then one step more, which squares the error. That last step alone
-        carries gradients: those of the implicit function theorem. Gives the unknowns and, as the last entry, whether
-        all blocks converged.
+        carries gradients: those of the implicit function theorem, of the first order; each step that follows with the
+        same Jacobian makes one order more right. Gives the unknowns and, as the last entry, whether all blocks
+        converged.
         """
         xp = self.xp
         frozen = [self.freeze(x) for x in outer]
@@ -191,8 +194,11 @@ class Arrays:
         (z,), done = taken([z], [trial], accept), xp.where(accept, done, old_done)
         z = [self.freeze(x) for x in z]
         residual, jacobian, _ = evaluate(z, outer)
-        step = self.solve(rows([self.freeze(a) for a in jacobian]), residual)
-        z = self._spread([x - d for x, d in zip(z, step, strict=True)])
+        jacobian = rows([self.freeze(a) for a in jacobian])
+        z = self._spread([x - d for x, d in zip(z, self.solve(jacobian, residual), strict=True)])
+        for _ in range(self.order() - 1):
+            residual, _, _ = evaluate(z, outer)
+            z = self._spread([x - d for x, d in zip(z, self.solve(jacobian, residual), strict=True)])
         return [*self.ungrouped(z), done.all(-1)]
 
     def functions(self) -> dict[str, Callable]:

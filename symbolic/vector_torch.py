@@ -60,7 +60,7 @@ def _freeze(x):
     return x.detach() if isinstance(x, torch.Tensor) else x
 
 
-ARRAYS = Arrays(torch, _stack, _library, _freeze, python_loop)
+ARRAYS = Arrays(torch, _stack, _library, _freeze, python_loop, order=lambda: 2 if torch.is_grad_enabled() else 1)
 FUNCTIONS |= ARRAYS.functions()
 
 

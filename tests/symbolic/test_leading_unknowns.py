@@ -307,3 +307,29 @@ def test_many_equations_are_few_operations(monkeypatch):
         found, good = ReducedFunctions(reduced, backend).solve_leading(CONVERT[backend](states))
         assert bool(good.all())
         np.testing.assert_allclose(found[0], w, rtol=1e-9, atol=1e-9 * np.abs(w).max())
+
+
+def test_second_derivatives_of_what_newton_finds():
+    """z + sin(z)/4 = x² p: dz/dx and d²z/dx dp by hand, where one step with a frozen Jacobian has the first alone."""
+    z, p, s = sp.Symbol("z", real=True), sp.Symbol("p", positive=True), sp.Symbol("s", real=True)
+    system = DAESystem([dot(s) - z, z + sp.sin(z) / 4 - s**2 * p], [s, z], {p: 1.3}, name="implicit")
+    reduced = system.reduce()
+    f, place = reduced.torch(), [str(w) for w in reduced.w].index("z")
+
+    def found(state, value):
+        w, good = f.solve_leading(state, 0.0, {"p": value}, guess=torch.full((len(reduced.w),), 0.5).double())
+        assert bool(good.all())
+        return w[place]
+
+    inputs = torch.tensor([0.8], dtype=torch.float64), torch.tensor(1.3, dtype=torch.float64)
+    ours = torch.autograd.functional.hessian(found, inputs)
+    (x0,), p0 = inputs
+    at = float(found(*inputs))
+    slope, bend = 1 + np.cos(at) / 4, -np.sin(at) / 4  # F(z) = x² p with F' and F''
+    first = 2 * float(x0) * float(p0) / slope, float(x0) ** 2 / slope
+    known_xx = (2 * float(p0) - bend * first[0] ** 2) / slope
+    known_xp = (2 * float(x0) - bend * first[0] * first[1]) / slope
+    known_pp = -bend * first[1] ** 2 / slope
+    np.testing.assert_allclose(
+        [float(ours[0][0]), float(ours[0][1]), float(ours[1][1])], [known_xx, known_xp, known_pp], rtol=1e-9
+    )

@@ -69,12 +69,16 @@ def solve_gram(
     """(J A Jᵀ)⁻¹ rhs by `factor_gram`, whose gradient is one more solve instead of a record of the factorisation.
 
     With G = J A Jᵀ, G x = r and G u = x̄, the gradient by r is u, by J it is -(u (A Jᵀ x)ᵀ + x (A Jᵀ u)ᵀ) and by A
-    -Jᵀ u (Jᵀ x)ᵀ, of which A's own blocks are kept (Giles 2008, section 2.3.1). Any number of times.
+    -Jᵀ u (Jᵀ x)ᵀ, of which A's own blocks are kept (Giles 2008, section 2.3.1). Any number of times, also in forward
+    mode and under `torch.func`, which go through the factorisation.
     """
     tensors = (local_jacobian, rhs) if inverse_metric is None else (local_jacobian, rhs, inverse_metric)
     if not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
         return factor_gram(constraint, local_jacobian, inverse_metric).solve(rhs)
-    return _SolveGram.apply(constraint, local_jacobian, inverse_metric, rhs)
+    try:
+        return _SolveGram.apply(constraint, local_jacobian, inverse_metric, rhs)
+    except RuntimeError:  # forward mode and torch.func differentiate operations alone
+        return factor_gram(constraint, local_jacobian, inverse_metric).solve(rhs)
 
 
 class _SolveGram(torch.autograd.Function):

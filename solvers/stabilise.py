@@ -1,5 +1,6 @@
 """Stabilisation by penalty, eq. (14) of the paper: a term in the vector field that flows towards c = 0."""
 
+import contextlib
 from collections.abc import Mapping
 
 import torch
@@ -51,7 +52,8 @@ def stabilisation_latent(
     in `stabilisation`.
     """
     if H == "identity" and not _others_learn(constraint, gamma, t, parameters):
-        return _LatentPenalty.apply(constraint, z, close_weight, float(gamma), t, parameters)
+        with contextlib.suppress(RuntimeError):  # forward mode and torch.func differentiate operations alone
+            return _LatentPenalty.apply(constraint, z, close_weight, float(gamma), t, parameters)
     metric = None
     if H == "gram" and not orthonormal:
         metric = (close_weight.mT @ close_weight).expand(z.shape[-2], -1, -1)

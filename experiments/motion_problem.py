@@ -56,7 +56,7 @@ class MotionProblem(LearningProblem):
     - `start`: draws a guess; the nearest consistent state at t = 0 is where a trajectory begins.
     - A trajectory gives `per_trajectory` samples, `stride` steps of `dt` (s) apart.
     - `edges`: between nodes, for graph networks; without them no network but "mlp" will do. `network`: the default.
-    - `size` (m), called `size_of`: of the system, for scale.
+    - `size` (m), called `size_of`: of the system, for scale; the tolerances of projections go by it.
 
     Raises ValueError for sizes that do not fit, and as Constraint and DAESystem do when they are first used.
     """
@@ -102,6 +102,19 @@ class MotionProblem(LearningProblem):
     @property
     def nodes(self) -> int:
         return len(self.q) // self.dim
+
+    @property
+    def projection_tol(self) -> float:
+        return self._unit * LearningProblem.projection_tol
+
+    @property
+    def motion_tol(self) -> dict[str, float]:
+        return {dtype: self._unit * tol for dtype, tol in LearningProblem.motion_tol.items()}
+
+    @property
+    def _unit(self) -> float:
+        """What tolerances in metres are multiplied by: 1 of systems from 0.1 to 10 m, less of smaller ones."""
+        return self.size / min(max(self.size, 0.1), 10.0)
 
     # -- what follows from the equations -----------------------------------------------------------------------------
 

@@ -160,7 +160,7 @@ class _Projecting(Method):
     def __init__(
         self,
         *,
-        tol: float | None = 5e-5,
+        tol: float | None = None,
         max_iterations: int | None = None,
         solver: str = "newton",
         backward: str = "implicit",
@@ -176,16 +176,15 @@ class _Projecting(Method):
 
 
 class EndProjection(_Projecting):
-    """The last state is projected onto the constraint (section 2.2), to a largest violation of `tol` (None: 1e-10 in
-    float64, 1e-5 in float32)."""
+    """The last state is projected onto the constraint (section 2.2), to a largest violation of `tol` in its unit, such
+    as the paper's 5e-5 m, or (None) to 1e-10 in float64, 1e-5 in float32 of the terms that cancel in it."""
 
     def after_last(self, z: Latent, manifold: Manifold) -> Latent:
         return self._project(z, manifold)
 
 
 class SmoothProjection(_Projecting):
-    """The state is projected onto the constraint after every layer (eq. 11c), to a largest violation of `tol` (None:
-    1e-10 in float64, 1e-5 in float32)."""
+    """The state is projected onto the constraint after every layer (eq. 11c); `tol` as in `EndProjection`."""
 
     def after_layer(self, z: Latent, manifold: Manifold) -> Latent:
         return self._project(z, manifold)

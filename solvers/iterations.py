@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from solvers.problem import Linearisation, Problem
+from solvers.stopping import Stopping
 
 #: Below this many samples those that are done are kept in the batch; from here on they leave it.
 SMALL_BATCH = 64
@@ -29,6 +30,7 @@ class Outcome:
     residual: Tensor
     converged: Tensor
     all_converged: bool
+    most_iterations: int
 
 
 class Iteration(ABC):
@@ -42,25 +44,28 @@ class Iteration(ABC):
         """Keep some of the samples."""
 
 
-def iterate(problem: Problem, iteration: Iteration, tol: float, max_iterations: int) -> Outcome:
-    """Iterate every sample from its start until its largest |c| is at most tol, or for `max_iterations`.
+def iterate(
+    problem: Problem, iteration: Iteration, stopping: Stopping, max_iterations: int, first: Tensor | None = None
+) -> Outcome:
+    """Iterate every sample, from its start or `first`, until `stopping` is content, or for `max_iterations`.
 
-    A sample that does not converge ends with its last iterate if that violates the constraint less than its start, else
-    with its start. A sample that is not finite stops at once.
+    A sample that does not converge ends with its last iterate if that violates the constraint less than its first, else
+    with its first. A sample that is not finite stops at once.
     """
-    start = problem.start
+    start = problem.start if first is None else first
     y, multiplier = start, start.new_zeros(start.shape[0], problem.constraint.n_residuals)
     samples = torch.arange(start.shape[0], device=start.device)
     iterations = torch.zeros_like(samples)
     finished: list[tuple[Tensor, ...]] = []
     for k in range(max_iterations + 1):
         at = problem.linearise(y)
-        worst = at.residual.detach().abs().amax(-1)
+        violation = at.residual.detach().abs()
+        worst = violation.amax(-1)
         if k == 0:
             first_worst = worst
-        going = worst > tol  # False also for NaN: nothing can be done for such a sample
-        n_going = int(going.sum()) if k < max_iterations else 0
-        if n_going == 0:
+        going = stopping.going(k, at, violation, worst)
+        n_going = int(going.sum())
+        if n_going == 0 or k == max_iterations:
             finished.append((samples, y, at.local_jacobian, multiplier, iterations, worst))
             break
         if len(worst) >= SMALL_BATCH and n_going <= 0.75 * len(worst):
@@ -79,14 +84,16 @@ def iterate(problem: Problem, iteration: Iteration, tol: float, max_iterations: 
             y = torch.where(going[:, None], new_y, y)
             multiplier = torch.where(going[:, None], new_multiplier, multiplier)
             iterations = iterations + going
+    unfinished = samples[going] if n_going else None
     _, y, local_jacobian, multiplier, iterations, residual = _in_order(finished)
-    converged = residual <= tol
+    converged = residual.isfinite()
+    converged = converged if unfinished is None else converged.index_fill(0, unfinished, False)
     all_converged = bool(converged.all())
     if not all_converged:
         worse = ~(converged | (residual < first_worst))
         y = torch.where(worse[:, None], start, y)
         residual = torch.where(worse, first_worst, residual)
-    return Outcome(y, local_jacobian, multiplier, iterations, residual, converged, all_converged)
+    return Outcome(y, local_jacobian, multiplier, iterations, residual, converged, all_converged, k)
 
 
 def _in_order(finished: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
@@ -109,8 +116,9 @@ class Newton(Iteration):
     from one place to another, and is brought onto the manifold from where it is, by eq. (10).
     """
 
-    def __init__(self):
+    def __init__(self, resumed: bool = False):
         self._kept: dict[str, Tensor] = {}
+        self._resumed = resumed  # iterate 0 is not the point to which the nearest one is sought
 
     def take(self, samples: Tensor) -> None:
         self._kept = {name: value.index_select(0, samples) for name, value in self._kept.items()}
@@ -123,12 +131,13 @@ class Newton(Iteration):
         if k >= SEARCH_STEPS or (k and at.problem.constraint.affine):
             shortest = at.gram.solve(at.residual)
             return y - at.metric(at.transpose(shortest)), multiplier + shortest
-        multiplier = at.gram.solve(at.residual + at.jacobian(start - y) if k else at.residual)
+        at_start = k == 0 and not self._resumed
+        multiplier = at.gram.solve(at.residual if at_start else at.residual + at.jacobian(start - y))
         target = start - at.metric(at.transpose(multiplier))
-        if k == 0:  # eq. (9); it starts no series yet
+        if at_start:  # eq. (9); it starts no series yet
             return target, multiplier
         move = target - y
-        if k < SECANT_STEPS:
+        if k < SECANT_STEPS and not self._resumed:
             return self._extrapolated(target, move), multiplier
         reference = (move.detach() ** 2).sum(-1, keepdim=True) / _largest(at.problem)
         return target + at.metric(at.curvature_correction(multiplier, move, reference, tolerance=0.1)), multiplier
@@ -136,7 +145,10 @@ class Newton(Iteration):
     def _extrapolated(self, target: Tensor, move: Tensor) -> Tensor:
         if self._kept:
             change = move - self._kept["move"]
-            share = (change * move).sum(-1, keepdim=True) / (change * change).sum(-1, keepdim=True).clamp_min(1e-30)
+            square = (change * change).sum(-1, keepdim=True)
+            share = (change * move).sum(-1, keepdim=True) / torch.where(square > 0, square, 1)
+            # Steps that grow along themselves lead away from where the distance has no minimum: not back to it.
+            share = torch.where(share <= 1, share, 0)
             extrapolated = target - share * (target - self._kept["target"])
         else:
             extrapolated = target
@@ -183,14 +195,20 @@ def _leave_flat_places(at: Linearisation) -> Linearisation:
     """Move samples off points where a constraint has no gradient (two coincident points of a link, a sphere's centre).
 
     No direction is better than another there, so a fixed one is taken; the point sought stays the nearest to the start.
+    It is gone by a share of how far c = 0 is: √|2c / dᵀ∇²c d| along d, or |c| where there is no curvature (a length).
     """
-    flat = (at.local_jacobian.detach() == 0).all(-1).any(-1).any(-1)
+    flat_rows = (at.local_jacobian.detach() == 0).all(-1).flatten(-2)
+    flat = flat_rows.any(-1)
     if not bool(flat.any()):
         return at
-    y = at.y.detach()
-    scale = 1e-4 * (1 + y.abs().amax(-1, keepdim=True))
-    direction = _directions(y.shape[-1]).to(y)
-    return at.problem.linearise(torch.where(flat[:, None], at.y + scale * direction, at.y))
+    y, eps = at.y.detach(), torch.finfo(at.y.dtype).eps
+    direction = _directions(y.shape[-1]).to(y).expand_as(y)
+    violation = torch.where(flat_rows, at.residual.detach(), 0)
+    bend = (direction * at.hessian(violation.sign(), direction)).sum(-1, keepdim=True).detach().abs()
+    far = violation.abs().amax(-1, keepdim=True)
+    length = torch.where(bend > 0, (2 * far / torch.where(bend > 0, bend, 1)).sqrt(), far)
+    length = torch.maximum(1e-4 * length, 16 * eps * y.abs().amax(-1, keepdim=True))  # or it would be rounded away
+    return at.problem.linearise(torch.where(flat[:, None], at.y + length * direction, at.y))
 
 
 @lru_cache

@@ -12,7 +12,10 @@ from solvers.linear import GramSolver, apply_metric, conjugate_gradients, factor
 
 @dataclass(frozen=True)
 class Problem:
-    """Nearest points on c(y, t; p) = 0 to the samples `start` (n_samples, n_states), in the metric A⁻¹."""
+    """Nearest points on c(y, t; p) = 0 to the samples `start` (n_samples, n_states), in the metric A⁻¹.
+
+    `scaled`: linearisations come with the size of what cancels in each residual.
+    """
 
     constraint: torch.nn.Module
     start: Tensor | None
@@ -20,9 +23,19 @@ class Problem:
     parameters: dict[str, Tensor]
     inverse_metric: Tensor | None
     matrix_free: bool = False
+    scaled: bool = False
 
     @classmethod
-    def of(cls, constraint, y: Tensor, t, parameters: Mapping | None, inverse_metric, matrix_free=False) -> "Problem":
+    def of(
+        cls,
+        constraint,
+        y: Tensor,
+        t,
+        parameters: Mapping | None,
+        inverse_metric: Tensor | None,
+        matrix_free: bool = False,
+        scaled: bool = False,
+    ) -> "Problem":
         """Flatten the batch dimensions of y, and of t and the parameters where they have any."""
         batch = y.shape[:-1]
         if isinstance(t, Tensor) and t.dim():
@@ -33,7 +46,7 @@ class Problem:
             inner = value.shape[-1:] if constraint.template else ()
             flat[name] = value.expand(*batch, *inner).reshape(-1, *inner) if value.dim() > len(inner) else value
         metric = None if inverse_metric is None else inverse_metric.to(y)
-        return cls(constraint, y.reshape(-1, y.shape[-1]), t, flat, metric, matrix_free)
+        return cls(constraint, y.reshape(-1, y.shape[-1]), t, flat, metric, matrix_free, scaled)
 
     def take(self, samples: Tensor) -> "Problem":
         """The same for some of the samples."""
@@ -51,7 +64,8 @@ class Problem:
 
     def linearise(self, y: Tensor) -> "Linearisation":
         """Residual and Jacobian at y."""
-        return Linearisation(self, y, *self.constraint.linearise(y, self.t, self.parameters))
+        linearise = self.constraint.linearise_scaled if self.scaled else self.constraint.linearise
+        return Linearisation(self, y, *linearise(y, self.t, self.parameters))
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,15 @@ class Linearisation:
     y: Tensor
     residual: Tensor | None
     local_jacobian: Tensor
+    size: Tensor | None = None
+
+    @property
+    def scale(self) -> Tensor:
+        """The size of the terms that cancel in each residual, (n_samples, n_residuals), without a gradient."""
+        if self.size is not None:
+            return self.size.detach()
+        p = self.problem
+        return p.constraint.scale(self.y.detach(), p.t, p.parameters).detach()
 
     @cached_property
     def gram(self) -> GramSolver:
@@ -93,10 +116,10 @@ class Linearisation:
 
     def take(self, samples: Tensor, problem: Problem) -> "Linearisation":
         """The same for some of the samples, whose problem is given."""
-        parts = (self.y, self.residual, self.local_jacobian)
-        return Linearisation(problem, *(part.index_select(0, samples) for part in parts))
+        parts = (self.y, self.residual, self.local_jacobian, self.size)
+        return Linearisation(problem, *(None if part is None else part.index_select(0, samples) for part in parts))
 
-    def curvature_correction(self, lam: Tensor, step: Tensor, reference: Tensor, tolerance: float) -> Tensor:
+    def curvature_correction(self, lam: Tensor, step: Tensor, reference: Tensor, tolerance: float | Tensor) -> Tensor:
         """Solve (I + P H A) e = -P H step on {e : J A e = 0}, to tolerance² · reference (n_samples, 1) in eᵀ A e.
 
         This turns a step that ignores the constraint's curvature into the one that minimises the quadratic model of

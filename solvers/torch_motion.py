@@ -95,14 +95,14 @@ class TorchMotion(torch.nn.Module):
     def project(self, t: Time, y: State, tol: float | None = None) -> State:
         """The state with q, then v, moved onto their manifolds c = 0 and J v + ∂c/∂t = 0, nearest in the metric M.
 
-        `tol`: largest |c| left; by default 1e-13 in float64, 1e-5 in float32. Raises `ProjectionError` where it is
-        not reached.
+        `tol`: largest |c| left; by default 1e-13 in float64, 1e-5 in float32, relative to what cancels in c (`rtol` of
+        `project`). Raises `ProjectionError` where it is not reached.
         """
         q, v = y.chunk(2, -1)
         own, metric = self._own["constraint"], self._metric(q)
-        tol = (1e-13 if q.dtype == torch.float64 else 1e-5) if tol is None else tol
+        rtol = (1e-13 if q.dtype == torch.float64 else 1e-5) if tol is None else None
         # Without a gradient through the search for the point: a solve is differentiated through its field.
-        q = project(self.constraint, q, inverse_metric=metric, t=t, parameters=own, tol=tol).y
+        q = project(self.constraint, q, inverse_metric=metric, t=t, parameters=own, tol=tol, rtol=rtol).y
         v = tangent_velocity(self.constraint, q, v, metric, t=t, parameters=own)
         return torch.cat([q, v], -1)
 

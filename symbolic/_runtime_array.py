@@ -165,6 +165,14 @@ class ArrayFunction:
         """c(y, t; p), shape (..., n_residuals)."""
         return self._call("residual", y, (self._gather(y),), t, parameters)
 
+    def scale(self, y: State, t=None, parameters: Mapping | None = None) -> Residual:
+        """How large the terms are that cancel in each residual, (..., n_residuals): what its tolerance goes by.
+
+        Half the sum of |term|, with what is linear in y as one term: of |b − a| − L, (|b − a| + L)/2. Of a product, the
+        product of its factors' sizes.
+        """
+        return self._call("scale", y, (self._gather(y),), t, parameters)
+
     def time_derivative(self, y: State, t=None, parameters: Mapping | None = None) -> Residual:
         """∂c/∂t at fixed y, shape (..., n_residuals)."""
         return self._call("time_derivative", y, (self._gather(y),), t, parameters)

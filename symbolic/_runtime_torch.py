@@ -185,6 +185,14 @@ class TorchFunction(torch.nn.Module):
         """c(y, t; p), shape (..., n_residuals)."""
         return self._local["residual"](self._gather(y), *self._extras(y, t, parameters))
 
+    def scale(self, y: State, t=None, parameters: Mapping | None = None) -> Residual:
+        """How large the terms are that cancel in each residual, (..., n_residuals): what its tolerance goes by.
+
+        Half the sum of |term|, with what is linear in y as one term: of |b − a| − L, (|b − a| + L)/2. Of a product, the
+        product of its factors' sizes.
+        """
+        return self._local["scale"](self._gather(y), *self._extras(y, t, parameters))
+
     def time_derivative(self, y: State, t=None, parameters: Mapping | None = None) -> Residual:
         """∂c/∂t at fixed y, shape (..., n_residuals)."""
         return self._local["time_derivative"](self._gather(y), *self._extras(y, t, parameters))
@@ -233,6 +241,13 @@ class TorchFunction(torch.nn.Module):
         """The residual and the local Jacobian in one evaluation."""
         c, jacobian = self._local["linearise"](self._gather(y), *self._extras(y, t, parameters))
         return c, self._mask(jacobian)
+
+    def linearise_scaled(
+        self, y: State, t=None, parameters: Mapping | None = None
+    ) -> tuple[Residual, LocalJacobian, Residual]:
+        """The residual, the local Jacobian and the scale in one evaluation."""
+        c, jacobian, scale = self._local["linearise_scaled"](self._gather(y), *self._extras(y, t, parameters))
+        return c, self._mask(jacobian), scale
 
     def apply_jacobian(self, local_jacobian: LocalJacobian, v: State) -> Residual:
         """J v from a local Jacobian, (..., n_residuals)."""

@@ -9,7 +9,7 @@ from sympy.printing.str import StrPrinter
 #: Prefix of each backend; functions are called by the names that all three share.
 MODULES = {"torch": "torch", "jax": "jnp", "numpy": "np"}
 _SHARED_NAMES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "atan2": "arctan2"}
-_SHARED_NAMES |= {"asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh"}
+_SHARED_NAMES |= {"asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh", "Size": "abs"}
 
 
 class ArrayPrinter(PythonCodePrinter):

@@ -9,6 +9,7 @@ import sympy as sp
 from symbolic.kept import remembered
 from symbolic.names import fresh, identifiers
 from symbolic.tape import Tape
+from symbolic.term_sizes import cancelling_size
 
 #: How the entries of an output are joined: rows of the instances, columns of the state, or a matrix for each instance.
 ROWS, COLUMNS, MATRIX = "rows", "columns", "matrix"
@@ -75,7 +76,7 @@ class Programs:
 
     #: The functions that are generated, each a method below.
     names = ("residual", "local_jacobian", "linearise", "jvp", "vjp", "hvp", "time_derivative", "velocity", "curvature")
-    names += ("penalty", "penalty_jvp")
+    names += ("penalty", "penalty_jvp", "scale", "linearise_scaled")
 
     def __getitem__(self, name: str) -> Program:
         """One program by its name, with products opened for factoring as deep as costs the fewest operations."""
@@ -165,3 +166,15 @@ class Programs:
         gradient = tape.adjoints(c, c, self.x)
         rate = tape.tangents(gradient, self._along(self.v))
         return self._program("penalty_jvp", "(Jᵀ J + Σ cᵢ ∇²cᵢ) v", tape, "xv", (COLUMNS, rate))
+
+    def _sizes(self, tape: Tape) -> list[sp.Expr]:
+        return [cancelling_size(tape, e, set(self.x)) for e in self.c]
+
+    def scale(self) -> Program:
+        tape = Tape(self._factor)
+        return self._program("scale", "size of what cancels in c(x)", tape, "x", (ROWS, self._sizes(tape)))
+
+    def linearise_scaled(self) -> Program:
+        tape, c = self._start()
+        outputs = (ROWS, c), (MATRIX, self._rows(tape, c)), (ROWS, self._sizes(tape))
+        return self._program("linearise_scaled", "c(x), ∂c/∂x, and the size of what cancels in c", tape, "x", *outputs)

@@ -50,3 +50,28 @@ def term_sizes(tape: Tape, values: Sequence[sp.Expr], moving: Collection[sp.Symb
 def _absolute(tape: Tape, value: sp.Expr) -> sp.Expr:
     coefficient, symbol = value.as_coeff_Mul()
     return tape.value(abs(coefficient) * (Size(symbol) if symbol.is_Symbol else abs(symbol)))
+
+
+def cancelling_size(tape: Tape, e: sp.Expr, states: Collection[sp.Symbol]) -> sp.Expr:
+    """How large the terms are that cancel where e = 0: what a relative tolerance goes by, on the tape.
+
+    Of a sum it is half of all of them, where terms that are linear in the states count as one: that of |b − a| − L or
+    b − a − d does not grow with the distance of a and b from the origin. Of a product it is that of the factors'.
+    """
+    if e.is_Add:
+        constant, linear, others = [], [], []
+        for term in e.args:
+            within = term.free_symbols & set(states)
+            if not within:
+                constant.append(term)
+            elif all(sp.diff(term, x).free_symbols.isdisjoint(states) for x in within):
+                linear.append(term)
+            else:
+                others.append(term)
+        parts = [_absolute(tape, tape.value(part)) for part in (sp.Add(*constant), sp.Add(*linear), *others)]
+        return tape.value(sp.Add(*parts) / 2)
+    if e.is_Mul:
+        return tape.value(sp.Mul(*[cancelling_size(tape, factor, states) for factor in e.args]))
+    if e.is_Pow and e.exp.is_Integer and e.exp > 0:
+        return tape.value(cancelling_size(tape, e.base, states) ** e.exp)
+    return _absolute(tape, tape.value(e))

@@ -303,3 +303,17 @@ def test_files_that_are_no_problem_are_refused(tmp_path, monkeypatch, text, mess
         Path("problem.py").write_text(text)
     with pytest.raises(UserError, match=message):
         motions.find("problem.py")
+
+
+def test_tolerances_go_by_the_size_of_the_system():
+    """A bead on a wire of 1e-9 m is held to that, and not to the 1e-6 m of a system of a metre."""
+    x, v = sp.symbols("x v", real=True)
+    made = {
+        size: MotionProblem(
+            name="bead", title="Bead", q=[x], v=[v], dim=1, mass=1.0, force=[0], start=None, size=size, size_of="it"
+        )
+        for size in (1e-9, 0.1, 1.0, 3.0, 1e3)
+    }
+    assert [p.projection_tol for p in made.values()] == pytest.approx([5e-13, 5e-5, 5e-5, 5e-5, 5e-3])
+    assert made[1.0].motion_tol == {"float32": 1e-6, "float64": 1e-10}
+    assert made[1e-9].motion_tol == pytest.approx({"float32": 1e-14, "float64": 1e-18})

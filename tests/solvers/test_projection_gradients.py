@@ -55,14 +55,6 @@ def test_gradgradcheck_of_unrolled(name):
     )
 
 
-def test_second_derivative_of_implicit_is_refused():
-    f, start = problem("chain")
-    y = project(f, start.requires_grad_()).y
-    (gradient,) = torch.autograd.grad(y.square().sum(), start, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
-
-
 def test_gradient_on_the_manifold():
     """No iteration is made there: implicit gives the tangent projection, unrolled the identity of doing nothing."""
     f, y = cases.circle(1.5), torch.tensor([[1.5, 0.0]], dtype=torch.float64, requires_grad=True)

@@ -101,8 +101,15 @@ def motions(bodies: int, count: int, part: str, seed: int) -> Motions:
     def make() -> dict[str, np.ndarray]:
         return asdict(rolled_out(*onto_manifold(*draw(bodies, count, seeds(bodies, part, seed)))))
 
-    config = {"bodies": bodies, "count": count, "part": part, "seed": seed}
+    config = _config(bodies) | {"count": count, "part": part, "seed": seed}
     return Motions(**cached_arrays("chnn", config, make, recipe={"version": 1, "rtol": 1e-10}))
+
+
+def _config(bodies: int) -> dict[str, Any]:
+    """What all motions of a pendulum depend on."""
+    from ndae.description import fingerprint  # torch comes with it
+
+    return {"bodies": bodies, "system": fingerprint(system(bodies)), "dt": DT, "n_times": N_TIMES}
 
 
 def rolled_out(q: Points, v: Points) -> Motions:
@@ -134,7 +141,7 @@ def long_motions(bodies: int, part: str = "test", count: int = N_TEST) -> Motion
         state, _ = samples(bodies, count, part, 0)
         return asdict(rolled_out(state[..., :2], state[..., 2:]))
 
-    config = {"bodies": bodies, "count": count, "part": part, "long": True}
+    config = _config(bodies) | {"count": count, "part": part, "long": True}
     return Motions(**cached_arrays("chnn", config, make, recipe={"version": 1, "rtol": 1e-10}))
 
 
@@ -166,4 +173,5 @@ def floor(bodies: int) -> Float[np.ndarray, " count"]:
         start = onto_manifold(true.q[:, 0] + PERTURBATION * noise[0], true.v[:, 0] + PERTURBATION * noise[1])
         return {"floor": over_time(relative_error(rolled_out(*start), true))}
 
-    return cached_arrays("chnn-floor", {"bodies": bodies}, make, recipe={"version": 1, "rtol": 1e-10})["floor"]
+    config = _config(bodies) | {"count": N_TEST, "perturbation": PERTURBATION}
+    return cached_arrays("chnn-floor", config, make, recipe={"version": 1, "rtol": 1e-10})["floor"]

@@ -1,6 +1,5 @@
 """Reference trajectories of a MotionProblem, samples of them, and predictors that learn nothing."""
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -63,7 +62,10 @@ def trajectories(
     By solve_dae, which puts every step back onto the constraints and those hidden in them. Cached. Raises ValueError
     for a start that is not consistent, and ReferenceSolveError for one from which there is no motion up to the end.
     """
-    config = {"problem": problem.name, "arrays": _digest(problem.system.describe(), q, v, ts), "rtol": rtol}
+    from ndae.description import fingerprint  # torch comes with it
+
+    config = {"problem": problem.name, "system": fingerprint(problem.system), "rtol": rtol}
+    config |= {name: fingerprint(x) for name, x in (("q", q), ("v", v), ("ts", ts))}
     arrays = cached_arrays("motion", config, lambda: _solved(problem, q, v, ts, rtol), recipe=_RECIPE)
     return arrays["q"], arrays["v"]
 
@@ -139,10 +141,3 @@ def _solved(problem: MotionProblem, q: np.ndarray, v: np.ndarray, ts: np.ndarray
     multipliers = np.full((len(q), problem.system.n_states - 2 * n), np.nan)
     x = solve_dae(problem.system, np.concatenate([q, v, multipliers], -1), ts, rtol=rtol).x
     return {"q": x[..., :n], "v": x[..., n : 2 * n]}
-
-
-def _digest(text: str, *arrays: np.ndarray) -> str:
-    digest = hashlib.sha256(text.encode())
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array, dtype=np.float64).tobytes())
-    return digest.hexdigest()

@@ -27,7 +27,6 @@ rest, too: from the horizontal, where all motion began, the energy is 0 J, and s
 """
 
 import argparse
-import hashlib
 import itertools
 import json
 import os
@@ -48,6 +47,7 @@ from experiments.compare import Study, run_study
 from experiments.records import Variant, write_text
 from experiments.rollout_report import FREE, HELD, POTENTIAL, TRUE, UNIFORM, figure, table
 from experiments.terminal import note
+from ndae.description import fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -176,11 +176,11 @@ def motions(
 ) -> tuple[dict[Any, Motion], int]:
     """Motions under each force, from the same states or from some for each, and how many projections did not converge.
 
-    Cached by states and weights.
+    Cached by states, times, pendulum and everything that the forces are.
     """
     arrays = cached_arrays(
         "rollout",
-        {"ts": [len(ts), float(ts[-1])], "step": step, "start": _digest(state), "forces": _weights(forces)},
+        _config(ts, state) | {"step": step, "forces": [fingerprint(force) for force in forces.values()]},
         lambda: _motions(forces, np.broadcast_to(state, (len(forces), *state.shape[-3:])), ts, step),
         recipe={"version": 1, "tol": 1e-10},
     )
@@ -251,8 +251,7 @@ def reference(state: np.ndarray, ts: np.ndarray) -> Motion:
         found = reference_solution(pendulum.system(bodies), q, v, ts, rtol=1e-12, atol=1e-12)
         return {name: getattr(found, name).reshape(n, len(ts), bodies, 2) for name in ("q", "v")}
 
-    config = {"ts": [len(ts), float(ts[-1])], "start": _digest(state)}
-    arrays = cached_arrays("rollout-reference", config, make, recipe={"version": 1, "tol": 1e-12})
+    arrays = cached_arrays("rollout-reference", _config(ts, state), make, recipe={"version": 1, "tol": 1e-12})
     return arrays["q"], arrays["v"]
 
 
@@ -410,18 +409,10 @@ def _about(record: Any) -> dict[str, Any]:
     }
 
 
-def _weights(forces: Mapping[Any, Any]) -> list[str]:
-    digests = []
-    for force in forces.values():
-        digest = hashlib.sha256(getattr(force, "__qualname__", type(force).__qualname__).encode())
-        for name, weight in force.state_dict().items() if hasattr(force, "state_dict") else ():
-            digest.update(name.encode() + weight.numpy().tobytes())
-        digests.append(digest.hexdigest()[:16])
-    return digests
-
-
-def _digest(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+def _config(ts: np.ndarray, state: np.ndarray) -> dict[str, str]:
+    """What a motion of the pendulum depends on beside its force."""
+    system = pendulum.system(state.shape[-2])
+    return {"ts": fingerprint(ts), "start": fingerprint(np.asarray(state)), "system": fingerprint(system)}
 
 
 def _shortened(values: Any) -> list[float | None]:

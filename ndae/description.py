@@ -9,6 +9,7 @@ import copyreg
 import dis
 import enum
 import functools
+import itertools
 import sys
 import types
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from ndae.own_code import code_bytes, codes, digest, full_name, is_library, source_digest
@@ -25,7 +27,7 @@ Description = dict[str, str]
 
 UNKNOWN = "unknown: "
 #: Values up to these sizes are written out, others are digested.
-_SHOWN_NUMBERS, _SHOWN_LETTERS, _SHOWN_ITEMS = 6, 80, 12
+_SHOWN_NUMBERS, _SHOWN_LETTERS, _SHOWN_ITEMS, _SHOWN_PARTS = 6, 80, 12, 60
 #: What every nn.Module has, whatever it computes; its hooks are described apart.
 _OF_EVERY_MODULE = set(vars(nn.Module()))
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -45,16 +47,21 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), typ
 
 
 class Describer:
-    """Collects descriptions; `parameters` names those that are trained, so that an optimiser's are known by name.
+    """Collects descriptions. What is in the state dict of `model` is described by its name there, shape and precision,
+    since training changes it; all other numbers by their values.
 
     `found`: the description so far. `libraries`: packages whose code is in it by name alone: the standard library, what
     is installed, and this project; all other code is described by what it does.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter] | None = None):
+    def __init__(self, model: nn.Module | None = None):
         self.found: Description = {}
         self.libraries: set[str] = set()
-        self._parameters = {id(parameter): name for name, parameter in (parameters or {}).items()}
+        modules = [] if model is None else list(model.modules())
+        self._parameters = {} if model is None else {id(p): name for name, p in model.named_parameters()}
+        self._saved = {
+            id(b) for m in modules for name, b in m._buffers.items() if name not in m._non_persistent_buffers_set
+        }
         self._paths: dict[int, str] = {}
         self._classes: set[int] = set()
         self._alive: list[Any] = []  # so that no id in use is given to another object
@@ -95,8 +102,10 @@ class Describer:
             return f"parameter {self._parameters[id(value)]}"
         if isinstance(value, Tensor):
             return tensor_text(value)
-        if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and not value.dtype.hasobject):
-            return _array_text(np.asarray(value))
+        if isinstance(value, np.generic):
+            return f"{type(value).__name__} {value!r}"
+        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+            return _array_text(value)
         if isinstance(value, torch.device):
             return "a device"  # a run may go on on another one
         if isinstance(value, sp.Basic | sp.MatrixBase):
@@ -178,11 +187,25 @@ class Describer:
         self._put(path, self._name(type(module)))
         for name, parameter in module._parameters.items():
             self._put(f"{path}.{name}", "None" if parameter is None else self._parameter_text(parameter))
-        # Buffers that are saved are part of the weights, of which the run's first and last values are known.
-        constant = {k: b for k, b in module._buffers.items() if b is None or k in module._non_persistent_buffers_set}
+        constant = {name: b for name, b in module._buffers.items() if b is None or id(b) not in self._saved}
         hooks = {hooks: tuple(getattr(module, hooks).values()) for hooks in _HOOKS if getattr(module, hooks, None)}
         own = {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
-        self._each(path, constant | self._meant(module, own) | hooks | dict(module._modules), ".")
+        if isinstance(module, torch.fx.GraphModule):
+            own = {"code": module.code}
+        self._each(path, dict(module._modules), ".")  # first: a list of them in an attribute then only refers to them
+        for name, value in (constant | self._meant(module, own) | hooks).items():
+            self._in_short(f"{path}.{name}", value)
+
+    def _in_short(self, path: str, value: Any) -> None:
+        """Describe a part, and by one digest if that is long."""
+        before = len(self.found)
+        self.add(path, value)
+        if len(self.found) - before > _SHOWN_PARTS:
+            new = itertools.islice(self.found.items(), before, None)
+            inside = {key: text for key, text in new if key.startswith(path) and not text.startswith(UNKNOWN)}
+            for key in inside:
+                del self.found[key]
+            self._put(path, f"{len(inside)} parts {digest(repr(inside).encode())}")
 
     def _parameter_text(self, parameter: nn.Parameter) -> str:
         name = self._parameters.get(id(parameter))
@@ -317,6 +340,15 @@ def describe_weights(weights: Mapping[str, Any]) -> Description:
     return describer.found
 
 
+def fingerprint(value: Any) -> str:
+    """One digest of everything that an object is; raises `ValueError` for one that can't be described."""
+    found = describe(value)
+    for path, text in found.items():
+        if text.startswith(UNKNOWN):
+            raise ValueError(f"{path} can't be described: {text.removeprefix(UNKNOWN)}")
+    return digest("\n".join(f"{path} = {text}" for path, text in sorted(found.items())).encode())
+
+
 def tensor_text(tensor: Tensor) -> str:
     """Precision, shape and values of a tensor: few ones as they are, a digest of many."""
     tensor = tensor.detach()
@@ -334,7 +366,7 @@ def tensor_text(tensor: Tensor) -> str:
 
 
 def _array_text(array: np.ndarray) -> str:
-    kind = f"{array.dtype} {array.shape}"
+    kind = f"array {array.dtype} {array.shape}"
     if array.size <= _SHOWN_NUMBERS:
         return f"{kind} {array.tolist()}"
     return f"{kind} {digest(np.ascontiguousarray(array).tobytes())}"

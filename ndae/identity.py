@@ -36,7 +36,7 @@ class Identity:
         numbers: Mapping[str, Any],
     ) -> "Identity":
         """The identity of a training of `model` on `samples`, checked on `checks`; `numbers` are plain values."""
-        describer = Describer(dict(model.named_parameters()))
+        describer = Describer(model)
         for name, value in numbers.items():
             describer.add(name, value)
         describer.add("default dtype", torch.get_default_dtype())

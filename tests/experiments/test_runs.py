@@ -212,7 +212,8 @@ def test_result_says_what_was_run(made):
         assert result["versions"]["torch"] == torch.__version__
         assert result["baselines"]["no motion"]["mae_cm"] > 0
         files = {path.name for path in (folder / method).rglob("*") if path.is_file()}
-        assert files == {"config.json", "result.json", "log.csv", "best.ckpt", "last.ckpt", ".lock"}
+        checkpoints = {"best.ckpt", "last.ckpt", "previous.ckpt"}
+        assert files == {"config.json", "result.json", "log.csv", ".lock"} | checkpoints
     header = (folder / "none" / "log.csv").read_text().splitlines()[0].split(",")
     assert {"epoch", "train_loss", "train_mae_cm", "val_mae_cm", "val_violation_mean", "val_violation_max"} < {*header}
 

@@ -45,6 +45,9 @@ class Projection:
     def minimum(self) -> Flag:
         return self._check()
 
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "minimum": self.minimum, "_check": None}  # a copy needs nothing to compute it from
+
 
 def project(
     constraint,

@@ -1,5 +1,8 @@
 """Stationary points of the distance that are no nearest ones: found, left, or said to be."""
 
+import copy
+import pickle
+
 import pytest
 import sympy as sp
 import torch
@@ -99,6 +102,13 @@ def test_a_stationary_point_is_called_one(monkeypatch):
     p = project(f, start)
     assert p.converged.all() and p.minimum.tolist() == [False, True]
     assert not project(f, start, solver="steepest_descent", tol=1e-6).minimum.any()
+
+
+def test_outcomes_are_copied_and_pickled():
+    f, start = starts("parabola", 5)
+    p = project(f, start)
+    for again in (copy.deepcopy(p), pickle.loads(pickle.dumps(p))):
+        assert torch.equal(again.y, p.y) and torch.equal(again.minimum, p.minimum)
 
 
 def _nothing(problem):

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,10 @@ _REQUIRED = (
     "violation_mean", "violation_max", "train_seconds", "step_ms",
 )  # fmt: skip
 _ERROR = "test_mae_"
+SEAL = "sha256"
+# Other entries that are digests: of what a run was made from.
+_DIGESTS = {"digest", "problem_digest"}
+_DIGEST = re.compile("[0-9a-f]{64}")
 # What a record's file holds, each an object.
 _PARTS = {"config", "log", "result"}
 
@@ -275,12 +280,15 @@ def read_run(directory: Path) -> Record:
     directory = Path(directory)
     config = _read_json(directory / "config.json")
     result = _checked_result(_read_json(directory / "result.json"), directory / "result.json")
+    check_seal(result, directory / "result.json")
+    result = {name: value for name, value in result.items() if name != SEAL}
     return Record(config, result, _read_log(directory / "log.csv"))
 
 
 def write_record(record: Record, path: Path) -> None:
     """Write `record` as one small JSON, replacing an older file in one step."""
     content = {"config": dict(record.config), "result": dict(record.result), "log": _rounded(record.log)}
+    content = sealed(json.loads(json.dumps(content)))
     write_text(Path(path), json.dumps(content, indent=1, allow_nan=True).replace(",\n   ", ", ") + "\n")
 
 
@@ -288,6 +296,25 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path`, making its folder, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def sealed(content: Mapping) -> dict:
+    """JSON content with a digest of the rest of it as its last entry."""
+    return {**content, SEAL: _json_digest(content)}
+
+
+def check_seal(content: Mapping, path: Path) -> None:
+    """Raise `ValueError` where the content of a JSON file is not what was written. A file without a digest passes: made
+    before there was one, or by hand."""
+    rest = {name: value for name, value in content.items() if name != SEAL}
+    # A digest under a name that has changed is a digest all the same.
+    strays = [n for n, v in rest.items() if n not in _DIGESTS and isinstance(v, str) and _DIGEST.fullmatch(v)]
+    if strays or (SEAL in content and content[SEAL] != _json_digest(rest)):
+        raise ValueError(f"{path} is damaged: its digest is not that of its content; restore it, or make it again")
+
+
+def _json_digest(content: Mapping) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def file_digest(path: Path | str) -> str:
@@ -299,6 +326,7 @@ def file_digest(path: Path | str) -> str:
 def read_record(path: Path) -> Record:
     """Read what `write_record` wrote; raises `ValueError` naming the file and what it lacks."""
     content = _read_json(path)
+    check_seal(content, path)
     lacking = [key for key in sorted(_PARTS) if not isinstance(content.get(key), dict)]
     if lacking:
         raise ValueError(f"{path}: no record of a run, it has no {' and no '.join(map(repr, lacking))}")

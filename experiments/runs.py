@@ -22,9 +22,11 @@ from experiments.records import (
     SCHEDULES,
     STABILISATIONS,
     STRENGTHS,
+    check_seal,
     default_strength,
     error_of,
     file_digest,
+    sealed,
     write_text,
 )
 
@@ -204,6 +206,7 @@ def run(
     write_text(folder / "config.json", config.to_json())
     with reporting(progress, label or config.method) as report:
         result = _run(config, model, device, folder, resume, report)
+    result = sealed(result)
     write_text(result_file, json.dumps(result, indent=2) + "\n")
     return result
 
@@ -359,6 +362,7 @@ def _read_result(config: RunConfig, path: Path) -> dict[str, Any]:
         theirs = RunConfig(**{name: value for name, value in result.items() if name in ours})
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(mend) from error
+    check_seal(result, path)
     if theirs != config:
         raise ValueError(mend)
     try:

@@ -102,7 +102,8 @@ def holds_predictions(model: nn.Module, with_learned: bool = False) -> bool:
     start of a training, does not count but `with_learned`."""
     motion = getattr(model, "motion", model)
     by_method = not isinstance(getattr(motion, "method", None), Unconstrained)
-    is_learned = any(p.requires_grad for p in getattr(motion, "constraint", nn.Module()).parameters())
+    constraint = getattr(motion, "constraint", None)
+    is_learned = constraint is not None and any(p.requires_grad for p in constraint.parameters())
     return (by_method or getattr(motion, "multipliers", False)) and (with_learned or not is_learned)
 
 

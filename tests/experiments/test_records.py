@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import statistics
 from pathlib import Path
 
@@ -129,6 +130,23 @@ def test_damage_is_named_with_the_file(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_records(tmp_path)
     assert "x.json" in str(caught.value)
+
+
+def test_flipped_bits_change_no_number_of_a_record(tmp_path):
+    path, chance = tmp_path / "x.json", random.Random(0)
+    write_record(record(PAPERS[0]), path)
+    sound, content = read_record(path), path.read_bytes()
+    refused = 0
+    for bit in (chance.randrange(8 * len(content)) for _ in range(300)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            assert read_record(path) == sound  # white space that became another
+        except ValueError as error:
+            assert "x.json" in str(error)
+            refused += 1
+    assert refused > 280
 
 
 def test_other_json_files_are_passed_over(tmp_path):

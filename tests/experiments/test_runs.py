@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -280,11 +281,26 @@ def test_damaged_files_are_named(tmp_path, content):
         run(tiny(), tmp_path, progress=False)
 
 
+def test_a_number_that_has_changed_in_a_result_is_noticed(made, tmp_path):
+    folder, results = made
+    path = tmp_path / "end" / "result.json"
+    shutil.copytree(folder / "end", tmp_path / "end")
+    text = path.read_text()
+    for name in ("test_mae_cm", "violation_max", "best_epoch"):
+        shown = json.dumps(results["end"][name])
+        path.write_text(text.replace(f'"{name}": {shown}', f'"{name}": 1{shown}'))
+        with pytest.raises(ValueError, match=r"result\.json is damaged: its digest is not that of its content"):
+            run(tiny(method="end"), tmp_path / "end", progress=False)
+    path.write_text(text)
+    assert run(tiny(method="end"), tmp_path / "end", progress=False) == results["end"]
+
+
 def test_a_run_made_before_there_was_a_choice_is_found_again(tmp_path):
     result = run(tiny(method="multiplier"), tmp_path, progress=False)
     for name in ("config.json", "result.json"):
         content = json.loads((tmp_path / name).read_text())
         del content["stabilisation"], content["force"]
+        content.pop("sha256", None)  # which there was not either
         (tmp_path / name).write_text(json.dumps(content))
     again = run(tiny(method="multiplier"), tmp_path, progress=False)
     assert again["test_mae_cm"] == result["test_mae_cm"] and "force" not in again

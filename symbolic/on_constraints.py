@@ -16,6 +16,7 @@ _CONVERGED = 1e-11  # of the magnitudes that were added
 _VANISHED = 1e-20  # of the value at the start: what is left of x where x² = 0 has been halved often enough
 _STEP = 1e-12  # of the point: Newton's steps end below it, at simple roots and at multiple ones
 _NEAR = 1e-3  # of the point: longer last steps go on to infinity
+_FOUND = 1e-2  # of a variable: its last Newton step, where it has digits of its own
 _FAR = 1e4  # a solution of nonlinear equations beyond it may be one at infinity
 _ITERATIONS = 100
 _NEIGHBOUR = 1e-4  # of the point: how far off an entry is compared,
@@ -95,6 +96,7 @@ def _move(points: RandomPoints, equations: Sequence[sp.Expr], symbols: Sequence[
     rows, columns = np.array([i for i, _, _ in slopes]), np.array([place[s] for _, s, _ in slopes])
     x = np.array([points[s] for s in symbols])  # (n_symbols, n_points)
     step = np.full(points.n_points, np.inf)
+    last = np.full(x.shape, np.inf)
     done = np.zeros(points.n_points, dtype=bool)
     there, first = done, None
     for _ in range(_ITERATIONS):
@@ -112,7 +114,7 @@ def _move(points: RandomPoints, equations: Sequence[sp.Expr], symbols: Sequence[
             jacobian = np.zeros((len(equations), len(symbols)))
             jacobian[rows, columns] = gradients[:, p]
             change = _shortest(jacobian, values[:, p])
-            size = np.abs(change).max()
+            size, last[:, p] = np.abs(change).max(), np.abs(change)
             done[p] = there[p] and size > 0.9 * step[p]  # nothing but rounding is left
             if not done[p]:
                 x[:, p] -= change
@@ -120,6 +122,8 @@ def _move(points: RandomPoints, equations: Sequence[sp.Expr], symbols: Sequence[
     there = there & (step <= _NEAR * (1 + np.abs(x).max(axis=0)))
     if any(not e.free_symbols.isdisjoint(place) for _, _, e in slopes):
         there &= np.abs(x).max(axis=0) <= _FAR
+    # A variable that Newton's method found to many digits of its own, however small it is.
+    points.found.update(s for j, s in enumerate(symbols) if (last[j] <= _FOUND * np.abs(x[j]))[there].all())
     x[:, ~there] = np.nan
     points.update(zip(symbols, x, strict=True))
     return int(there.sum()) >= _LEAST
@@ -140,17 +144,22 @@ def _check(system, chains: Chains, rows, group, columns, matrix, start, points: 
     entries = [e for row in matrix for e in row]
     symbols = sorted(set().union(*(e.free_symbols for e in entries)), key=str)
     random = np.random.default_rng(4)
-    near = {s: points[s] if s not in chains.position else
-            points[s] + _NEIGHBOUR * (1 + np.abs(points[s])) * random.choice([-1.0, 1.0], points.n_points)
-            for s in symbols}  # fmt: skip
+
+    def beside(symbol):
+        if symbol not in chains.position:
+            return points[symbol]
+        size = np.abs(points[symbol]) + (symbol not in points.found)  # a double root is zero to a few digits alone
+        return points[symbol] + _NEIGHBOUR * size * random.choice([-1.0, 1.0], points.n_points)
+
+    near = {s: beside(s) for s in symbols}
     n, m = points.n_points, len(group)
-    values, beside, before = (
+    values, next_to, before = (
         Evaluator(p, n)(entries)[0].T.reshape(n, m, m) for p in (points, near, {s: start[s] for s in symbols})
     )
     finite = np.isfinite(values).all(axis=(1, 2))
     if finite.sum() < _LEAST:
         return
-    values = np.where(np.abs(values) <= _ZERO * np.abs(beside), 0.0, values)[finite]
+    values = np.where(np.abs(values) <= _ZERO * np.abs(next_to), 0.0, values)[finite]
     if not all(_is_singular(v) for v in values):  # mostly the first says no
         return
     if all(_is_singular(v) for v in before[np.isfinite(before).all(axis=(1, 2))]):

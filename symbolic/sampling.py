@@ -144,6 +144,7 @@ class RandomPoints(dict):
     def __init__(self, parameters: Mapping[sp.Symbol, float | None], vary: bool, seed: int = 0):
         super().__init__()
         self.parameters, self.vary = parameters, vary
+        self.found: set[sp.Symbol] = set()  # what equations were solved for, to many digits of its own
         self.random = np.random.default_rng(seed)
 
     def __missing__(self, symbol: sp.Symbol) -> np.ndarray:

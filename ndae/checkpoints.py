@@ -5,7 +5,7 @@ import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 # programs read the file as before, and a bit that changes anywhere is noticed, also where an archive has no checksum.
 _SEAL = b"ndae sha256 "
 _DIGITS = 2 * hashlib.sha256().digest_size
-_END_OF_ARCHIVE, _END_SIZE = b"PK\x05\x06", 22
+_END_SIZE = 22
 
 
 class CheckpointError(RuntimeError):
@@ -30,11 +30,17 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
 
     Raises `CheckpointError` where they can't be written: no room, no permission.
     """
-    archive = io.BytesIO()
-    torch.save(content, archive)
-    sealed = _sealed(archive.getbuffer())
+
+    def write(file: BinaryIO) -> None:
+        sealing = _Sealing(file)
+        try:
+            torch.save(content, sealing)
+        except RuntimeError as error:  # torch's for whatever the file raised
+            raise sealing.failure or error from error
+        sealing.seal()
+
     with writing(path):
-        write_atomically(path, lambda file: [file.write(part) for part in sealed])
+        write_atomically(path, write)
 
 
 @contextlib.contextmanager
@@ -102,12 +108,40 @@ def _sound_beside(path: Path) -> dict[str, int]:
     return found
 
 
-def _sealed(archive: memoryview) -> tuple[bytes | memoryview, ...]:
-    """A zip archive without a comment, and one with the digest of the rest behind it."""
-    head = bytes(archive[-_END_SIZE:-2]) + (len(_SEAL) + _DIGITS).to_bytes(2, "little") + _SEAL
-    digest = hashlib.sha256(archive[:-_END_SIZE])
-    digest.update(head)
-    return archive[:-_END_SIZE], head, digest.hexdigest().encode()
+class _Sealing:
+    """A file that takes a zip archive without a comment, and gets one with the digest of the rest behind it."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.digest, self.failure = file, hashlib.sha256(), None
+        self._end = b""  # held back, since the last bytes say how long the comment is
+
+    def write(self, data: Any) -> int:
+        size = len(data)
+        if size >= _END_SIZE:
+            self._pass_on(self._end)
+            self._pass_on(memoryview(data)[: size - _END_SIZE])
+            self._end = bytes(data[size - _END_SIZE :])
+        else:
+            end = self._end + bytes(data)
+            self._pass_on(end[:-_END_SIZE])
+            self._end = end[-_END_SIZE:]
+        return size
+
+    def flush(self) -> None:
+        pass
+
+    def seal(self) -> None:
+        """Write what was held back, and the comment."""
+        self._pass_on(self._end[:-2] + (len(_SEAL) + _DIGITS).to_bytes(2, "little") + _SEAL)
+        self.file.write(self.digest.hexdigest().encode())
+
+    def _pass_on(self, data: Any) -> None:
+        self.digest.update(data)
+        try:
+            self.file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
 
 
 def _is_sealed(data: bytes) -> bool | None:

@@ -1,5 +1,6 @@
 """What the reference solvers are given, checked: numbers, output times, settings; and the precision they run in."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,12 @@ def numbers(name: str, value: Any, finite: bool = True) -> np.ndarray:
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor that needs a gradient
+        jax = sys.modules.get("jax")
+        if jax is not None and isinstance(value, jax.core.Tracer):
+            raise ValueError(
+                f"{name} is traced by JAX, inside of jit, vmap or grad, where solvers that give NumPy arrays can't be "
+                "called: write dae_flow there"
+            ) from None
         raise ValueError(f"{name} must be an array of numbers, got {type(value).__name__}: {error}") from error
     if finite and not np.all(np.isfinite(array)):
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])

@@ -319,3 +319,10 @@ def test_bad_calls_are_named(call, message):
 def test_32_bits_are_refused():
     with jax.enable_x64(False), pytest.raises(RuntimeError, match=r"jax\.enable_x64"):
         dae_flow(pendulum())(hanging(1.0), TS)
+
+
+def test_other_solvers_inside_of_a_transformation_name_the_flow():
+    with pytest.raises(ValueError, match=r"start\['x'\] is traced by JAX.*write dae_flow"):
+        jax.jit(lambda x: solve_dae(pendulum(), hanging(0.4) | {"x": x}, TS).x)(0.4)
+    with pytest.raises(ValueError, match=r"parameter 'g' is traced by JAX"):
+        jax.grad(lambda g: solve_dae(pendulum(), hanging(0.4), TS, parameters={"g": g}).x[-1, 0])(9.81)

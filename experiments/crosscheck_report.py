@@ -80,16 +80,17 @@ def machine() -> str:
 def tables(check: CrossCheck, width: int) -> list[Any]:
     """Rich tables, a line for each run, grouped by solver and formulation: one, or two where `width` is too narrow.
 
-    The second then has the residuals. Nothing is left out and no number cut, however narrow it is.
+    The second then has how runs agree at the outputs, and the residuals. Nothing is left out and no number cut,
+    however narrow it is.
     """
     cost = {"steps": _steps, "rhs": _evaluations, "seconds": _run_seconds}
     digits = {"digits": lambda run: _digits(check, run, True), "all": lambda run: _digits(check, run, False)}
-    digits["outputs"] = lambda run: digits_text(run.agreement and run.agreement.least)
+    agreement = {"outputs": lambda run: digits_text(run.agreement and run.agreement.least)}
     levels = {level: functools.partial(_drift, level) for level in check.levels()}
-    whole = _table(check, digits | levels | cost)
+    whole = _table(check, digits | agreement | levels | cost)
     if not levels or width_of(whole) <= width:
         return [whole]
-    return [_table(check, digits | cost), _table(check, levels)]
+    return [_table(check, digits | cost), _table(check, agreement | levels)]
 
 
 def _table(check: CrossCheck, columns: Mapping[str, Callable[[Run], str]]) -> Any:

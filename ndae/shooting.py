@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ndae._types import Features
+from ndae.fitted_starts import fitted_starts
 from ndae.motion import NeuralMotion
 from ndae.neural_dae import Prediction
 
@@ -83,10 +84,12 @@ class Shooting(nn.Module):
         return self.observed, self._targets, {"window": torch.arange(len(self.observed))}
 
     def windows(self, q: Any, v: Any = None, t0: float | Sequence[float] | Tensor = 0.0) -> Windows:
-        """The same windows of other trajectories, predicted from their observed starts: data to validate on.
+        """The same windows of other trajectories, to validate on: from the starts that fit each of them best.
 
-        Inputs `(n, nodes, 2 dim)`, targets `(n, window + 1, nodes, dim)`, and `{"t0": (n,)}`, the times of the starts
-        in s. Raises ValueError as the class does.
+        Inputs `(n, nodes, 2 dim)`, the observed starts; targets `(n, window + 1, nodes, dim)`, and `{"t0": (n,),
+        "observed": targets}`, the times of the starts in s and what `predict` fits them to. From a start as it was
+        observed every model is wrong by what that is wrong, and the error says little of the model. Raises ValueError
+        as the class does.
         """
         q = self._observations("q", q)
         like = next((x for x in (*self.parameters(), *self.buffers()) if x.is_floating_point()), q)
@@ -102,7 +105,8 @@ class Shooting(nn.Module):
         times = t0.expand(len(q))[:, None] + self.dt * torch.arange(q.shape[1])[first]
         starts = torch.cat([q, v], -1)[:, first].flatten(0, 1)
         targets = q.unfold(1, self.window + 1, self.window).movedim(-1, 2).flatten(0, 1)
-        return starts.to(like), targets.to(like), {"t0": times.flatten().to(like)}
+        targets = targets.to(like)
+        return starts.to(like), targets, {"t0": times.flatten().to(like), "observed": targets}
 
     def starts(self) -> Float[Tensor, "n_trajectories n_windows nodes features"]:
         """The starts of all windows as learned so far, on the constraints: positions, then velocities."""
@@ -114,14 +118,22 @@ class Shooting(nn.Module):
         return self.predict(x).y
 
     def predict(
-        self, x: Features, *, window: Int[Tensor, " batch"] | None = None, t0: Float[Tensor, " batch"] | None = None
+        self,
+        x: Features,
+        *,
+        window: Int[Tensor, " batch"] | None = None,
+        t0: Float[Tensor, " batch"] | None = None,
+        observed: Float[Tensor, "batch n_times nodes dim"] | None = None,
     ) -> Prediction:
         """Positions `(batch, window + 1, nodes, dim)` at a start and every `dt` after it.
 
         With `window`, the numbers of windows of `data`, from their learned starts, whatever `x` is; what they miss of
-        continuity is in `regularisation`. Without, from the states `x` at `t0` (s, 0 if left out), projected.
+        continuity is in `regularisation`. Without, from the states `x` at `t0` (s, 0 if left out), projected; with
+        `observed`, from the starts near `x` whose predictions are nearest to it (see `fitted_starts`).
         """
         if window is None:
+            if observed is not None:
+                x = self.fitted(x, observed, t0)
             q, v = self.motion._start(x, 0.0 if t0 is None else t0)
             return self._rolled(torch.cat([q, v], -1), t0)[0]
         # The last window of a trajectory has none after it: its own start stands in, and does not count.
@@ -133,7 +145,22 @@ class Shooting(nn.Module):
         term = prediction.regularisation + self.continuity * missed.mean() / 2
         return Prediction(prediction.y, term, prediction.projections, prediction.residual)
 
-    def check(self, x: Features, *, window: Tensor | None = None, t0: Tensor | None = None) -> None:
+    def fitted(
+        self, x: Features, observed: Float[Tensor, "batch n_times nodes dim"], t0: Float[Tensor, " batch"] | None = None
+    ) -> Features:
+        """The starts near `x` from which the motion as it is now comes nearest to `observed`, by least squares, each
+        window by itself; without a gradient, which is zero at the minimum as far as the error goes."""
+
+        def path(x: Tensor, times: Tensor) -> Tensor:
+            q, v = self.motion._start(x, times)
+            return self._rolled(torch.cat([q, v], -1), times)[0].y
+
+        t0 = x.new_zeros(len(x)) if t0 is None else t0
+        return fitted_starts(path, x, observed, t0, self.unit.to(x))
+
+    def check(
+        self, x: Features, *, window: Tensor | None = None, t0: Tensor | None = None, observed: Tensor | None = None
+    ) -> None:
         """Raise ValueError where constraints are redundant at a start, or a window is none of these. `fit` calls it."""
         if window is not None:
             if window.is_floating_point() or not bool(((window >= 0) & (window < len(self.observed))).all()):

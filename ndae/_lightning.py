@@ -177,7 +177,7 @@ class Recorder(Callback):
         now = time.perf_counter()
         row = Row.of(epoch, pl_module.loss_sum / train.samples, train, validation, now - self._epoch_began)
         self._epoch_began = now
-        self.history.rows.append(row)
+        self.history.add(row, validation.errors)
         self.files.keep_previous()
         trainer.save_checkpoint(self.files.last)
         if self.history.best is row:

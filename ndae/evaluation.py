@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ class Evaluation:
 
     `mae`: mean over samples and bodies of `|y − target|₂`. `violation_mean`, `violation_max`: mean and largest `|c(y)|`
     of the output as a user gets it, nan for a model without constraint. `projections` is None where none was made.
+    `errors` (samples,): the mean over bodies of each sample, in the order of the data, where it was asked for.
     """
 
     mae: float
@@ -33,6 +34,7 @@ class Evaluation:
     violation_max: float
     samples: int
     projections: ProjectionSummary | None
+    errors: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 class Data(NamedTuple):
@@ -57,8 +59,9 @@ class Data(NamedTuple):
 class Tally:
     """Sums errors and violations over batches in float64, on the data's device, without waiting for it."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, each: bool = False):
         self.constraint = getattr(model, "constraint", None)
+        self.each: list[Tensor] | None = [] if each else None
         self.samples = self.bodies = self.residuals = self.projected = 0
         self.error = self.violation = self.worst = self.iterations = self.longest = self.unconverged = 0.0
 
@@ -69,6 +72,8 @@ class Tally:
         self.samples += len(y)
         self.bodies += errors.numel()
         self.error = self.error + errors.sum(dtype=torch.float64)
+        if self.each is not None:
+            self.each.append(errors.double().flatten(1).mean(1))
         violation = self._violation(prediction, y)
         if violation is not None:
             self.residuals += violation.numel()
@@ -103,6 +108,7 @@ class Tally:
             violation_max=float(self.worst) if self.residuals else math.nan,
             samples=self.samples,
             projections=projections,
+            errors=torch.cat(self.each).cpu() if self.each else None,
         )
 
 
@@ -135,7 +141,7 @@ def evaluate(
     """
     like = reference_tensor(model)
     data = as_data((inputs, targets, conditions or {}), "evaluation", like.device, like.dtype)
-    tally = Tally(model)
+    tally = Tally(model, each=True)
     was_training = model.training
     model.eval()
     try:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 import shutil
 import statistics
@@ -30,6 +31,8 @@ from ndae.identity import Identity, describe_weights, differences
 
 # A first step compiles, allocates and fills caches; it says nothing about the others.
 WARM_UP_STEPS = 3
+# By how much of its loss training has to go on after the best epoch for the choice of that epoch to matter.
+LATER_GAIN = 0.1
 _ANOTHER = "give another folder, or resume=False to start over in this one"
 
 
@@ -82,13 +85,46 @@ class History:
     """Rows of the epochs done, the wall time of every step, and what follows from them alone.
 
     `patience`: training stops once that many epochs in a row brought no smaller validation error. `data`: how far the
-    data was from the constraint when training began, as plain values.
+    data was from the constraint when training began, as plain values. `best_errors`, `last_errors` (samples,): the
+    errors of validation samples after those epochs.
     """
 
     rows: list[Row] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
     patience: int | None = None
     data: dict[str, Any] = field(default_factory=dict)
+    best_errors: torch.Tensor | None = None
+    last_errors: torch.Tensor | None = None
+
+    def add(self, row: Row, errors: torch.Tensor | None) -> None:
+        """Add an epoch, with the errors of its validation samples."""
+        self.rows.append(row)
+        self.last_errors = errors
+        if self.best is row:
+            self.best_errors = errors
+
+    @property
+    def doubt(self) -> str | None:
+        """Why the best epoch may be one by chance, or None.
+
+        It may where training went on getting better after it, by more than LATER_GAIN of its loss, and the validation
+        error of the last epoch is larger by less than two standard errors of the mean of paired differences over the
+        samples: then these cannot tell the epochs apart.
+        """
+        best, last = self.best, self.rows[-1]
+        if best is last or self.best_errors is None or self.last_errors is None or len(self.best_errors) < 2:
+            return None
+        difference = self.last_errors - self.best_errors
+        mean, error = float(difference.mean()), float(difference.std()) / math.sqrt(len(difference))
+        if mean > 2 * error or last.train_loss > (1 - LATER_GAIN) * best.train_loss:
+            return None
+        return (
+            f"epoch {best.epoch} of {last.epoch} has the smallest validation error, by chance as far as can be told: "
+            f"the last one's is larger by {mean:.2g} ± {error:.2g} of {best.val_mae:.3g}, while the training loss went "
+            f"on from {best.train_loss:.3g} to {last.train_loss:.3g}. Where starts are noisy, validate from those "
+            "fitted to the data (Shooting.windows), over longer times or on more samples; or take the last epoch, "
+            'fit(..., keep="last")'
+        )
 
     @property
     def best(self) -> Row:
@@ -124,12 +160,19 @@ class History:
     def to_plain(self) -> dict[str, Any]:
         """The history as tensors and plain values, for a checkpoint."""
         seconds = torch.tensor(self.step_seconds, dtype=torch.float64)
-        return {"rows": [asdict(row) for row in self.rows], "step_seconds": seconds, "data": self.data}
+        rows = [asdict(row) for row in self.rows]
+        return {"rows": rows, "step_seconds": seconds, "data": self.data, **self._errors()}
+
+    def _errors(self) -> dict[str, torch.Tensor]:
+        known = {"best_errors": self.best_errors, "last_errors": self.last_errors}
+        return {name: errors for name, errors in known.items() if errors is not None}
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any], patience: int | None) -> "History":
         """Read what `to_plain` made."""
-        return cls([Row(**row) for row in plain["rows"]], plain["step_seconds"].tolist(), patience)
+        history = cls([Row(**row) for row in plain["rows"]], plain["step_seconds"].tolist(), patience)
+        history.best_errors, history.last_errors = plain.get("best_errors"), plain.get("last_errors")
+        return history
 
 
 def log_text(rows: Sequence[Row], error_unit: tuple[str, float]) -> str:

@@ -32,17 +32,19 @@ PRECISIONS = (None, "16-mixed", "bf16-mixed")
 class TrainingResult:
     """What a training run left: its rows, the best epoch, its cost and its files.
 
-    `rows`: one `Row` an epoch, errors in the data's unit. `best`: the row of the epoch whose weights are returned; if
-    these are an earlier process's, its validation errors are measured anew. `resumed_from`: epochs that were there
-    before; 0 for a training made in one go. `seconds`: wall time of the epochs done, validation and
-    checkpoints included, summed over every process that took part; what a killed process had done of an epoch that was
-    trained again is not in it. `step_ms`: median wall milliseconds of a training step without the first three.
+    `rows`: one `Row` an epoch, errors in the data's unit. `best`: the row of the smallest validation error; `kept`:
+    that of the epoch whose weights are returned; if these are an earlier process's, its errors are measured anew.
+    `resumed_from`: epochs that were there before; 0 for a training made in one go. `seconds`: wall time of the epochs
+    done, validation and checkpoints included, summed over every process that took part; what a killed process had done
+    of an epoch that was trained again is not in it. `step_ms`: median wall milliseconds of a training step without the
+    first three.
     `data_violations`: how far the "training" and "validation" data are from the constraint, their "inputs" and
     "targets"; at the weights that are kept, where numbers of the constraint are learned.
     """
 
     rows: tuple[Row, ...]
     best: Row
+    kept: Row
     stopped_early: bool
     resumed_from: int = field(compare=False)  # how a result came to be is no part of it
     seconds: float
@@ -69,11 +71,12 @@ def fit(
     seed: int = 0,
     device: str | torch.device = "auto",
     precision: str | None = None,
+    keep: str = "best",
     resume: bool = True,
     progress: bool | Report = False,
     error_unit: tuple[str, float] = ("", 1.0),
 ) -> TrainingResult:
-    """Train `model`, keep the epoch with the smallest validation error, and leave its weights in `model`.
+    """Train `model`, and leave the weights of the epoch with the smallest validation error in it, or of the last one.
 
     Minimises `L = mean over samples of ½|y − target|² + regularisation` (eq. 4) with `model.predict(x)` giving an
     object with `y` `(batch, nodes, dim)` and `regularisation` (a scalar, already a mean over the batch); a module
@@ -87,10 +90,12 @@ def fit(
     with a method `check(inputs, **conditions)` may refuse them. `schedule`: "constant" or "cosine" (to zero), times
     `learning_rate`. `optimizer`: makes one from the parameters, with learning rates of its own; Adam if left out.
     `gradient_clip`: largest norm of the gradient. `early_stopping`: epochs without a better validation error after
-    which training ends. `device`: "auto" (a CUDA device if there is one), "cpu", "cuda", "cuda:1". `precision`: the
-    weights' own if left out; "16-mixed" or "bf16-mixed" for Lightning's mixed precision. `progress`: a bar on the
-    terminal, or a function `report(done, total, what)` in steps. `error_unit`: name of the unit of errors in the log
-    and how many of it a unit of the data is, such as `("cm", 100.0)`.
+    which training ends. `keep`: "best" or "last", the epoch whose weights `model` ends with; it is warned of where the
+    best is not to be told from the last, by the standard error of paired differences over the validation samples, while
+    the training loss went on falling after it. `device`: "auto" (a CUDA device if there is one), "cpu", "cuda",
+    "cuda:1". `precision`: the weights' own if left out; "16-mixed" or "bf16-mixed" for Lightning's mixed precision.
+    `progress`: a bar on the terminal, or a function `report(done, total, what)` in steps. `error_unit`: name of the
+    unit of errors in the log and how many of it a unit of the data is, such as `("cm", 100.0)`.
 
     `out` gets `log.csv`, `checkpoints/last.ckpt` (after every epoch), `checkpoints/previous.ckpt` (the one before) and
     `checkpoints/best.ckpt` (smallest mean Euclidean error per body on the validation samples), each with a digest: a
@@ -114,6 +119,8 @@ def fit(
     `NonFiniteError` if a loss or an error stops being finite, with the checkpoints of the epochs before kept.
     """
     _check(epochs, batch_size, learning_rate, schedule, gradient_clip, early_stopping, seed, precision)
+    if keep not in ("best", "last"):
+        raise ValueError(f'keep={keep!r} is unknown: give "best" or "last", the epoch whose weights are kept')
     place = find_device(device)
     # Lightning moves the module there too; data and module meet in the precision of the weights.
     like = reference_tensor(model)
@@ -170,18 +177,21 @@ def fit(
                 progress=progress,
             )  # fmt: skip
         files.check_best(history)
-        load_weights(model, files.best)
-        best = history.best
-        if best.epoch <= done:
+        load_weights(model, files.best if keep == "best" else files.last)
+        kept = history.best if keep == "best" else history.rows[-1]
+        if kept.epoch <= done:
             if done == len(history.rows):
-                say(f"the training in {folder} is finished: its weights of epoch {best.epoch} are evaluated again")
-            best = _evaluated_again(model, checks, best, place, precision, folder)
+                say(f"the training in {folder} is finished: its weights of epoch {kept.epoch} are evaluated again")
+            kept = _evaluated_again(model, checks, kept, place, precision, folder)
+        if keep == "best" and history.doubt:
+            warnings.warn(history.doubt, stacklevel=2)
     if not holds_predictions(model) and holds_predictions(model, with_learned=True):
         violations = {"training": data_violations(model, samples), "validation": data_violations(model, checks)}
         warn_of_violations(model, violations, learned=True)
     return TrainingResult(
         rows=tuple(history.rows),
-        best=best,
+        best=kept if keep == "best" else history.best,
+        kept=kept,
         stopped_early=len(history.rows) < epochs,
         resumed_from=done,
         seconds=history.seconds,

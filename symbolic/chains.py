@@ -172,6 +172,7 @@ def _alias(system: DAESystem, equation: sp.Expr) -> tuple[sp.Symbol, sp.Symbol] 
     if (order, none) != (1, 0) or x == u:
         return None
     factor = partials(equation, [rate])[rate]
-    if factor.free_symbols & {rate, u} or factor == 0 or sp.expand(equation - factor * (rate - u)) != 0:
+    if factor.free_symbols & {rate, u} or factor == 0:
         return None
-    return x, u
+    rest = substituted(equation, {rate: u}, {})  # of an equation that is affine in the rate
+    return (x, u) if rest == 0 or sp.expand_mul(rest) == 0 else None

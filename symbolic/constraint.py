@@ -9,8 +9,10 @@ import sympy as sp
 
 from symbolic import validate
 from symbolic.derive import Derivation
+from symbolic.divisors import check_divisors
 from symbolic.expressions import as_expressions, check_smooth, check_symbols
 from symbolic.kept import Recomputed, kept
+from symbolic.limits import check_size
 from symbolic.names import check_name
 from symbolic.programs import Programs
 from symbolic.structure import Layout, Structure, gram_structure
@@ -91,6 +93,8 @@ class Function(Recomputed):
         parameters = validate.read_parameters(parameters, name)
         layout, anchors = validate.read_layout(over, n_points, anchors, len(points), len(points[0]), name)
         expressions = as_expressions(expressions, name)
+        for i, expression in enumerate(expressions):
+            check_size(expression, f"{name}: expression {i}")
         self._keep(expressions, points, tuple(s for s, _ in parameters), time, layout, anchors, name, template)
         for i, expression in enumerate(expressions):
             check_smooth(expression, f"{name}: expression {i} ({validate.short(expression)})")
@@ -104,6 +108,9 @@ class Function(Recomputed):
         self.parameters = {
             s.name: validate.read_value(s.name, value, self.n_instances, template, name) for s, value in parameters
         }
+        defaults = {s: self.parameters[s.name] for s, _ in parameters}
+        for i, expression in enumerate(expressions):
+            check_divisors(expression, f"{name}: expression {i} ({validate.short(expression)})", defaults)
 
     def _keep(self, expressions, points, parameter_symbols, time, layout: Layout, anchors, name, is_template):
         self.name, self.is_template = name, is_template

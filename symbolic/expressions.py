@@ -8,6 +8,8 @@ from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import Boolean
 
+from symbolic.limits import distinct
+
 #: Name of the fixed point that a template has without being told; it lies at the origin unless `anchors` moves it.
 ANCHOR = "anchor"
 
@@ -102,7 +104,7 @@ def as_expressions(expressions, owner: str) -> tuple[sp.Expr, ...]:
 
 def check_smooth(expression: sp.Expr, where: str) -> None:
     """Raise ValueError unless the expression is built of numbers, symbols, + * ** and SMOOTH_FUNCTIONS alone."""
-    for node in sp.preorder_traversal(expression):
+    for node in reversed(list(distinct(expression))):
         if node.is_number and not node.is_Atom:
             _check_finite(node, where)
         if isinstance(node, _SUPPORTED) or node.is_Symbol or node.is_Add or node.is_Mul or node.is_Pow:
@@ -134,6 +136,8 @@ def _check_finite(number: sp.Expr, where: str) -> None:
         finite = math.isfinite(float(number))
     except (TypeError, OverflowError, ValueError):
         finite = False
+    if finite and number.is_Number and number != 0 and float(number) == 0:
+        raise ValueError(f"{where} contains {_short(number)}, which is zero in double precision: scale it")
     if not finite and not any(isinstance(n, _NON_SMOOTH) for n in sp.preorder_traversal(number)):
         raise ValueError(
             f"{where} contains {_short(number)}, which is no finite real number in double precision: rewrite or scale "

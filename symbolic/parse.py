@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import sympy as sp
 
+from symbolic.divisors import check_divisors
 from symbolic.expressions import SMOOTH_FUNCTIONS
+from symbolic.limits import MAX_POWER, check_digits
 
 MAX_LENGTH, MAX_LENGTH_NONSMOOTH = 2000, 20_000
 MAX_DEPTH = 60
@@ -60,7 +62,10 @@ def parse_expression(
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else "too complex"
         raise ValueError(f"{_quote(text)} is no expression ({reason}): write one like 'x**2 + y**2 - 1'") from None
-    return _Reader(text.strip(), table, functions, nonsmooth).read(tree.body, 0)
+    reader = _Reader(text.strip(), table, functions, nonsmooth)
+    expression = reader.read(tree.body, 0)
+    reader.check_divisors(tree.body)
+    return expression
 
 
 def _table(symbols, functions: frozenset[str]) -> dict[str, sp.Symbol]:
@@ -124,6 +129,15 @@ class _Reader:
             f"parentheses and the functions {', '.join(sorted(self.functions))}"
         )
 
+    def check_divisors(self, node) -> None:
+        """Refuse divisions by numbers that are zero but for rounding, as written: SymPy adds decimals up at once."""
+        with sp.evaluate(False):
+            try:
+                as_written = self.read(node, 0)
+            except (ValueError, TypeError):  # of what has a value once it is simplified alone
+                return
+        check_divisors(as_written, self.part(node))
+
     def sum(self, node, depth: int) -> sp.Expr:
         """A sum of any number of terms, which is as deep a tree as it has terms, without going down into it."""
         terms, left = [], node
@@ -161,6 +175,8 @@ class _Reader:
         if base == 0 and exponent <= 0:
             raise ValueError(f"zero to the power {exponent} in {self.part(node)}: remove it")
         half = sp.nsimplify(exponent) if exponent.is_Float and float(2 * exponent).is_integer() else exponent
+        if base.is_Pow and base.exp.is_Integer and abs(int(base.exp) * float(half)) > MAX_POWER:
+            raise ValueError(f"{self.part(node)} is a power beyond {MAX_POWER}: write a smaller one")
         return self.finite(base**half, node)
 
     def call(self, node, depth: int) -> sp.Expr:
@@ -190,9 +206,8 @@ class _Reader:
             if not all(a.is_Integer for a in arguments) or arguments[1] == 0:
                 raise ValueError(f"{self.part(node)}: Rational takes two whole numbers, the second not zero")
             return sp.Rational(*arguments)
-        if name in ("Abs", "sign"):
-            return {"Abs": sp.Abs, "sign": sp.sign}[name](arguments[0])
-        return {"Max": sp.Max, "Min": sp.Min}[name](*arguments)
+        # Left as written, for SymPy would compare every argument with every other.
+        return getattr(sp, name)(*arguments, evaluate=all(a.is_number for a in arguments))
 
     def piecewise(self, node, depth: int) -> sp.Expr:
         pairs = []
@@ -218,8 +233,13 @@ class _Reader:
         return _COMPARISONS[type(node.ops[0])](*sides)
 
     def finite(self, value: sp.Expr, node) -> sp.Expr:
+        coefficient = value if value.is_Rational else value.as_coeff_Mul()[0]
         if value.has(sp.nan, sp.zoo, sp.oo, -sp.oo, sp.I):
             raise ValueError(f"{self.part(node)} is {value}: only finite real numbers have a residual")
+        if coefficient.is_Float and not 1e-300 <= abs(float(coefficient)) <= 1e300 and coefficient != 0:
+            raise ValueError(f"{self.part(node)} has a factor beyond 1e300 or below 1e-300: scale the units")
         if value.is_Number and (abs(value) > sp.Float(1e300) or 0 != abs(value) < sp.Float(1e-300)):
             raise ValueError(f"{self.part(node)} is beyond 1e300 or below 1e-300: scale the units")
+        if coefficient.is_Rational:
+            check_digits(coefficient, self.part(node))
         return value

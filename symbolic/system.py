@@ -8,8 +8,10 @@ import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from symbolic.corners import as_corners, check_piecewise_smooth
+from symbolic.divisors import check_divisors
 from symbolic.expressions import as_expressions, substituted
 from symbolic.kept import Recomputed, kept
+from symbolic.limits import check_size
 from symbolic.names import check_name
 
 if TYPE_CHECKING:
@@ -65,13 +67,15 @@ class DAESystem(Recomputed):
         equations = as_expressions(equations, name)
         definitions = _read_definitions(definitions, name)
         self._check_names(definitions)
+        for i, e in enumerate(equations):
+            check_size(e, f"{name}: equation {i}")
         reader = _Reader(self, functions, definitions)
         self.equations = tuple(reader.read(e, f"{name}: equation {i} ({_short(e)})") for i, e in enumerate(equations))
         if not isinstance(invariants or {}, Mapping):
             raise ValueError(f"{name}: invariants={invariants!r}: expected a mapping, {{name: expression}}")
         self.invariants = {
             key: reader.read(
-                as_expressions([value], f"{name}: invariant {key!r}")[0],
+                _sized(as_expressions([value], f"{name}: invariant {key!r}")[0], f"{name}: invariant {key!r}"),
                 f"{name}: invariant {key!r}",
                 derivatives=False,
             )
@@ -254,7 +258,9 @@ class _Reader:
         self.definitions: dict[sp.Symbol, sp.Expr] = {}
         for symbol, value in definitions.items():
             # Corners are closed before they are put in: SymPy would take every Max apart again, and again.
-            self.definitions[symbol] = substituted(as_corners(self._plain(value)), self.definitions, {})
+            where = f"{system.name}: definition {symbol}"
+            value = substituted(as_corners(self._plain(_sized(value, where))), self.definitions, {})
+            self.definitions[symbol] = _sized(value, where)
         self._known: dict[sp.Basic, sp.Basic] = {}
 
     def read(self, expression: sp.Expr, where: str, derivatives: bool = True) -> sp.Expr:
@@ -265,7 +271,9 @@ class _Reader:
                 f"{where}: the function {unknown[0]} is not declared: add it to the states, or if it is an input write "
                 "it as an expression of time"
             )
+        check_size(expression, where)
         check_piecewise_smooth(expression, where)
+        check_divisors(expression, where, self.system.parameters)
         self._check_symbols(expression, where, derivatives)
         return expression
 
@@ -374,6 +382,11 @@ def _read_definitions(definitions, name) -> dict[sp.Symbol, sp.Expr]:
             raise ValueError(f"{name}: definition {symbol!r}: expected a SymPy symbol as key, {{symbol: expression}}")
         result[symbol] = as_expressions([value], f"{name}: definition {symbol}")[0]
     return result
+
+
+def _sized(expression: sp.Expr, where: str) -> sp.Expr:
+    check_size(expression, where)
+    return expression
 
 
 def _is_empty(entries) -> bool:

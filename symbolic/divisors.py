@@ -1,6 +1,6 @@
 """Numbers that have no value: divisions by what is zero but for rounding, and logarithms and angles of it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import mpmath
 import numpy as np
@@ -8,23 +8,28 @@ import sympy as sp
 
 from symbolic.choices import NON_SMOOTH
 from symbolic.limits import distinct
+from symbolic.sampling import Evaluator
 
 _DIGITS = 50
 _EXACT = mpmath.mpf(10) ** (4 - _DIGITS)  # relative, what working with so many digits leaves
+_HUGE = mpmath.mpf(10) ** 400  # beyond it functions take ever longer
 _MARGIN = 8  # of a bound of rounding
 
 
 def check_divisors(expression: sp.Expr, where: str, parameters: Mapping[sp.Symbol, object] | None = None) -> None:
     """Raise ValueError where a divisor, or the argument of a logarithm, is a number that is zero but for rounding.
 
+    And where what parameters alone make, as the root of one, is no finite real number at their default values.
+
     Numbers are what holds no symbol, or parameters with default values alone. Each is computed to 50 digits with a
     bound of its error, in which decimal numbers count as doubles: 0.3 - 0.1 - 0.2 is zero, and so is sin(1)² + cos(1)²
     - 1, of which a plain evaluation leaves 1e-125.
     """
     defaults = _values(parameters or {})
+    plain = set() if not defaults else set(_unconditional(expression, defaults.keys()))
     for e in distinct(expression):
         for number, role in _must_not_vanish(e):
-            if not number.free_symbols <= defaults.keys():
+            if number.free_symbols and not (number.free_symbols <= defaults.keys() and e in plain):
                 continue
             for values in _instances(number, defaults):
                 if _vanishes(number, values):
@@ -33,6 +38,36 @@ def check_divisors(expression: sp.Expr, where: str, parameters: Mapping[sp.Symbo
                         f"{where}: {role} {_short(number)}, which is zero{at}: there is no such number; write it "
                         "otherwise"
                     )
+    _check_finite(expression, where, defaults)
+
+
+def _unconditional(expression: sp.Basic, parameters: Collection[sp.Symbol]) -> list[sp.Basic]:
+    """The nodes that count whatever values parameters have: all but branches that these select."""
+    found, stack = {}, [expression]
+    while stack:
+        e = stack.pop()
+        if e in found:
+            continue
+        found[e] = None
+        if not (isinstance(e, sp.Piecewise) and any(c.free_symbols & parameters for _, c in e.args)):
+            stack.extend(e.args)
+    return list(found)
+
+
+def _check_finite(expression: sp.Expr, where: str, defaults: Mapping[sp.Symbol, np.ndarray]) -> None:
+    """What holds no other symbols than parameters is a finite real number at their default values."""
+    if not defaults:
+        return
+    for e in _unconditional(expression, defaults.keys()):
+        if not e.args or not isinstance(e, sp.Expr) or not e.free_symbols or not e.free_symbols <= defaults.keys():
+            continue
+        for values in _instances(e, defaults):
+            found = Evaluator({s: np.array([v]) for s, v in values.items()}, 1)([e])[0][0, 0]
+            if not np.isfinite(found):
+                at = ", ".join(f"{s} = {v:g}" for s, v in values.items())
+                raise ValueError(
+                    f"{where}: {_short(e)} is no finite real number for {at}: give other default values, or None"
+                )
 
 
 def _must_not_vanish(e: sp.Basic) -> list[tuple[sp.Expr, str]]:
@@ -102,6 +137,8 @@ def _bounded(e: sp.Basic, known: Mapping, values: Mapping[sp.Symbol, float]) -> 
         for v, err in inner:
             value, error = value * v, abs(value) * err + error * (abs(v) + err)
         return value, error + abs(value) * _EXACT
+    if any(abs(v) > _HUGE for v, _ in inner):
+        raise ValueError
     function = (lambda a, b: a**b) if e.is_Pow else getattr(mpmath, type(e).__name__)
     if isinstance(e, (sp.exp, sp.sinh, sp.cosh)) and abs(inner[0][0]) > 10_000:
         raise ValueError

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import sympy as sp
 
 MAX_OPERATIONS = 100_000  # of an expression written out, however much of it is shared
-MAX_DEPTH = 400  # operations in one another
+MAX_DEPTH = 300  # operations in one another
 MAX_BITS = 4096  # of a numerator or denominator
 MAX_POWER = 4096  # of an exponent that is a whole number
 

@@ -28,6 +28,7 @@ from symbolic.choices import (
 from symbolic.expressions import substituted
 
 _HALF = sp.Rational(1, 2)
+_LONGEST_PRODUCT = 8  # factors
 
 
 class Tape:
@@ -129,6 +130,9 @@ class Tape:
     def _product(self, product: sp.Expr) -> sp.Expr:
         coefficient, rest = product.as_coeff_Mul()
         factors = [self._power(f.base, f.exp) if f.is_Pow else f for f in sp.Mul.make_args(rest)]
+        if len(factors) > _LONGEST_PRODUCT:  # by halves: of one long product every derivative would be as long
+            half = len(factors) // 2
+            factors = [self._product(sp.Mul(*part)) for part in (factors[:half], factors[half:])]
         return _scaled(coefficient, self._define(sp.Mul(*factors)))
 
     def _power(self, base: sp.Expr, exponent: sp.Expr) -> sp.Expr:

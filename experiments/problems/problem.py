@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from symbolic.names import check_name
+
 
 @dataclass(frozen=True, eq=False)  # a system is compiled by identity
 class Problem:
@@ -46,6 +48,9 @@ class Problem:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"a problem's name must be text, got {self.name!r}")
+        check_name(self.name, "a problem's name")
+        if self.name.startswith(".") or any(c in self.name for c in "/\\:"):
+            raise ValueError(f"a problem's name is in files' names, got {self.name!r}: no . in front, no / \\ or :")
         for part in ("initial", "rates", "reference", "recomputed"):
             values = getattr(self, part)
             if values is not None:

@@ -24,11 +24,14 @@ from typing import Any
 import sympy as sp
 
 from experiments.problems.problem import Problem
+from symbolic.corners import as_corners
+from symbolic.divisors import check_divisors
 from symbolic.parse import parse_expression
 from symbolic.system import DAESystem, dot
 
 MAX_BYTES = 5_000_000
 MAX_STATES = 1_000
+MAX_DIGITS = 308  # of a whole number, as many as doubles reach
 
 # What is read; a key close to one of these is taken for a slip.
 _READ = (
@@ -59,7 +62,7 @@ def read_problem(path: Path) -> Problem:
 def problem_from_text(text: str, default_name: str = "problem") -> Problem:
     """The problem in JSON `text`; raises ProblemFileError (a ValueError)."""
     try:
-        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=_integer)
     except json.JSONDecodeError as error:
         raise ProblemFileError(f"no JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
@@ -240,6 +243,8 @@ class _Reader:
             )
         for symbol, expression in reversed(definitions.items()):
             found = {name: value.subs(symbol, expression) for name, value in found.items()}
+        for name, value in found.items():
+            check_divisors(as_corners(value), f"exact.{name}", parameters)
         exact_values = {p: sp.Float(v, 30) for p, v in parameters.items()}
         found = {name: value.subs(exact_values) for name, value in found.items()}
         for name, value in found.items():
@@ -279,7 +284,9 @@ class _Reader:
         if _is_plain(text):
             number = float(text)
         else:
-            expression = self.expression(where, text, symbols).subs(numbers)
+            expression = self.expression(where, text, symbols)
+            check_divisors(as_corners(expression), where, numbers)
+            expression = expression.subs(numbers)
             if expression.free_symbols:
                 raise ProblemFileError(
                     f"{where}: {_quoted(text)} is no number: only parameters declared before it may stand in it"
@@ -333,6 +340,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ProblemFileError(f"the key {_quoted(key)} is given twice: name each once")
         made[key] = value
     return made
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ProblemFileError(f"a whole number of {len(text):,} digits: at most {MAX_DIGITS} are read")
+    return int(text)
 
 
 def _refuse_constant(name: str) -> float:

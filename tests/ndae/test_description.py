@@ -81,7 +81,7 @@ def test_what_holds_itself_has_an_end():
     assert any("too deeply nested" in text for text in describe(deep).values())
 
 
-@pytest.mark.parametrize("value", [threading.Lock(), (i for i in range(3)), open, sys.stdout], ids=str)
+@pytest.mark.parametrize("value", [threading.Lock(), (i for i in range(3)), open, sys.stdout], ids=["lock", "generator", "function", "file"])
 def test_what_cannot_be_described_says_so(value):
     if value is open:  # a function of Python's own is known by its name
         assert fingerprint(value)

@@ -22,7 +22,7 @@ test-slow: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest -q experiments/benchmarks --benchmark-only --timeout 0
-	$(BIN)/python -m experiments.benchmarks.step_cost
+	$(BIN)/python -m ndae.experiments.benchmarks.step_cost
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

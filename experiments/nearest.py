@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from symbolic import Constraint
+    from ndae.symbolic import Constraint
 
 
 def nearest_positions(constraint: "Constraint", r: np.ndarray, mass: np.ndarray | None = None) -> np.ndarray:
@@ -15,7 +15,7 @@ def nearest_positions(constraint: "Constraint", r: np.ndarray, mass: np.ndarray 
     """
     import torch
 
-    from solvers import project
+    from ndae.solvers import project
 
     y = torch.as_tensor(r.reshape(len(r), -1))
     metric = None if mass is None else torch.as_tensor(1.0 / mass)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from symbolic.forks import check_process
+from ndae.symbolic.ground.forks import check_process
 
 SOLVER_NAMES = ("dopri8", "dopri5", "tsit5", "kvaerno5", "radau13")
 _NUMBERS = (float, int, np.number, np.ndarray)

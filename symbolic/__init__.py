@@ -1,15 +1,18 @@
 """SymPy constraints, what is derived from them, and the functions generated."""
 
-from symbolic import forks, library  # noqa: F401  watches for forks from here on
-from symbolic.constraint import Constraint, Function
-from symbolic.expressions import ANCHOR, norm, point
-from symbolic.mechanics import MechanicalSystem
-from symbolic.parse import parse_expression
-from symbolic.reduced import ReducedSystem
-from symbolic.reduced_functions import ReducedFunctions
-from symbolic.structural import StructureError
-from symbolic.system import DAESystem, dot
-from symbolic.vector_function import VectorFunction
+from ndae.symbolic import library  # noqa: F401  watches for forks from here on
+from ndae.symbolic.expressions.derivatives import dot
+from ndae.symbolic.expressions.points import ANCHOR, norm, point
+from ndae.symbolic.forms.functions import ReducedFunctions
+from ndae.symbolic.forms.reduced import ReducedSystem
+from ndae.symbolic.functions.constraint import Constraint
+from ndae.symbolic.functions.function import Function
+from ndae.symbolic.functions.vector_function import VectorFunction
+from ndae.symbolic.ground import forks  # noqa: F401  watches for forks from here on
+from ndae.symbolic.parse import parse_expression
+from ndae.symbolic.reduction.graphs import StructureError
+from ndae.symbolic.systems.of_points import MechanicalSystem
+from ndae.symbolic.systems.system import DAESystem
 
 __all__ = [
     "ANCHOR",

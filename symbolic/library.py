@@ -6,9 +6,10 @@ from itertools import combinations
 import numpy as np
 import sympy as sp
 
-from symbolic.constraint import Constraint, Function
-from symbolic.expressions import ANCHOR, norm, point
-from symbolic.mechanics import MechanicalSystem
+from ndae.symbolic.expressions.points import ANCHOR, norm, point
+from ndae.symbolic.functions.constraint import Constraint
+from ndae.symbolic.functions.function import Function
+from ndae.symbolic.systems.of_points import MechanicalSystem
 
 
 def chain(n: int, dim: int = 2, length: float | Sequence[float] | np.ndarray = 1.0) -> Constraint:

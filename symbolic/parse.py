@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import sympy as sp
 
-from symbolic.divisors import check_divisors
-from symbolic.expressions import SMOOTH_FUNCTIONS
-from symbolic.limits import MAX_POWER, check_digits
+from ndae.symbolic.expressions.limits import MAX_POWER, check_digits
+from ndae.symbolic.expressions.reading import SMOOTH_FUNCTIONS
+from ndae.symbolic.numeric.divisors import check_divisors
 
 MAX_LENGTH, MAX_LENGTH_NONSMOOTH = 2000, 20_000
 MAX_DEPTH = 60

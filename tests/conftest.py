@@ -15,5 +15,5 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # Of `symbolic`, the modules that hold arrays: the others work on SymPy alone, check their input by hand (so wrong
 # values have to reach them), and make so many small calls that the checks would slow derivation down tenfold.
-ARRAYS = ["symbolic._runtime_torch", "symbolic._runtime_array", "symbolic.jax_mechanics"]
+ARRAYS = ["ndae.symbolic.backends._runtime_torch", "ndae.symbolic.backends._runtime_array", "ndae.symbolic.systems.of_points_jax"]
 install_import_hook([*ARRAYS, "solvers", "ndae"], "beartype.beartype")

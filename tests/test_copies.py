@@ -12,13 +12,13 @@ import sympy as sp
 import torch
 
 import ndae
-from experiments.motions.robot_arm import PROBLEM as ROBOT_ARM
-from experiments.problems import Problem
-from solvers.dae import solve_dae
-from solvers.errors import ProjectionError
-from solvers.implicit_solve import MissingExtraError
-from symbolic import Constraint, DAESystem, VectorFunction, dot, library
-from symbolic.implicit_form import implicit_form
+from ndae.experiments.problems import Problem
+from ndae.experiments.problems.library.robot_arm import PROBLEM as ROBOT_ARM
+from ndae.solvers.dae.solve import solve_dae
+from ndae.solvers.errors import ProjectionError
+from ndae.solvers.outside.implicit_solve import MissingExtraError
+from ndae.symbolic import Constraint, DAESystem, VectorFunction, dot, library
+from ndae.symbolic.forms.implicit_form import implicit_form
 from tests.solvers.dae_cases import hanging, pendulum
 
 TS = np.linspace(0, 1, 5)
@@ -93,7 +93,7 @@ def test_compiled_functions(copied, backend):
 
 def test_a_torch_function_never_takes_a_table_for_another():
     """Tables were known by the address of an array, which a copy, or the next array, may have too."""
-    from symbolic.vector_torch import TorchNumerics
+    from ndae.symbolic.backends.vector_torch import TorchNumerics
 
     numerics, like = TorchNumerics(), torch.zeros((), dtype=torch.float64)
     for i in range(200):  # each array is freed, and its address given to the next

@@ -32,8 +32,8 @@ def test_imports_run_one_way(room):
 
 
 def test_shapes_are_checked_at_run_time():
-    from ndae.maps import LinearMap
-    from symbolic import library
+    from ndae.models.maps import LinearMap
+    from ndae.symbolic import library
 
     chain = library.chain(3).torch()
     with pytest.raises(jaxtyping.TypeCheckError):

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from solvers.dae import solve_dae
-from solvers.reference import reference_solution
-from solvers.start import consistent_initial_condition
-from solvers.torch_reduced import solve_torch
-from symbolic import DAESystem, dot, library
+from ndae.solvers.consistent import consistent_initial_condition
+from ndae.solvers.dae.solve import solve_dae
+from ndae.solvers.dae.solve_torch import solve_torch
+from ndae.solvers.mechanics.reference import reference_solution
+from ndae.symbolic import DAESystem, dot, library
 from tests.solvers.dae_cases import hanging, pendulum, valve, x, z
 
 TS = np.linspace(0, 1, 5)
@@ -79,7 +79,7 @@ def _vector_function():
 
 
 def _flow():
-    from solvers.flow import dae_flow
+    from ndae.solvers.dae.flow import dae_flow
 
     return dae_flow(pendulum())(hanging(0.4), TS)
 

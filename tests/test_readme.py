@@ -78,8 +78,7 @@ def test_there_is_code_to_run():
 
 def test_ndae_gives_the_names_of_the_three_rooms():
     import ndae
-    import solvers
-    import symbolic
+    from ndae import solvers, symbolic
 
     for name in [*symbolic.__all__, *solvers.__all__, "NeuralDAE", "SmoothProjection", "fit"]:
         assert getattr(ndae, name) is not None

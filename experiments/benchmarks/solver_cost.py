@@ -1,10 +1,10 @@
 """What digits cost: the five-body pendulum over 10 s, solved here and by SUNDIALS IDA, alone and 256 at once.
 
-    python -m experiments.benchmarks.solver_cost [--n 256] [--rounds 7] [--out FILE]
+    python -m ndae.experiments.benchmarks.solver_cost [--n 256] [--rounds 7] [--out FILE]
 
 One trajectory: every solver is run at all tolerances, and for each number of digits the fastest run that has them is
 shown, medians and quartiles of rounds in which the solvers take turns. Digits are of the worst coordinate or velocity
-at the end, against values of 40-digit arithmetic (experiments.problems.five_body_pendulum). Everything is compiled
+at the end, against values of 40-digit arithmetic (ndae.experiments.problems.library.five_body_pendulum). Everything is compiled
 before; IDA gets compiled residuals and analytic Jacobians, multipliers are out of its error test.
 
 Many trajectories: from rest at random angles up to a right angle from the vertical; this project's solver takes them in
@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin
 
 import numpy as np
 
-from experiments.digits import correct_digits
+from ndae.experiments.crosscheck.digits import correct_digits
 
 SECONDS, N_OUTPUTS = 10.0, 101
 TOLERANCES = {
@@ -39,7 +39,7 @@ MANY = {"dopri8, projection": 1e-12, "IDA, index1": 1e-14}
 
 
 def main() -> None:
-    from experiments.crosscheck_report import machine
+    from ndae.experiments.crosscheck.report import machine
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=256, help="trajectories of the batch")
@@ -56,9 +56,9 @@ def main() -> None:
 
 def _solver(name: str, rtol: float) -> Callable[[Any], Any]:
     """A function that solves from a start."""
-    from experiments.problems import load_problem
-    from solvers import solve_ida
-    from solvers.dae import solve_dae
+    from ndae.experiments.problems import load_problem
+    from ndae.solvers import solve_ida
+    from ndae.solvers.dae.solve import solve_dae
 
     system, ts = load_problem("five_body_pendulum").system, np.linspace(0, SECONDS, N_OUTPUTS)
     solver, form = name.split(", ")
@@ -70,14 +70,14 @@ def _solver(name: str, rtol: float) -> Callable[[Any], Any]:
 
 @lru_cache  # its functions are compiled once
 def _form(reduced: Any, kind: str) -> Any:
-    from symbolic.implicit_form import implicit_form
+    from ndae.symbolic.forms.implicit_form import implicit_form
 
     return implicit_form(reduced, kind)
 
 
 def _one(rounds: int) -> list[dict]:
     """Digits, counts and seconds of every solver at every tolerance."""
-    from experiments.problems import load_problem
+    from ndae.experiments.problems import load_problem
 
     problem = load_problem("five_body_pendulum")
     end, _ = problem.best_reference()

@@ -1,6 +1,6 @@
 """What a constraint costs: a training step of each method as a ratio to a step without constraint.
 
-    python -m experiments.benchmarks.step_cost [--network mimetic] [--late 300] [--rounds 20] [--out FILE]
+    python -m ndae.experiments.benchmarks.step_cost [--network mimetic] [--late 300] [--rounds 20] [--out FILE]
 
 The models of a study sit in one process and take turns, a step each, in an order that rotates, so that whatever
 else the machine does falls on all alike; a round gives a ratio a method, and the median of the rounds and their
@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin
 
 import torch
 
-from experiments.benchmarks.turns import measure
+from ndae.experiments.benchmarks.turns import measure
 
 # As the paper combines them (γ = η = 10 in both projections), and the projections alone.
 METHODS = ("none", "auxiliary", "penalty", "end-alone", "smooth-alone", "end", "smooth")
@@ -54,10 +54,10 @@ def main() -> None:
 
 def _stepper(method: str, network: str, dtype: torch.dtype):
     """A function that takes one training step on the next ten of the paper's samples."""
-    from experiments.models import build_model
-    from experiments.pendulum import pendulum_data
-    from experiments.records import Variant
-    from experiments.runs import RunConfig
+    from ndae.experiments.problems.pendulum_data import pendulum_data
+    from ndae.experiments.runs.config import RunConfig
+    from ndae.experiments.runs.models import build_model
+    from ndae.experiments.variants import Variant
 
     data = pendulum_data(n_train=100, horizon=20, seed=0).train
     inputs, targets = (torch.as_tensor(array, dtype=dtype) for array in (data.inputs, data.targets))

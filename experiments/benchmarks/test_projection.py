@@ -11,8 +11,8 @@ import time
 import pytest
 import torch
 
-from solvers import project, stabilisation
-from symbolic.library import chain
+from ndae.solvers import project, stabilisation
+from ndae.symbolic.library import chain
 
 
 def displaced_chain(batch: int, n: int, noise: float, dtype=torch.float64) -> torch.Tensor:

@@ -7,9 +7,9 @@ Each round solves ten seconds of motion, compiled before; `seconds_per_simulated
 import numpy as np
 import pytest
 
-from experiments import pendulum
-from solvers import reference_solution
-from symbolic import library
+from ndae.experiments.problems import pendulum_data as pendulum
+from ndae.solvers import reference_solution
+from ndae.symbolic import library
 
 SECONDS = 10.0
 TS = 0.01 * np.arange(1_001)

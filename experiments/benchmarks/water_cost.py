@@ -1,6 +1,6 @@
 """What constraints cost on 32 water molecules: a training step of each method, and one projection.
 
-    python -m experiments.benchmarks.water_cost [--rounds 15] [--out FILE]
+    python -m ndae.experiments.benchmarks.water_cost [--rounds 15] [--out FILE]
 
 Batches of 10 in float32, horizon 5 fs. The network is `equivariant-small`, by each of the paper's methods and by the
 multiplier of first order; beside it stand the methods with forces between atoms, with the network `molecular`. The
@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin
 
 import torch
 
-from experiments.benchmarks.turns import measure
+from ndae.experiments.benchmarks.turns import measure
 
 BATCH, HORIZON = 10, 50
 TIMES = 10  # projections a turn, so that one that another process interrupts does not count alone
@@ -35,7 +35,7 @@ AIM = 0.02  # of a step
 
 
 def main() -> None:
-    from experiments.crosscheck_report import machine
+    from ndae.experiments.crosscheck.report import machine
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
@@ -83,7 +83,7 @@ def report(result: Mapping[str, Any]) -> str:
 
 
 def _samples() -> tuple[torch.Tensor, torch.Tensor]:
-    from experiments.water.data import water_data
+    from ndae.experiments.water.data import water_data
 
     data = water_data(n_train=100, horizon=HORIZON, seed=0).train
     return torch.as_tensor(data.inputs), torch.as_tensor(data.targets)
@@ -91,9 +91,9 @@ def _samples() -> tuple[torch.Tensor, torch.Tensor]:
 
 def _stepper(method: str, network: str, inputs: torch.Tensor, targets: torch.Tensor) -> Callable[[], None]:
     """A function that takes one training step on the next batch."""
-    from experiments.models import build_model
-    from experiments.records import Variant
-    from experiments.runs import RunConfig
+    from ndae.experiments.runs.config import RunConfig
+    from ndae.experiments.runs.models import build_model
+    from ndae.experiments.variants import Variant
 
     variant = Variant.parse(method)
     config = RunConfig(
@@ -116,7 +116,7 @@ def _stepper(method: str, network: str, inputs: torch.Tensor, targets: torch.Ten
 
 def _projector(targets: torch.Tensor, gradient: bool) -> Callable[[], None]:
     """A function that projects the next batches, with the gradient of a sum of squares where asked for."""
-    from solvers import project
+    from ndae.solvers import project
 
     constraint, tol, rows = *_constraint(targets), _batches(len(targets))
 
@@ -131,14 +131,14 @@ def _projector(targets: torch.Tensor, gradient: bool) -> Callable[[], None]:
 
 
 def _constraint(targets: torch.Tensor) -> tuple[Any, float]:
-    from experiments.motions.water import WaterProblem
-    from experiments.water.baselines import constraint
+    from ndae.experiments.problems.library.water import WaterProblem
+    from ndae.experiments.water.baselines import constraint
 
     return constraint(targets.shape[-2] // 3).torch().to(targets.dtype), WaterProblem.projection_tol
 
 
 def _iterations(targets: torch.Tensor) -> int:
-    from solvers import project
+    from ndae.solvers import project
 
     constraint, tol = _constraint(targets)
     return int(project(constraint, targets.flatten(-2), tol=tol).iterations.max())

@@ -6,13 +6,13 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.problems.problem import Problem
-from experiments.problems.reader import read_problem
-from experiments.python_file import problem_of_file, said
-from experiments.terminal import UserError
+from ndae.experiments.problems.json_file import read_problem
+from ndae.experiments.problems.problem import Problem
+from ndae.experiments.problems.python_file import problem_of_file, said
+from ndae.experiments.terminal import UserError
 
 if TYPE_CHECKING:
-    from experiments.motion_problem import MotionProblem
+    from ndae.experiments.problems.mechanics import MotionProblem
 
 ENTRY_POINTS = "ndae.problems"
 _DATA = Path(__file__).parent / "data"
@@ -47,7 +47,7 @@ def load_problem(name_or_path: str | Path) -> Problem:
     if (_DATA / f"{text}.json").is_file():
         return read_problem(_DATA / f"{text}.json")
     if text in _MODULES:
-        return import_module(f"experiments.problems.{text}").problem
+        return import_module(f"ndae.experiments.problems.{text}").problem
     for point in entry_points(group=ENTRY_POINTS):
         if point.name == text:
             try:
@@ -62,27 +62,27 @@ def load_problem(name_or_path: str | Path) -> Problem:
 
 def _from_python(path: Path) -> Problem:
     advice = (
-        "write `problem = Problem(name, system, initial, t_span)` with `from experiments.problems import Problem`, or "
+        "write `problem = Problem(name, system, initial, t_span)` with `from ndae.experiments.problems import Problem`, or "
         "give one that `ndae train` takes, a MotionProblem"
     )
     return _as_problem(problem_of_file(path, advice), f"`problem` of {path}")
 
 
 def _as_problem(made: object, where: str) -> Problem:
-    from experiments.motion_problem import MotionProblem
+    from ndae.experiments.problems.mechanics import MotionProblem
 
     if callable(made) and not isinstance(made, Problem):
         made = made()
     if isinstance(made, MotionProblem):
         return _of_motion(made)
     if not isinstance(made, Problem):
-        raise UserError(f"{where} is of type {type(made).__name__}: give an experiments.problems.Problem")
+        raise UserError(f"{where} is of type {type(made).__name__}: give an ndae.experiments.problems.Problem")
     return made
 
 
 def _of_motion(motion: "MotionProblem") -> Problem:
     """The true motion of a problem to learn, from a start that none of its samples is from, as long as theirs."""
-    from experiments.motion_data import starts
+    from ndae.experiments.problems.trajectories import starts
 
     q, v = starts(motion, 1, seed=0, part=3)
     initial = {s.name: float(x) for s, x in zip([*motion.q, *motion.v], [*q[0], *v[0]], strict=True)}

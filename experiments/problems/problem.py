@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from symbolic.names import check_name
+from ndae.symbolic.expressions.names import check_name
 
 
 @dataclass(frozen=True, eq=False)  # a system is compiled by identity

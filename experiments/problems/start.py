@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.problems.problem import Problem
-from experiments.terminal import UserError, one_line
-from solvers.left_out import left_open, may_be_left_out
-from solvers.start import consistent_initial_condition, name_places, resolve_start
+from ndae.experiments.problems.problem import Problem
+from ndae.experiments.terminal import UserError, one_line
+from ndae.solvers.consistent import consistent_initial_condition
+from ndae.solvers.dae.left_out import left_open, may_be_left_out
+from ndae.solvers.dae.start import name_places, resolve_start
 
 # How far a given value may be from the constraints, as in solvers.solve_dae.
 _TOLERANCE = 1e-8

@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.nearest import nearest_positions
-from experiments.water.data import RANDOM, WaterData, WaterSamples
-from experiments.water.force_field import masses
+from ndae.experiments.nearest import nearest_positions
+from ndae.experiments.water.data import RANDOM, WaterData, WaterSamples
+from ndae.experiments.water.force_field import masses
 
 if TYPE_CHECKING:
-    from symbolic import Constraint
+    from ndae.symbolic import Constraint
 
 DISTANCES = (0.957, 0.957, 1.513)  # Å: O-H, O-H, H-H, the paper's (section 3.2)
 _PAIRS = ((0, 1), (0, 2), (1, 2))
@@ -17,7 +17,7 @@ _PAIRS = ((0, 1), (0, 2), (1, 2))
 
 def constraint(n_molecules: int) -> "Constraint":
     """The three distances of every molecule, |r_i − r_j| − d = 0, over the positions (9 n_molecules,) in Å."""
-    from symbolic import library
+    from ndae.symbolic import library
 
     return library.rigid_molecules(n_molecules, DISTANCES)
 

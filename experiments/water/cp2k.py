@@ -1,6 +1,6 @@
 """The same motion by CP2K, a code of other makers: input for it, and a comparison with what it found.
 
-CP2K's `KIND CHARMM` has no ½: its constants are half of `experiments.water.force_field`'s, 450 and 55 kcal/mol.
+CP2K's `KIND CHARMM` has no ½: its constants are half of `ndae.experiments.water.force_field`'s, 450 and 55 kcal/mol.
 """
 
 from itertools import combinations_with_replacement
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.water import force_field as ff
-from experiments.water.trajectory import Trajectory
+from ndae.experiments.water import force_field as ff
+from ndae.experiments.water.trajectory import Trajectory
 
 HARTREE = 2625.4996394799  # kJ/mol
 _BOHR, _ATOMIC_TIME = 0.529177210903, 0.024188843265857  # Å, fs

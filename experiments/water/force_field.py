@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.water.missing import load
+from ndae.experiments.water.missing import load
 
 MASSES = (15.999, 1.008, 1.008)  # amu, of O, H, H
 SYMBOLS = ("O", "H", "H")

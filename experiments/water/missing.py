@@ -3,7 +3,7 @@
 from importlib import import_module
 from types import ModuleType
 
-from experiments.terminal import UserError
+from ndae.experiments.terminal import UserError
 
 
 class MissingPackage(UserError, ModuleNotFoundError):

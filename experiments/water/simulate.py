@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from experiments.cache import cached_arrays
-from experiments.water.force_field import context, kinetic_energy, masses, plain, system, temperature
-from experiments.water.missing import load
-from experiments.water.trajectory import Trajectory
+from ndae.experiments.cache import cached_arrays
+from ndae.experiments.water.force_field import context, kinetic_energy, masses, plain, system, temperature
+from ndae.experiments.water.missing import load
+from ndae.experiments.water.trajectory import Trajectory
 
 Progress = Callable[[float, str], None]
 
@@ -40,7 +40,7 @@ def simulate(
     1. Randomly turned molecules on a lattice; minimised; `equilibration_ps` of Langevin dynamics at 300 K (friction
        5/ps) with a soft wall that holds the oxygens within 10 Å of the origin.
     2. Momentum of the centre and angular momentum removed, velocities scaled to exactly 300 K.
-    3. Velocity Verlet without wall or thermostat, with forces of `experiments.water.force_field` in float64, kept as
+    3. Velocity Verlet without wall or thermostat, with forces of `ndae.experiments.water.force_field` in float64, kept as
        float32. Potential and kinetic energy are of every 10th step.
 
     Starts hold more or less potential energy, and come to other temperatures on their own. Taken is the first of a
@@ -147,7 +147,7 @@ def _lattice(n_molecules: int, random: np.random.Generator) -> np.ndarray:
     """Molecules of the force field's own shape, each turned at random, on the lattice points nearest to the origin."""
     from scipy.spatial.transform import Rotation
 
-    from experiments.water.force_field import ANGLE_DEGREES, BOND_LENGTH
+    from ndae.experiments.water.force_field import ANGLE_DEGREES, BOND_LENGTH
 
     side = np.arange(np.ceil(n_molecules ** (1 / 3) - 1e-9))
     sites = np.stack(np.meshgrid(side, side, side, indexing="ij"), -1).reshape(-1, 3) - side.mean()

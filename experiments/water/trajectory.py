@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.water.force_field import MASSES, SYMBOLS
-from experiments.water.missing import load
+from ndae.experiments.water.force_field import MASSES, SYMBOLS
+from ndae.experiments.water.missing import load
 
 LONGEST_BOND = 1.3  # Å; an O-H bond of liquid water is 0.96, the nearest hydrogen of another molecule at 1.5 to 2
 _LONGEST_JUMP = 2.0  # Å, of a molecule between frames beyond what its velocity explains

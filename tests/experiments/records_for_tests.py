@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 
-from experiments.figures import Snapshots
-from experiments.records import Record, Variant
+from ndae.experiments.drawing.figures import Snapshots
+from ndae.experiments.runs.records import Record
+from ndae.experiments.variants import Variant
 
 PAPERS = (
     Variant("none"),

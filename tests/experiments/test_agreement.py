@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments import crosscheck as module
-from experiments.agreement import agreement
-from experiments.crosscheck import crosscheck
-from experiments.crosscheck_report import notes
-from experiments.problems import load_problem
-from solvers import Solution
+from ndae.experiments.crosscheck import check as module
+from ndae.experiments.crosscheck.agreement import agreement
+from ndae.experiments.crosscheck.check import crosscheck
+from ndae.experiments.crosscheck.report import notes
+from ndae.experiments.problems import load_problem
+from ndae.solvers import Solution
 
 
 def pair(at, by, column):

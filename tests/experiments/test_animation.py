@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.animation import animate
-from experiments.figures import drift_figure
+from ndae.experiments.drawing.animation import animate
+from ndae.experiments.drawing.figures import drift_figure
 from tests.experiments.records_for_tests import PAPERS, snapshots
 
 

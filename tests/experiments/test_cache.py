@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.cache import cache_folder, cache_path, cached_arrays
+from ndae.experiments.cache import cache_folder, cache_path, cached_arrays
 
 CONFIG = {"n_steps": 3, "dt": 0.01}
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import ndae
-from experiments import chnn, chnn_data
-from experiments.chnn import Config
-from experiments.chnn_data import Motions
+from ndae.experiments.studies import chnn, chnn_data
+from ndae.experiments.studies.chnn import Config
+from ndae.experiments.studies.chnn_data import Motions
 
 
 @pytest.fixture(scope="module", autouse=True)

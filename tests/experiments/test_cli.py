@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from experiments import cli
-from experiments.records import write_record
+from ndae.experiments.cli import commands as cli
+from ndae.experiments.runs.records import write_record
 from tests.experiments.command_line import in_process, ndae
 from tests.experiments.records_for_tests import ALONE, PAPERS, record
 
@@ -129,7 +129,7 @@ def test_debug_raises(capsys):
 
 
 def test_a_bug_is_told_from_a_users_error(capsys, monkeypatch):
-    monkeypatch.setattr("experiments.records.read_records", lambda folder: {}["bug"])
+    monkeypatch.setattr("ndae.experiments.runs.records.read_records", lambda folder: {}["bug"])
     code, _, err = in_process(capsys, "table", ".")
     assert code == 1
     assert "unexpected KeyError" in err and "--debug" in err and "Traceback" not in err
@@ -145,7 +145,7 @@ def test_an_interrupt_is_130(capsys, monkeypatch, ending):
         except KeyboardInterrupt:
             sys.exit(1)  # what Lightning makes of it
 
-    monkeypatch.setattr("experiments.records.read_records", interrupted)
+    monkeypatch.setattr("ndae.experiments.runs.records.read_records", interrupted)
     code, _, err = in_process(capsys, "table", ".")
     assert code == 130
     assert "interrupted" in err
@@ -154,7 +154,7 @@ def test_an_interrupt_is_130(capsys, monkeypatch, ending):
 def test_a_reader_that_leaves_early_is_no_error(tmp_path):
     write_record(record(PAPERS[0]), tmp_path / "a.json")
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
-    command = f"{sys.executable} -u -m experiments.cli table {tmp_path} | true; echo ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -u -m ndae.experiments.cli.commands table {tmp_path} | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, timeout=60)
     assert done.stdout.strip() == "0"
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr

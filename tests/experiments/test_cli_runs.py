@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from experiments import cli
+from ndae.experiments.cli import commands as cli
 from tests.experiments.command_line import in_process, ndae
 
 
@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_is_one_line(capsys, workplace):
 def test_an_interrupted_run_goes_on(capsys, workplace):
     folder = workplace / "interrupted"
     long = ("pendulum", "--network", "mlp", "--n-train", 20, "--epochs", 100_000, "--out", folder)
-    command = [sys.executable, "-m", "experiments.cli", "train", *map(str, long)]
+    command = [sys.executable, "-m", "ndae.experiments.cli.commands", "train", *map(str, long)]
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
 
     def listening():
@@ -185,7 +185,7 @@ def test_the_table_of_a_comparison_can_be_made_from_its_results(capsys, compared
 
 
 def test_demo_tells_the_story(capsys, workplace, monkeypatch):
-    from experiments import demo
+    from ndae.experiments.studies import demo
 
     monkeypatch.setattr(demo, "EPOCHS", 1)
     monkeypatch.setattr(demo, "FRAMES", 3)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from experiments import compare
-from experiments.compare import Study, run_study, sweep_variants, train_one, write_results, write_sweep
-from experiments.records import Variant, read_records
-from experiments.terminal import UserError
+from ndae.experiments.drawing.of_study import write_results, write_sweep
+from ndae.experiments.runs import study as compare
+from ndae.experiments.runs.records import read_records
+from ndae.experiments.runs.study import Study, run_study, sweep_variants, train_one
+from ndae.experiments.terminal import UserError
+from ndae.experiments.variants import Variant
 from tests.experiments.records_for_tests import ALONE, PAPERS, record, write_run
 
 
@@ -42,7 +44,7 @@ def made(monkeypatch):
             variant = Variant.of(config.method, config.gamma, config.eta)
             write_run(record(variant, config.seed, epochs=config.epochs), out)
 
-    monkeypatch.setitem(sys.modules, "experiments.runs", types.SimpleNamespace(RunConfig=FakeConfig, run=run))
+    monkeypatch.setitem(sys.modules, "ndae.experiments.runs.run", types.SimpleNamespace(RunConfig=FakeConfig, run=run))
     return asked
 
 
@@ -82,9 +84,9 @@ def test_table_and_figures_of_a_study(made, tmp_path):
 
 
 def test_a_run_that_diverges_does_not_stop_the_others(made, tmp_path, monkeypatch, capsys):
-    from ndae.history import NonFiniteError
+    from ndae.training.history import NonFiniteError
 
-    runs = sys.modules["experiments.runs"]
+    runs = sys.modules["ndae.experiments.runs.run"]
     healthy = runs.run
 
     def run(config, out, **options):
@@ -106,7 +108,7 @@ def test_another_error_stops_a_study(made, tmp_path, monkeypatch):
     def run(config, out, **options):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(sys.modules["experiments.runs"], "run", run)
+    monkeypatch.setattr(sys.modules["ndae.experiments.runs.run"], "run", run)
     with pytest.raises(RuntimeError, match="out of memory"):
         run_study(study(), tmp_path)
 
@@ -114,7 +116,7 @@ def test_another_error_stops_a_study(made, tmp_path, monkeypatch):
 @pytest.fixture
 def drawn(monkeypatch):
     """Titles of the variants drawn, by the name of the picture."""
-    from experiments import figures
+    from ndae.experiments.drawing import figures
 
     pictures = {}
 
@@ -141,8 +143,8 @@ def test_multipliers_are_in_both_figures_behind_the_projections(drawn, tmp_path)
 
 
 def test_by_default_all_methods_are_compared():
-    from experiments.options import ALL_METHODS
-    from experiments.records import METHOD_TITLES
+    from ndae.experiments.cli.options import ALL_METHODS
+    from ndae.experiments.variants import METHOD_TITLES
 
     variants = [Variant.parse(name) for name in ALL_METHODS.split(",")]
     assert {variant.method for variant in variants} == set(METHOD_TITLES) - {"soft"}

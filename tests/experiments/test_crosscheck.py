@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from experiments import crosscheck as module
-from experiments.crosscheck import Run, crosscheck, output_times
-from experiments.crosscheck_all import markdown
-from experiments.crosscheck_report import headline, notes, tables, to_json, width_of
-from experiments.digits import correct_digits
-from experiments.problems import load_problem, problem_from_text
-from experiments.terminal import UserError, console
-from experiments.work_precision import work_precision
+from ndae.experiments.crosscheck import check as module
+from ndae.experiments.crosscheck.check import Run, crosscheck, output_times
+from ndae.experiments.crosscheck.digits import correct_digits
+from ndae.experiments.crosscheck.report import headline, notes, tables, to_json, width_of
+from ndae.experiments.crosscheck.work_precision import work_precision
+from ndae.experiments.problems import load_problem, problem_from_text
+from ndae.experiments.studies.crosscheck_all import markdown
+from ndae.experiments.terminal import UserError, console
 from tests.experiments.command_line import in_process
 
 # x' = z, z = -x + 0 z2, z2 = 0: no hidden constraint, and a variable that is zero.

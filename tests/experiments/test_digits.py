@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.digits import (
+from ndae.experiments.crosscheck.digits import (
     MOST_DIGITS,
     correct_digits,
     error_scales,

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from experiments.digits import error_scales
-from experiments.problems import load_problem, problem_from_text
+from ndae.experiments.crosscheck.digits import error_scales
+from ndae.experiments.problems import load_problem, problem_from_text
 
 pytest.importorskip("sksundae")
-from solvers import solve_ida
+from ndae.solvers import solve_ida
 
 
 def ida(problem, form, rtol, **options):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from experiments import figures
-from experiments.figures import Snapshots, curves_figure, snapshots_figure
-from experiments.pendulum import link_lengths
+from ndae.experiments.drawing import figures
+from ndae.experiments.drawing.figures import Snapshots, curves_figure, snapshots_figure
+from ndae.experiments.problems.pendulum_data import link_lengths
 from tests.experiments.records_for_tests import ALONE, PAPERS, chain, record, snapshots
 
 PNG = b"\x89PNG"

@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import learned_lengths
-from experiments.learned_lengths import GRAVITY, VELOCITY_NOISE, describe, distances, main, motion, recover, samples
+from ndae.experiments.studies import learned_lengths
+from ndae.experiments.studies.learned_lengths import (
+    GRAVITY,
+    VELOCITY_NOISE,
+    describe,
+    distances,
+    main,
+    motion,
+    recover,
+    samples,
+)
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import ndae
-from experiments import more_links, pendulum
-from experiments.more_links import compare, describe, on_chain, states
-from experiments.runs import run
+from ndae.experiments.problems import pendulum_data as pendulum
+from ndae.experiments.runs.run import run
+from ndae.experiments.studies import more_links
+from ndae.experiments.studies.more_links import compare, describe, on_chain, states
 from tests.experiments.test_runs import swinging, tiny
 
 

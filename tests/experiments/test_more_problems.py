@@ -6,10 +6,10 @@ import random
 import numpy as np
 import pytest
 
-from experiments.problems import load_problem, problem_from_text
-from experiments.problems.loading import _DATA
-from experiments.problems.start import start_of
-from solvers import solve_dae
+from ndae.experiments.problems import load_problem, problem_from_text
+from ndae.experiments.problems.loading import _DATA
+from ndae.experiments.problems.start import start_of
+from ndae.solvers import solve_dae
 
 
 def text_of(name):

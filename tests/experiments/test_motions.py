@@ -12,17 +12,18 @@ import sympy as sp
 import torch
 from scipy.integrate import solve_ivp
 
-from experiments import motions
-from experiments.models import build_model
-from experiments.motion_data import baselines, split, starts, violations
-from experiments.motion_problem import MotionProblem
-from experiments.motions import chaplygin_sleigh as sleigh
-from experiments.motions import robot_arm as arm
-from experiments.options import PROBLEMS as ON_THE_COMMAND_LINE
-from experiments.runs import RunConfig, build_data, load_model, run
-from experiments.terminal import UserError
-from experiments.truth import truth_of
-from ndae.evaluation import evaluate
+from ndae.experiments.cli.options import PROBLEMS as ON_THE_COMMAND_LINE
+from ndae.experiments.problems import names as motions
+from ndae.experiments.problems.library import chaplygin_sleigh as sleigh
+from ndae.experiments.problems.library import robot_arm as arm
+from ndae.experiments.problems.mechanics import MotionProblem
+from ndae.experiments.problems.trajectories import baselines, split, starts, violations
+from ndae.experiments.runs.config import RunConfig
+from ndae.experiments.runs.models import build_model
+from ndae.experiments.runs.run import build_data, load_model, run
+from ndae.experiments.terminal import UserError
+from ndae.experiments.validation.truth import truth_of
+from ndae.training.evaluation import evaluate
 from tests.experiments.command_line import in_process
 
 SMALL = {"network": "mlp", "n_train": 60, "n_val": 20, "n_test": 40, "epochs": 2, "horizon": 20}
@@ -54,7 +55,7 @@ def ball() -> MotionProblem:
 @pytest.fixture
 def bead(monkeypatch):
     """The bead as if it had a file among the others."""
-    monkeypatch.setitem(sys.modules, "experiments.motions.ball", types.SimpleNamespace(PROBLEM=ball()))
+    monkeypatch.setitem(sys.modules, "ndae.experiments.problems.names.ball", types.SimpleNamespace(PROBLEM=ball()))
     monkeypatch.setattr(motions, "PROBLEMS", (*motions.PROBLEMS, "ball"))
     return motions.find("ball")
 
@@ -266,8 +267,8 @@ problem = MotionProblem(
 
 
 def test_a_file_is_a_problem_to_train_on_to_validate_and_to_cross_check(tmp_path, monkeypatch):
-    from experiments.problems import load_problem
-    from experiments.validate import validate
+    from ndae.experiments.problems import load_problem
+    from ndae.experiments.validation.validate import validate
 
     monkeypatch.chdir(tmp_path)
     Path("bead.py").write_text(BEAD)

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from experiments import multiplier_table
-from experiments.records import Variant, read_records
+from ndae.experiments.runs.records import read_records
+from ndae.experiments.studies import multiplier_table
+from ndae.experiments.variants import Variant
 
 
 @pytest.fixture(scope="module")

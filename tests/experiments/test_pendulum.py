@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import pendulum
-from experiments.cache import cache_folder
-from experiments.pendulum import (
+from ndae.experiments.cache import cache_folder
+from ndae.experiments.problems import pendulum_data as pendulum
+from ndae.experiments.problems.pendulum_data import (
     Samples,
     mean_error_cm,
     pendulum_data,
@@ -85,7 +85,7 @@ def test_simulation_longer_than_the_common_one_begins_with_it(trajectory):
 
 def test_neither_torch_nor_jax_loads_to_read_cached_data(trajectory):
     code = (
-        "import sys; from experiments.pendulum import pendulum_data; pendulum_data(); "
+        "import sys; from ndae.experiments.problems.pendulum_data import pendulum_data; pendulum_data(); "
         "print([name for name in ('torch', 'jax', 'sympy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)

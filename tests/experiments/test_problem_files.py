@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from experiments.problems import ProblemFileError, load_problem, problem_from_text, read_problem
-from experiments.problems.reader import MAX_BYTES, MAX_STATES
+from ndae.experiments.problems import ProblemFileError, load_problem, problem_from_text, read_problem
+from ndae.experiments.problems.json_file import MAX_BYTES, MAX_STATES
 
 DATA = Path(__file__).parents[2] / "experiments" / "problems" / "data"
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from experiments.problems import Problem, load_problem, loading, problem_from_text, problem_names
-from experiments.problems.start import start_of
-from experiments.terminal import UserError
-from symbolic import DAESystem, dot
+from ndae.experiments.problems import Problem, load_problem, loading, problem_from_text, problem_names
+from ndae.experiments.problems.start import start_of
+from ndae.experiments.terminal import UserError
+from ndae.symbolic import DAESystem, dot
 from tests.experiments.command_line import in_process
 
 MODULE = """

@@ -8,20 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import records
-from experiments.records import (
-    FORCES,
-    PAPER_TABLE_1,
-    STABILISATIONS,
-    Spread,
-    Variant,
-    group,
-    read_record,
-    read_records,
-    read_run,
-    record_name,
-    write_record,
-)
+from ndae.experiments.paper import PAPER_TABLE_1
+from ndae.experiments.runs import records
+from ndae.experiments.runs.records import Spread, group, read_record, read_records, read_run, record_name, write_record
+from ndae.experiments.variants import FORCES, STABILISATIONS, Variant
 from tests.experiments.records_for_tests import ALONE, PAPERS, record, write_run
 
 RESULTS = Path(records.__file__).parent / "results"

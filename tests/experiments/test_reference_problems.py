@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from experiments.crosscheck import crosscheck
-from experiments.problems import load_problem, problem_names
-from experiments.problems.start import start_of
-from solvers import solve_dae
+from ndae.experiments.crosscheck.check import crosscheck
+from ndae.experiments.problems import load_problem, problem_names
+from ndae.experiments.problems.start import start_of
+from ndae.solvers import solve_dae
 
 RTOL = 1e-10
 # Over its 10 s the motion of five links magnifies every error a millionfold: at 1e-10 eight digits are luck.

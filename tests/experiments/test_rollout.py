@@ -7,8 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import pendulum, rollout
-from experiments.rollout import Learned, beside, energy_change, error_of, force_error, holds, links_off, true_force
+from ndae.experiments.problems import pendulum_data as pendulum
+from ndae.experiments.studies import rollout
+from ndae.experiments.studies.rollout import (
+    Learned,
+    beside,
+    energy_change,
+    error_of,
+    force_error,
+    holds,
+    links_off,
+    true_force,
+)
 from tests.experiments.test_runs import swinging
 
 

@@ -14,10 +14,12 @@ import pytest
 import torch
 
 import ndae
-from experiments import pendulum, runs
-from experiments.models import build_method, build_model
-from experiments.runs import RunConfig, load_model, run
-from ndae.checkpoints import CheckpointError, load_checkpoint
+from ndae.experiments.problems import pendulum_data as pendulum
+from ndae.experiments.runs import run as runs
+from ndae.experiments.runs.config import RunConfig
+from ndae.experiments.runs.models import build_method, build_model
+from ndae.experiments.runs.run import load_model, run
+from ndae.training.checkpoints import CheckpointError, load_checkpoint
 from tests.killable import start
 
 TINY = {"network": "mlp", "n_train": 25, "n_val": 8, "n_test": 12, "epochs": 2, "batch_size": 10, "horizon": 3}
@@ -52,7 +54,7 @@ def numbers(result: dict) -> dict:
 
 
 def test_configurations_load_without_torch():
-    code = "import sys, experiments.runs as r; r.RunConfig(); print(sorted({'torch', 'jax', 'numpy'} & {*sys.modules}))"
+    code = "import sys, ndae.experiments.runs.run as r; r.RunConfig(); print(sorted({'torch', 'jax', 'numpy'} & {*sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

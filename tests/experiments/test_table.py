@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from experiments.table import make_tables, print_table, to_csv, to_markdown
+from ndae.experiments.drawing.table import make_tables, print_table, to_csv, to_markdown
 from tests.experiments.records_for_tests import ALONE, PAPERS, record
 
 

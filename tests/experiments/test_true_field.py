@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from experiments.problems import load_problem, problem_names
-from experiments.problems.start import start_of
-from solvers.dae import solve_dae, variable_groups
-from solvers.torch_reduced import solve_torch
+from ndae.experiments.problems import load_problem, problem_names
+from ndae.experiments.problems.start import start_of
+from ndae.solvers.dae.describe import variable_groups
+from ndae.solvers.dae.solve import solve_dae
+from ndae.solvers.dae.solve_torch import solve_torch
 
 # Minutes between them.
 SLOW = (

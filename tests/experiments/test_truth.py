@@ -9,12 +9,12 @@ import sympy as sp
 import torch
 
 import ndae
-from experiments import motions
-from experiments.motion_data import starts, trajectories
-from experiments.motion_problem import MotionProblem
-from experiments.propagators import MotionMap, with_true_force
-from experiments.truth import truth_of
-from experiments.validate import Contest, compare, contest_of, new_starts
+from ndae.experiments.problems import names as motions
+from ndae.experiments.problems.mechanics import MotionProblem
+from ndae.experiments.problems.trajectories import starts, trajectories
+from ndae.experiments.validation.propagators import MotionMap, with_true_force
+from ndae.experiments.validation.truth import truth_of
+from ndae.experiments.validation.validate import Contest, compare, contest_of, new_starts
 from tests.experiments.command_line import in_process
 from tests.experiments.test_motions import _own_cache, ball  # noqa: F401
 

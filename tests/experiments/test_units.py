@@ -16,15 +16,22 @@ import pytest
 import torch
 from rich.console import Console
 
-from experiments import cli, figures, motions, runs
-from experiments.compare import Study, run_study, setting_title
-from experiments.learning_problem import LearningProblem
-from experiments.models import build_method, build_model
-from experiments.motions import find
-from experiments.options import Method, Network
-from experiments.records import METHOD_TITLES, PAPER_TABLE_2, Variant, error_of, read_run, record_name, unit_of
-from experiments.runs import NETWORKS, RunConfig, load_model, run
-from experiments.table import describe_run, make_tables, print_table, to_csv, to_markdown
+from ndae.experiments.cli import commands as cli
+from ndae.experiments.cli.options import Method, Network
+from ndae.experiments.drawing import figures
+from ndae.experiments.drawing.of_study import setting_title
+from ndae.experiments.drawing.table import describe_run, make_tables, print_table, to_csv, to_markdown
+from ndae.experiments.paper import PAPER_TABLE_2
+from ndae.experiments.problems import names as motions
+from ndae.experiments.problems.learning import LearningProblem
+from ndae.experiments.problems.names import find
+from ndae.experiments.runs import run as runs
+from ndae.experiments.runs.config import NETWORKS, RunConfig
+from ndae.experiments.runs.models import build_method, build_model
+from ndae.experiments.runs.records import error_of, read_run, record_name, unit_of
+from ndae.experiments.runs.run import load_model, run
+from ndae.experiments.runs.study import Study, run_study
+from ndae.experiments.variants import METHOD_TITLES, Variant
 from tests.experiments.command_line import in_process
 from tests.experiments.records_for_tests import PAPERS, record
 
@@ -61,7 +68,7 @@ class Pairs(LearningProblem):
 
     @cached_property
     def constraint(self):
-        from symbolic import library
+        from ndae.symbolic import library
 
         return library.fixed_distances([(0, 1), (2, 3)], LENGTH)
 
@@ -101,7 +108,7 @@ class Pairs(LearningProblem):
 def pairs():
     """The pairs as if they had a file among the other problems."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "experiments.motions.pairs", types.SimpleNamespace(PROBLEM=Pairs()))
+        patch.setitem(sys.modules, "ndae.experiments.problems.names.pairs", types.SimpleNamespace(PROBLEM=Pairs()))
         patch.setattr(motions, "PROBLEMS", (*motions.PROBLEMS, "pairs"))
         yield find("pairs")
 

@@ -10,14 +10,23 @@ import sympy as sp
 import torch
 
 import ndae
-from experiments import pendulum, runs, validate_command
-from experiments.propagators import HorizonMap, MotionMap, TrueFieldMap, one_period_on, roll_out, with_true_force
-from experiments.validate import Contest, HeldOut, compare, contest_of, pendulum_held_out, validate
-from experiments.validate_figures import validation_figure
-from experiments.validation_report import spread, time_of_passing
-from solvers import reference_solution
-from solvers.torch_motion import TorchMotion
-from symbolic import Constraint, MechanicalSystem, library
+from ndae.experiments.cli import validate as validate_command
+from ndae.experiments.problems import pendulum_data as pendulum
+from ndae.experiments.runs import run as runs
+from ndae.experiments.validation.figure import validation_figure
+from ndae.experiments.validation.propagators import (
+    HorizonMap,
+    MotionMap,
+    TrueFieldMap,
+    one_period_on,
+    roll_out,
+    with_true_force,
+)
+from ndae.experiments.validation.report import spread, time_of_passing
+from ndae.experiments.validation.validate import Contest, HeldOut, compare, contest_of, pendulum_held_out, validate
+from ndae.solvers import reference_solution
+from ndae.solvers.mechanics.motion_torch import TorchMotion
+from ndae.symbolic import Constraint, MechanicalSystem, library
 from tests.experiments.command_line import in_process
 from tests.experiments.test_runs import swinging, tiny
 

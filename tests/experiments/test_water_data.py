@@ -6,16 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments.models import build_model
-from experiments.motions import find
-from experiments.runs import RunConfig
-from experiments.water import force_field as ff
-from experiments.water.baselines import baselines, molecule_error_pm, scores, trivial_predictions, violation
-from experiments.water.cp2k import HARTREE, compare, write_input
-from experiments.water.data import water_data
-from experiments.water.missing import MissingPackage
-from experiments.water.simulate import simulate
-from experiments.water.trajectory import Trajectory, count_molecules, read_trajectory, write_extxyz
+from ndae.experiments.problems.names import find
+from ndae.experiments.runs.config import RunConfig
+from ndae.experiments.runs.models import build_model
+from ndae.experiments.water import force_field as ff
+from ndae.experiments.water.baselines import baselines, molecule_error_pm, scores, trivial_predictions, violation
+from ndae.experiments.water.cp2k import HARTREE, compare, write_input
+from ndae.experiments.water.data import water_data
+from ndae.experiments.water.missing import MissingPackage
+from ndae.experiments.water.simulate import simulate
+from ndae.experiments.water.trajectory import Trajectory, count_molecules, read_trajectory, write_extxyz
 from tests.experiments.command_line import in_process
 
 pytest.importorskip("openmm", reason="the extra `water` is not installed")
@@ -130,7 +130,7 @@ def test_reruns_are_bitwise_equal_and_longer_runs_begin_alike(water, other, tmp_
 
 def test_a_start_of_another_temperature_is_not_taken(monkeypatch):
     """Six molecules come to any temperature: with a check of 0.02 ps the first starts are wrong by tens of kelvins."""
-    monkeypatch.setattr("experiments.water.simulate.CHECKED_PS", 0.02)
+    monkeypatch.setattr("ndae.experiments.water.simulate.CHECKED_PS", 0.02)
     said = []
     options = {"n_molecules": 6, "equilibration_ps": 0.1}
     found = simulate(0, 100, progress=lambda fraction, what: said.append((fraction, what)), **options)
@@ -141,7 +141,7 @@ def test_a_start_of_another_temperature_is_not_taken(monkeypatch):
     whole = simulate(0, 200, **options)
     assert abs(ff.temperature(whole.kinetic.mean(), 6) - 300) <= 5
     assert np.array_equal(whole.q[:101], found.q)
-    monkeypatch.setattr("experiments.water.simulate.MAX_TRIES", start)
+    monkeypatch.setattr("ndae.experiments.water.simulate.MAX_TRIES", start)
     with pytest.raises(ValueError, match=rf"none of {start} starts .* within 5 K of 300 K .*give another seed or more"):
         simulate(0, 300, **options)
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.benchmarks import turns, water_cost
-from experiments.motions.water import WaterProblem
-from experiments.runs import RunConfig
-from experiments.water import rollout as ro
-from experiments.water.force_field import BOLTZMANN, forces, masses, potential_energy
-from experiments.water.rollout_figure import figure, table
-from experiments.water.rollout_measures import (
+from ndae import EndProjection
+from ndae.experiments.benchmarks import turns, water_cost
+from ndae.experiments.problems.library.water import WaterProblem
+from ndae.experiments.runs.config import RunConfig
+from ndae.experiments.studies import water_rollout as ro
+from ndae.experiments.studies.water_rollout_figure import figure, table
+from ndae.experiments.water.force_field import BOLTZMANN, forces, masses, potential_energy
+from ndae.experiments.water.measures import (
     bond_lengths,
     drift,
     first_peak,
@@ -21,8 +22,7 @@ from experiments.water.rollout_measures import (
     radial_distribution,
     temperature_of,
 )
-from experiments.water.simulate import simulate
-from ndae import EndProjection
+from ndae.experiments.water.simulate import simulate
 
 pytest.importorskip("openmm", reason="the extra `water` is not installed")
 N = 4
@@ -45,7 +45,7 @@ def truth(trajectories):
 @pytest.fixture
 def model_of(monkeypatch):
     """Models of 4 molecules with first weights moved at random, by method and network."""
-    from experiments import models
+    from ndae.experiments.runs import models
 
     monkeypatch.setattr(models, "problem_of", lambda config: WaterProblem(N))
 
@@ -243,7 +243,7 @@ def test_openmm_itself_as_a_row(truth):
 
 @pytest.fixture
 def found(truth, model_of, monkeypatch):
-    from experiments import runs
+    from ndae.experiments.runs import run as runs
 
     folders = {}
     for method in ("soft", "multiplier"):
@@ -274,7 +274,7 @@ def test_numbers_are_json_and_make_table_and_figure(found, tmp_path):
 
 
 def test_runs_of_another_problem_are_refused(monkeypatch):
-    from experiments import runs
+    from ndae.experiments.runs import run as runs
 
     monkeypatch.setattr(runs, "load_model", lambda folder: (RunConfig(), None))
     with pytest.raises(ValueError, match="is a run of pendulum: give runs of water"):

@@ -5,15 +5,17 @@ import json
 import pytest
 import torch
 
-from experiments.compare import run_study
-from experiments.models import build_model, problem_of
-from experiments.records import Variant, read_run
-from experiments.runs import RunConfig, build_data, load_model, run
-from experiments.table import describe_run, make_tables, to_csv
-from experiments.water import table as water_table
-from experiments.water.simulate import simulate
-from experiments.water.trajectory import write_extxyz
 from ndae import assert_equivariant
+from ndae.experiments.drawing.table import describe_run, make_tables, to_csv
+from ndae.experiments.runs.config import RunConfig
+from ndae.experiments.runs.models import build_model, problem_of
+from ndae.experiments.runs.records import read_run
+from ndae.experiments.runs.run import build_data, load_model, run
+from ndae.experiments.runs.study import run_study
+from ndae.experiments.studies import water_table as water_table
+from ndae.experiments.variants import Variant
+from ndae.experiments.water.simulate import simulate
+from ndae.experiments.water.trajectory import write_extxyz
 from tests.experiments.command_line import in_process
 
 pytest.importorskip("openmm", reason="the extra `water` is not installed")

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from ndae import ORIGIN, NeuralMotion
-from ndae.potentials import GraphPotential, MLPPotential
-from symbolic import Function, MechanicalSystem, library
+from ndae.forces.potentials import GraphPotential, MLPPotential
+from ndae.symbolic import Function, MechanicalSystem, library
 
 LENGTHS, MASSES = [1.0, 0.8, 1.2], [1.0, 0.5, 2.0]
 SYSTEM = library.chain_pendulum(3, LENGTHS, MASSES)

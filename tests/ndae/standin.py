@@ -64,7 +64,7 @@ def train_into(out: str, kill: tuple | None = None, **options) -> None:
     `("step", n)`: after the n-th step of this process. `("before", name, n)`: while the n-th file of that name is being
     written, half of it. `("after", name, n)`: right after it was put in its place.
     """
-    from ndae.training import fit
+    from ndae.training.fit import fit
 
     torch.set_num_threads(1)
     if kill and kill[0] != "step":

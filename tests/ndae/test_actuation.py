@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from ndae import MLPForce, NeuralMotion, SmoothProjection
-from ndae.actuation import Damping, InputForce, SystemForce, sampled_inputs
-from ndae.potentials import GraphPotential, MLPPotential, PotentialForce
-from solvers import integrate
-from solvers.torch_motion import TorchMotion
-from symbolic import library
+from ndae.forces.actuation import Damping, InputForce, sampled_inputs
+from ndae.forces.of_system import SystemForce
+from ndae.forces.potentials import GraphPotential, MLPPotential, PotentialForce
+from ndae.solvers import integrate
+from ndae.solvers.mechanics.motion_torch import TorchMotion
+from ndae.symbolic import library
 from tests.ndae.chains import (
     LINKS,
     MASSES,

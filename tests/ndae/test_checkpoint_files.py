@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from ndae.checkpoints import CheckpointError, load_weights, only_writer
+from ndae.training.checkpoints import CheckpointError, load_weights, only_writer
 from tests.ndae.standin import standin
 from tests.ndae.trainings import (
     TRAIN,
@@ -59,8 +59,8 @@ def test_hostile_checkpoints_are_refused_unread(tmp_path, kind, name):
 def test_lightning_itself_restores_without_unpickling(tmp_path):
     import lightning
 
-    from ndae._lightning import Batches, Regression, SafeCheckpointIO, quiet
-    from ndae.evaluation import Data
+    from ndae.training._lightning import Batches, Regression, SafeCheckpointIO, quiet
+    from ndae.training.evaluation import Data
 
     hostile("zip", tmp_path / "evil.ckpt", tmp_path / "executed")
     module = Regression(standin(), lambda weights: torch.optim.SGD(weights, lr=0.1), lambda done: 1.0, 5, 0)

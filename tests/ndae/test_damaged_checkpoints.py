@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ndae.checkpoints import CheckpointError, load_checkpoint, load_weights, save_checkpoint
+from ndae.training.checkpoints import CheckpointError, load_checkpoint, load_weights, save_checkpoint
 from tests.ndae.standin import standin
 from tests.ndae.trainings import assert_same_training, train, train_drifting
 

@@ -18,10 +18,10 @@ from ndae import (
     Unconstrained,
     fit,
 )
-from ndae.checkpoints import load_checkpoint
-from ndae.data_violation import SAMPLES, data_violations
-from ndae.evaluation import Data
-from symbolic import library
+from ndae.symbolic import library
+from ndae.training.checkpoints import load_checkpoint
+from ndae.training.data_violation import SAMPLES, data_violations
+from ndae.training.evaluation import Data
 from tests.ndae.standin import Standin, data
 from tests.ndae.trainings import train
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import ndae
-from ndae.description import describe, fingerprint
-from symbolic import DAESystem, dot, library
+from ndae.symbolic import DAESystem, dot, library
+from ndae.training.description import describe, fingerprint
 
 
 def oscillator(stiffness: float = 1.0) -> DAESystem:

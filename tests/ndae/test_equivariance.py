@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ndae.equivariance import GROUPS, assert_equivariant, check_equivariance
+from ndae.symmetry import GROUPS, assert_equivariant, check_equivariance
 
 WATER = ("O", "H", "H")
 

@@ -25,7 +25,7 @@ from ndae import (
 )
 from ndae.fields.equivariant import Channels, Convolution, SelfProduct
 from ndae.fields.molecules import Geometry, Molecule
-from ndae.maps import FixedMap
+from ndae.models.maps import FixedMap
 
 WATER = ("O", "H", "H")
 LENGTHS = (0.957, 0.957, 1.513)

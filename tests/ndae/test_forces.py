@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ndae import ORIGIN, GraphForce, MLPForce, NeuralMotion
-from symbolic import library
+from ndae.symbolic import library
 
 
 def links(n):

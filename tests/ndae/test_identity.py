@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 import ndae
-from ndae.checkpoints import CheckpointError, load_weights
-from ndae.training import fit
-from symbolic import Constraint, library
-from symbolic.expressions import ANCHOR, point
+from ndae.symbolic import Constraint, library
+from ndae.symbolic.expressions.points import ANCHOR, point
+from ndae.training.checkpoints import CheckpointError, load_weights
+from ndae.training.fit import fit
 from tests.ndae.trainings import train_drifting
 
 EDGES = [(None, 0), (0, 1)]
@@ -374,7 +374,7 @@ def test_an_early_stop_that_would_have_come_before_is_refused(tmp_path):
 
 
 def test_other_versions_of_packages_are_warned_of(tmp_path, monkeypatch):
-    from ndae import identity
+    from ndae.training import identity
 
     run(tmp_path, built("own"))
     monkeypatch.setattr(identity.metadata, "version", lambda name: "0.0.1")

@@ -8,10 +8,11 @@ import torch
 from scipy.optimize import least_squares
 from torch import nn
 
-from ndae import NeuralMotion, Shooting, SystemForce, fit, lbfgs
-from ndae.checkpoints import load_checkpoint
-from ndae.history import History, Row
-from symbolic import library
+from ndae import NeuralMotion, Shooting, SystemForce, fit
+from ndae.symbolic import library
+from ndae.training import optimizers as lbfgs
+from ndae.training.checkpoints import load_checkpoint
+from ndae.training.history import History, Row
 from tests.ndae.standin import standin
 from tests.ndae.trainings import TRAIN, train, train_drifting
 

@@ -5,9 +5,10 @@ import pytest
 import sympy as sp
 import torch
 
-from ndae import NeuralMotion, PotentialForce, SystemForce, fit, lbfgs
-from ndae.forces import SumForce
-from symbolic import Function, MechanicalSystem, library, point
+from ndae import NeuralMotion, PotentialForce, SystemForce, fit
+from ndae.forces.networks import SumForce
+from ndae.symbolic import Function, MechanicalSystem, library, point
+from ndae.training import optimizers as lbfgs
 
 SYSTEM = library.chain_pendulum(2, [1.0, 0.8], [1.0, 3.0])
 LINKS = SYSTEM.constraint

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from ndae import Auxiliary, EndProjection, Multiplier, NeuralMotion, Penalty, SmoothProjection, Unconstrained, fit
-from solvers import reference_solution
-from solvers.torch_motion import TorchMotion
-from symbolic import library
+from ndae.solvers import reference_solution
+from ndae.solvers.mechanics.motion_torch import TorchMotion
+from ndae.symbolic import library
 
 LENGTHS, MASSES = [1.0, 0.8, 1.2], [1.0, 0.5, 2.0]
 SYSTEM = library.chain_pendulum(3, LENGTHS, MASSES)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from ndae import Constraint, NeuralMotion, SmoothProjection, Unconstrained, fit, solve_dae
-from ndae.masses import Masses
-from symbolic import DAESystem, library
+from ndae.forces.masses import Masses
+from ndae.symbolic import DAESystem, library
 from tests.ndae.test_motion import LENGTHS, MASSES, SYSTEM, Weight, motion, reference, states
 
 x, y, th, vx, vy, om = sp.symbols("x y th vx vy om")

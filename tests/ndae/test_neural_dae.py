@@ -15,9 +15,9 @@ from ndae import (
     SmoothProjection,
     Unconstrained,
     build_network,
-)  # fmt: skip
+)
 from ndae.fields import ORIGIN
-from symbolic import library
+from ndae.symbolic import library
 
 EDGES = [(ORIGIN, 0), (0, 1), (1, 2)]
 METHODS = {

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from ndae import ORIGIN, NeuralMotion, SmoothProjection, Unconstrained
-from ndae.actuation import Damping, InputForce, SystemForce, sampled_inputs
-from ndae.potentials import GraphPotential, MLPPotential, PotentialForce
-from symbolic import library
+from ndae.forces.actuation import Damping, InputForce, sampled_inputs
+from ndae.forces.of_system import SystemForce
+from ndae.forces.potentials import GraphPotential, MLPPotential, PotentialForce
+from ndae.symbolic import library
 from tests.ndae.chains import (
     LINKS,
     MASSES,

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from ndae import NeuralMotion, Unconstrained, fit
-from ndae.shooting import Shooting
-from solvers import reference_solution
-from symbolic import library
+from ndae.models.shooting import Shooting
+from ndae.solvers import reference_solution
+from ndae.symbolic import library
 from tests.ndae.test_motion_options import BLADE, INERTIA, sleigh, sleigh_states
 
 GRAVITY, DT, WINDOW, NOISE, SEEDS = 9.82, 0.05, 4, 0.01, range(5)

@@ -20,8 +20,8 @@ from ndae import (
     SoftConstraint,
     assert_equivariant,
 )
-from solvers.velocity_verlet import velocity_verlet_step
-from symbolic import library
+from ndae.solvers.depth.velocity_verlet import velocity_verlet_step
+from ndae.symbolic import library
 
 WATER = ("O", "H", "H")
 MASS = [15.999, 1.008, 1.008]

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from ndae import MLPForce, NeuralMotion, Penalty, PotentialForce, SystemForce, fit
-from ndae.actuation import InputForce
-from ndae.captured import captured
-from ndae.evaluation import Data
-from ndae.taking_part import check_taking_part
-from symbolic import library
+from ndae.forces.actuation import InputForce
+from ndae.symbolic import library
+from ndae.training.evaluation import Data
+from ndae.training.taking_part import check_taking_part
+from ndae.users_code.captured import captured
 from tests.ndae.standin import NODES, Standin
 from tests.ndae.trainings import TRAIN, VALIDATION, train
 

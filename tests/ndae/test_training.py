@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from ndae.checkpoints import load_checkpoint
-from ndae.evaluation import evaluate
-from ndae.history import NonFiniteError
-from ndae.training import fit
-from solvers import IntegrationError
+from ndae.solvers import IntegrationError
+from ndae.training.checkpoints import load_checkpoint
+from ndae.training.evaluation import evaluate
+from ndae.training.fit import fit
+from ndae.training.history import NonFiniteError
 from tests.ndae.standin import NODES, Prediction, Standin, UnitCircle, data, standin
 from tests.ndae.trainings import (
     TRAIN,
@@ -130,7 +130,7 @@ def poisoned(sample: int, step: int):
 
 
 def test_a_nan_names_epoch_step_and_sample_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    from ndae import _lightning
+    from ndae.training import _lightning
 
     monkeypatch.setattr(_lightning, "predict", poisoned(sample=17, step=10))
     with pytest.raises(NonFiniteError, match=r"epoch 3, step \d: the prediction of training sample 17 is not finite"):

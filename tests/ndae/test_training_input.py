@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import ndae
-from ndae.checkpoints import CheckpointError
-from ndae.history import NonFiniteError
-from ndae.training import _check, fit
-from symbolic import library
+from ndae.symbolic import library
+from ndae.training.checkpoints import CheckpointError
+from ndae.training.fit import _check, fit
+from ndae.training.history import NonFiniteError
 from tests.ndae.standin import data, standin
 from tests.ndae.trainings import TRAIN, VALIDATION, rows_without_seconds, train
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ndae.checkpoints import load_checkpoint
-from ndae.training import fit
+from ndae.training.checkpoints import load_checkpoint
+from ndae.training.fit import fit
 from tests.killable import start
 from tests.ndae.standin import Prediction, UnitCircle, data, standin, train_into
 

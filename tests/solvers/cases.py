@@ -5,7 +5,7 @@ import math
 import sympy as sp
 import torch
 
-from symbolic import ANCHOR, Constraint, norm, point
+from ndae.symbolic import ANCHOR, Constraint, norm, point
 
 
 def chain(n: int, dim: int = 2, learn: tuple[str, ...] = (), per_link: bool = False):

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import sympy as sp
 
-from symbolic import DAESystem, dot
+from ndae.symbolic import DAESystem, dot
 
 GRAVITY = 9.81
 x, y, u, v, z, lam = sp.symbols("x y u v z lam", real=True)

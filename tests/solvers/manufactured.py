@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import sympy as sp
 
-from symbolic import DAESystem, dot
+from ndae.symbolic import DAESystem, dot
 
 t = sp.Symbol("t", real=True)
 #: The span of all of them; several closed forms are zero at its ends and at output times.

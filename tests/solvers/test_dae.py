@@ -8,11 +8,11 @@ import sympy as sp
 from scipy.integrate import solve_ivp
 
 import ndae
-from solvers import reference_kernel
-from solvers.dae import solve_dae
-from solvers.formulations import FORMULATIONS, GGL, Baumgarte
-from solvers.solution import ReferenceSolveError
-from symbolic import library
+from ndae.solvers.dae.formulations import FORMULATIONS, GGL, Baumgarte
+from ndae.solvers.dae.solve import solve_dae
+from ndae.solvers.solution import ReferenceSolveError
+from ndae.solvers.stepping import kernel as reference_kernel
+from ndae.symbolic import library
 from tests.solvers.dae_cases import (
     GRAVITY,
     blow_up,

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from solvers.dae import solve_dae
-from solvers.ida import solve_ida
-from solvers.radau import solve_radau
-from solvers.solution import SUCCESS
-from symbolic.system import DAESystem, dot
+from ndae.solvers.dae.solve import solve_dae
+from ndae.solvers.outside.ida import solve_ida
+from ndae.solvers.outside.radau import solve_radau
+from ndae.solvers.solution import SUCCESS
+from ndae.symbolic.expressions.derivatives import dot
+from ndae.symbolic.systems.system import DAESystem
 
 pytest.importorskip("sksundae")
 pytest.importorskip("solve_dae")

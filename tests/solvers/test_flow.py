@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from solvers.dae import solve_dae
-from solvers.flow import REASONS, dae_flow
-from solvers.formulations import FORMULATIONS
-from solvers.solution import ReferenceSolveError
+from ndae.solvers.dae.flow import REASONS, dae_flow
+from ndae.solvers.dae.formulations import FORMULATIONS
+from ndae.solvers.dae.solve import solve_dae
+from ndae.solvers.solution import ReferenceSolveError
 from tests.solvers.dae_cases import blow_up, branches, hanging, hessenberg, pendulum, valve
 
 TS = np.linspace(0, 1, 5)

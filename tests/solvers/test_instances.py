@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from solvers import instances, project, projection
-from symbolic import library
+from ndae.solvers import project
+from ndae.solvers.manifold import instances, projection
+from ndae.symbolic import library
 from tests.solvers import cases
 
 MASSES = torch.tensor([15.999, 1.008, 1.008], dtype=torch.float64)

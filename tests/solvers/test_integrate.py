@@ -7,8 +7,8 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from solvers import IntegrationError, classical_rk4_step, integrate
-from solvers.integration import ADAPTIVE, FIXED_STEP
+from ndae.solvers import IntegrationError, classical_rk4_step, integrate
+from ndae.solvers.depth.integrate import ADAPTIVE, FIXED_STEP
 
 
 def spiral(t, y):

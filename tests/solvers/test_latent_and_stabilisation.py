@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from solvers import ProjectionError, closing, integrate, project, project_latent, stabilisation, stabilisation_latent
+from ndae.solvers import ProjectionError, integrate, project, project_latent, stabilisation, stabilisation_latent
+from ndae.solvers.manifold import closing
 from tests.solvers import cases
 
 

@@ -4,11 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from solvers import ReferenceSolveError, consistent_initial_condition, dae, leading, reference_solution, solve_dae
-from solvers.torch_reduced import solve_torch
-from symbolic import library
-from symbolic.jax_mechanics import JaxSystem
-from symbolic.reduced_functions import ReducedFunctions
+from ndae.solvers import ReferenceSolveError, consistent_initial_condition, reference_solution, solve_dae
+from ndae.solvers.dae import leading
+from ndae.solvers.dae import solve as dae
+from ndae.solvers.dae.solve_torch import solve_torch
+from ndae.symbolic import library
+from ndae.symbolic.forms.functions import ReducedFunctions
+from ndae.symbolic.systems.of_points_jax import JaxSystem
 from tests.solvers.dae_cases import hanging, pendulum
 from tests.symbolic.stewart import motion, stewart
 

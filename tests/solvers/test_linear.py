@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers.cyclic_reduction import CyclicReduction
-from solvers.linear import (
+from ndae.solvers.manifold.cyclic_reduction import CyclicReduction
+from ndae.solvers.manifold.gram import (
     SMALL_SYSTEM,
     BlockDiagonal,
     Dense,
@@ -18,8 +18,8 @@ from solvers.linear import (
     conjugate_gradients,
     factor_gram,
     solve_gram,
-)  # fmt: skip
-from symbolic import ANCHOR, Constraint, Function, norm, point
+)
+from ndae.symbolic import ANCHOR, Constraint, Function, norm, point
 
 
 def links(over, dim=2, two_rows=False):
@@ -90,7 +90,7 @@ def dense_metric(f, metric):
 def test_structured_against_dense(name, batch, small_batch, monkeypatch):
     make, kind = CASES[name]
     f = make()
-    monkeypatch.setattr("solvers.linear.SMALL_BATCH", small_batch)
+    monkeypatch.setattr("ndae.solvers.manifold.gram.SMALL_BATCH", small_batch)
     if small_batch and kind is Tridiagonal and f.n_local == 1 and f.n_instances <= SMALL_SYSTEM:
         kind = Dense
     generator = torch.Generator().manual_seed(0)

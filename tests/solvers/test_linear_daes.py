@@ -14,9 +14,10 @@ import sympy as sp
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from solvers.dae import solve_dae
-from symbolic.structural import StructureError
-from symbolic.system import DAESystem, dot
+from ndae.solvers.dae.solve import solve_dae
+from ndae.symbolic.expressions.derivatives import dot
+from ndae.symbolic.reduction.graphs import StructureError
+from ndae.symbolic.systems.system import DAESystem
 
 t = sp.Symbol("t")
 steady = settings(

@@ -9,13 +9,13 @@ from functools import cache
 import numpy as np
 import pytest
 
-from solvers.dae import solve_dae
-from solvers.ida import solve_ida
-from solvers.radau import solve_radau
-from solvers.solution import ReferenceSolveError
-from solvers.start import resolve_start
-from solvers.torch_reduced import solve_torch
-from symbolic.structural import StructureError
+from ndae.solvers.dae.solve import solve_dae
+from ndae.solvers.dae.solve_torch import solve_torch
+from ndae.solvers.dae.start import resolve_start
+from ndae.solvers.outside.ida import solve_ida
+from ndae.solvers.outside.radau import solve_radau
+from ndae.solvers.solution import ReferenceSolveError
+from ndae.symbolic.reduction.graphs import StructureError
 from tests.solvers.manufactured import SPAN, manufactured
 
 TS = np.linspace(*SPAN, 301)

@@ -7,16 +7,17 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.problems import problem_from_text
-from experiments.problems.start import start_of
-from solvers.dae import solve_dae
-from solvers.flow import dae_flow
-from solvers.ida import solve_ida
-from solvers.left_out import fill_in, may_be_left_out
-from solvers.radau import solve_radau
-from solvers.start import consistent_initial_condition, resolve_start
-from solvers.torch_reduced import solve_torch
-from symbolic import DAESystem, dot
+from ndae.experiments.problems import problem_from_text
+from ndae.experiments.problems.start import start_of
+from ndae.solvers.consistent import consistent_initial_condition
+from ndae.solvers.dae.flow import dae_flow
+from ndae.solvers.dae.left_out import fill_in, may_be_left_out
+from ndae.solvers.dae.solve import solve_dae
+from ndae.solvers.dae.solve_torch import solve_torch
+from ndae.solvers.dae.start import resolve_start
+from ndae.solvers.outside.ida import solve_ida
+from ndae.solvers.outside.radau import solve_radau
+from ndae.symbolic import DAESystem, dot
 from tests.solvers.dae_cases import hanging, pendulum, u, x, z
 
 TS = np.linspace(0, 1, 11)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from solvers.arguments import SOLVER_NAMES
-from solvers.dae import solve_dae
+from ndae.solvers.arguments import SOLVER_NAMES
+from ndae.solvers.dae.solve import solve_dae
 from tests.solvers.dae_cases import GRAVITY, hanging, pendulum
 
 ORDERS = {"dopri8": 8, "dopri5": 5, "tsit5": 5, "kvaerno5": 5}

@@ -5,11 +5,11 @@ import sys
 import numpy as np
 import pytest
 
-from solvers.dae import solve_dae
-from solvers.ida import solve_ida
-from solvers.implicit_solve import UNTESTED, ImplicitSolve, MissingExtraError
-from solvers.radau import solve_radau
-from solvers.solution import ReferenceSolveError
+from ndae.solvers.dae.solve import solve_dae
+from ndae.solvers.outside.ida import solve_ida
+from ndae.solvers.outside.implicit_solve import UNTESTED, ImplicitSolve, MissingExtraError
+from ndae.solvers.outside.radau import solve_radau
+from ndae.solvers.solution import ReferenceSolveError
 from tests.solvers.dae_cases import (
     blow_up,
     hanging,

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers import ProjectionError, project
-from symbolic import Function, library
+from ndae.solvers import ProjectionError, project
+from ndae.symbolic import Function, library
 from tests.solvers import cases
 
 SOLVERS = ["newton", "conjugate_gradient", "steepest_descent"]
@@ -68,7 +68,7 @@ def test_first_newton_step_is_equation_9():
 
 def test_the_way_of_last_resort_is_equation_10(monkeypatch):
     """y ← y - Jᵀ (J Jᵀ)⁻¹ c(y), from wherever the search for the nearest point got to; here from the start."""
-    monkeypatch.setattr("solvers.iterations.SEARCH_STEPS", 0)
+    monkeypatch.setattr("ndae.solvers.manifold.iterations.SEARCH_STEPS", 0)
     f, start = cases.two_surfaces(), torch.tensor([[1.1, 0.9, 0.8]], dtype=torch.float64)
     y = start[0]
     for _ in range(3):

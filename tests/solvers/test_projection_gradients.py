@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from solvers import project
+from ndae.solvers import project
 from tests.solvers import cases
 
 TIGHT = 1e-13

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers import project
-from symbolic import ANCHOR, Constraint, norm, point
+from ndae.solvers import project
+from ndae.symbolic import ANCHOR, Constraint, norm, point
 from tests.solvers import cases
 
 X, Y, Z, SIZE = sp.symbols("x y z size")

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from solvers.radau_iia import RadauIIA, coefficients
+from ndae.solvers.stepping.radau_iia import RadauIIA, coefficients
 
 STAGES = [3, 5, 7]
 

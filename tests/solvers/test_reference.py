@@ -7,10 +7,10 @@ import pytest
 import sympy as sp
 from scipy.integrate import solve_ivp
 
-from solvers import reference_kernel
-from solvers.reference import consistent_initial_condition, reference_solution
-from solvers.solution import ReferenceSolveError
-from symbolic import Constraint, Function, MechanicalSystem, library, point
+from ndae.solvers.mechanics.reference import consistent_initial_condition, reference_solution
+from ndae.solvers.solution import ReferenceSolveError
+from ndae.solvers.stepping import kernel as reference_kernel
+from ndae.symbolic import Constraint, Function, MechanicalSystem, library, point
 from tests.solvers.pendulum_oracle import motion_in_angles
 
 GRAVITY = 9.82

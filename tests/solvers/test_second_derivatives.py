@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.autograd import forward_ad, gradgradcheck
 
-from solvers import project, project_latent, stabilisation_latent
-from solvers.multipliers import constrained_acceleration
+from ndae.solvers import project, project_latent, stabilisation_latent
+from ndae.solvers.manifold.multipliers import constrained_acceleration
 from tests.solvers import cases
 from tests.solvers.test_projection_gradients import TIGHT, problem, seeded
 

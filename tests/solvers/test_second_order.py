@@ -7,10 +7,10 @@ import pytest
 import sympy as sp
 import torch
 
-from solvers import project
-from solvers.problem import Problem
-from solvers.second_order import lowest_curvature
-from symbolic import Constraint
+from ndae.solvers import project
+from ndae.solvers.manifold.linearisation import Problem
+from ndae.solvers.manifold.second_order import lowest_curvature
+from ndae.symbolic import Constraint
 from tests.solvers import cases
 
 X, Y, Z = sp.symbols("x y z")
@@ -96,8 +96,8 @@ def test_a_start_on_the_axis_of_a_parabola():
 
 def test_a_stationary_point_is_called_one(monkeypatch):
     """Where there is no way on the outcome says what the point is not."""
-    monkeypatch.setattr("solvers.second_order.ATTEMPTS", 1)
-    monkeypatch.setattr("solvers.second_order.iterate", lambda problem, *_: _nothing(problem))
+    monkeypatch.setattr("ndae.solvers.manifold.second_order.ATTEMPTS", 1)
+    monkeypatch.setattr("ndae.solvers.manifold.second_order.iterate", lambda problem, *_: _nothing(problem))
     f, start = starts("parabola", 1)[0], torch.tensor([[0.0, 2.0], [0.1, 0.0]], dtype=torch.float64)
     p = project(f, start)
     assert p.converged.all() and p.minimum.tolist() == [False, True]
@@ -113,8 +113,8 @@ def test_outcomes_are_copied_and_pickled():
 
 def _nothing(problem):
     """An outcome in which no sample converged."""
-    from solvers.iterations import Newton, iterate
-    from solvers.stopping import Absolute
+    from ndae.solvers.manifold.iterations import Newton, iterate
+    from ndae.solvers.manifold.stopping import Absolute
 
     return iterate(problem, Newton(resumed=True), Absolute(0.0), 1)
 

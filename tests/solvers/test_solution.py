@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from solvers.solution import Solution
+from ndae.solvers.solution import Solution
 
 
 def solution(q, **more):

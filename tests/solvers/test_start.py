@@ -5,10 +5,11 @@ import pytest
 import sympy as sp
 
 import ndae
-from solvers.dae import solve_dae
-from solvers.solution import ReferenceSolveError
-from solvers.start import ConsistentStart, consistent_initial_condition
-from symbolic import library
+from ndae.solvers.consistent import consistent_initial_condition
+from ndae.solvers.dae.solve import solve_dae
+from ndae.solvers.dae.start import ConsistentStart
+from ndae.solvers.solution import ReferenceSolveError
+from ndae.symbolic import library
 from tests.solvers.dae_cases import GRAVITY, branches, hanging, hessenberg, pendulum, shaken, valve
 
 ROUGH = {"x": 0.9, "y": -0.6, "u": 0.3, "v": 0.5}

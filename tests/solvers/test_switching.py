@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from solvers import ReferenceSolveError, dae_flow, solve_dae, solve_ida, solve_radau
-from solvers.switching import MAX_CHANGES
-from solvers.torch_reduced import solve_torch
-from symbolic.system import DAESystem, dot
+from ndae.solvers import ReferenceSolveError, dae_flow, solve_dae, solve_ida, solve_radau
+from ndae.solvers.dae.solve_torch import solve_torch
+from ndae.solvers.dae.switching import MAX_CHANGES
+from ndae.symbolic.expressions.derivatives import dot
+from ndae.symbolic.systems.system import DAESystem
 
 x, z, t = sp.symbols("x z t", real=True)
 begin, height, omega = sp.symbols("begin height omega", real=True)

@@ -6,15 +6,16 @@ import pytest
 import sympy as sp
 import torch
 
-from solvers.arguments import float64_on_cpu
-from solvers.dae import solve_dae
-from solvers.errors import IntegrationError, ProjectionError
-from solvers.formulations import formulation_named
-from solvers.on_manifold import integrate_on_manifold
-from solvers.reduced_motion import ReducedMotion
-from solvers.solution import ReferenceSolveError
-from solvers.torch_reduced import TorchReduced, solve_torch, torch_flow
-from symbolic.system import DAESystem, dot
+from ndae.solvers.arguments import float64_on_cpu
+from ndae.solvers.dae.formulations import formulation_named
+from ndae.solvers.dae.reduced_motion import ReducedMotion
+from ndae.solvers.dae.solve import solve_dae
+from ndae.solvers.dae.solve_torch import TorchReduced, solve_torch, torch_flow
+from ndae.solvers.depth.on_manifold import integrate_on_manifold
+from ndae.solvers.errors import IntegrationError, ProjectionError
+from ndae.solvers.solution import ReferenceSolveError
+from ndae.symbolic.expressions.derivatives import dot
+from ndae.symbolic.systems.system import DAESystem
 
 t = sp.Symbol("t")
 STEPS = {"n_steps", "n_accepted", "n_rejected", "n_f_evals"}

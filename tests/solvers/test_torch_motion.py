@@ -6,13 +6,13 @@ import pytest
 import sympy as sp
 import torch
 
-from solvers.arguments import float64_on_cpu
-from solvers.constrained_motion import ConstrainedMotion
-from solvers.errors import ProjectionError
-from solvers.on_manifold import integrate_on_manifold
-from solvers.reference import reference_solution
-from solvers.torch_motion import TorchMotion
-from symbolic import Constraint, Function, MechanicalSystem, library, point
+from ndae.solvers.arguments import float64_on_cpu
+from ndae.solvers.depth.on_manifold import integrate_on_manifold
+from ndae.solvers.errors import ProjectionError
+from ndae.solvers.mechanics.motion_jax import ConstrainedMotion
+from ndae.solvers.mechanics.motion_torch import TorchMotion
+from ndae.solvers.mechanics.reference import reference_solution
+from ndae.symbolic import Constraint, Function, MechanicalSystem, library, point
 from tests.solvers.pendulum_oracle import motion_in_angles
 
 GRAVITY = 9.82

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from solvers.dae import solve_dae
-from solvers.ida import solve_ida
-from solvers.radau import solve_radau
-from solvers.torch_reduced import solve_torch
-from symbolic import DAESystem, dot
+from ndae.solvers.dae.solve import solve_dae
+from ndae.solvers.dae.solve_torch import solve_torch
+from ndae.solvers.outside.ida import solve_ida
+from ndae.solvers.outside.radau import solve_radau
+from ndae.symbolic import DAESystem, dot
 from tests.solvers.dae_cases import t, x, z
 
 TS = np.linspace(0, 2, 301)

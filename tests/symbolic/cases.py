@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 import sympy as sp
 
-from symbolic import ANCHOR, Constraint, Function, library, norm, point
+from ndae.symbolic import ANCHOR, Constraint, Function, library, norm, point
 
 
 @dataclass

@@ -5,8 +5,9 @@ import numpy as np
 import sympy as sp
 import torch
 
-from symbolic.reduced import Block, ReducedSystem
-from symbolic.system import DAESystem, dot
+from ndae.symbolic.expressions.derivatives import dot
+from ndae.symbolic.forms.reduced import Block, ReducedSystem
+from ndae.symbolic.systems.system import DAESystem
 
 BACKENDS = ("numpy", "jax", "torch")
 CONVERT = {"numpy": np.asarray, "jax": jnp.asarray, "torch": lambda a: torch.as_tensor(np.asarray(a))}

@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 import sympy as sp
 
-from symbolic import DAESystem, dot
+from ndae.symbolic import DAESystem, dot
 
 MASS, G, INERTIA = 20.0, 9.81, np.diag([0.6, 0.7, 1.1])
 

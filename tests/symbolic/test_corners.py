@@ -7,9 +7,9 @@ import pytest
 import sympy as sp
 import torch
 
-from symbolic import DAESystem, dot, parse_expression
-from symbolic.corners import as_corners
-from symbolic.vector_function import VectorFunction
+from ndae.symbolic import DAESystem, dot, parse_expression
+from ndae.symbolic.expressions.corners import as_corners
+from ndae.symbolic.functions.vector_function import VectorFunction
 
 x, y, z, t = sp.symbols("x y z t")
 
@@ -132,8 +132,8 @@ def test_at_zero_an_absolute_value_has_the_slope_of_its_argument():
 
 def test_derivatives_off_the_tape():
     """SymPy's `diff` and the chains of the reduction know the same slopes."""
-    from symbolic.chains import partials
-    from symbolic.sampling import Evaluator
+    from ndae.symbolic.expressions.partials import partials
+    from ndae.symbolic.numeric.sampling import Evaluator
 
     expression = as_corners(CASES["mixed"][1])
     random = np.random.default_rng(2)

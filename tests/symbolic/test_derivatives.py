@@ -7,8 +7,8 @@ import pytest
 import sympy as sp
 import torch
 
-from symbolic import Function, library
-from symbolic.numpy_backend import compile_numpy
+from ndae.symbolic import Function, library
+from ndae.symbolic.backends.local_numpy import compile_numpy
 from tests.symbolic.cases import CASES
 
 close = torch.testing.assert_close

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from symbolic import Constraint, DAESystem, Function, dot, norm, parse_expression, point
-from symbolic.divisors import check_divisors
+from ndae.symbolic import Constraint, DAESystem, Function, dot, norm, parse_expression, point
+from ndae.symbolic.numeric.divisors import check_divisors
 
 x, y, a, b = sp.symbols("x y a b")
 p = point("p", 2)

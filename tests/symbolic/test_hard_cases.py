@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from symbolic.chains import partials
-from symbolic.expressions import substituted
-from symbolic.parse import parse_expression
-from symbolic.structural import StructureError
-from symbolic.system import DAESystem, dot
-from symbolic.tape import Tape
+from ndae.symbolic.code.tape import Tape
+from ndae.symbolic.expressions.derivatives import dot
+from ndae.symbolic.expressions.partials import partials
+from ndae.symbolic.expressions.reading import substituted
+from ndae.symbolic.parse import parse_expression
+from ndae.symbolic.reduction.graphs import StructureError
+from ndae.symbolic.systems.system import DAESystem
 
 x, y, v, w, l, u, z, a, b, N = states = sp.symbols("x y v w l u z a b N")  # noqa: E741
 

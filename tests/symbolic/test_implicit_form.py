@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from symbolic.implicit_form import direct_unknowns, implicit_form
-from symbolic.system import DAESystem, dot
+from ndae.symbolic.expressions.derivatives import dot
+from ndae.symbolic.forms.implicit_form import direct_unknowns, implicit_form
+from ndae.symbolic.systems.system import DAESystem
 
 t = sp.Symbol("t")
 

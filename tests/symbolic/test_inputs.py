@@ -7,8 +7,8 @@ import sympy as sp
 import torch
 
 import ndae
-from symbolic import ANCHOR, Constraint, DAESystem, VectorFunction, dot, library, norm, point
-from symbolic.kept import Recomputed, kept, remembered
+from ndae.symbolic import ANCHOR, Constraint, DAESystem, VectorFunction, dot, library, norm, point
+from ndae.symbolic.ground.kept import Recomputed, kept, remembered
 
 x, y = sp.symbols("x y")
 a, b = point("a", 2), point("b", 2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from symbolic import DAESystem, VectorFunction, dot, library
+from ndae.symbolic import DAESystem, VectorFunction, dot, library
 
 a, b = sp.symbols("a b")
 CHAIN = library.chain(1)

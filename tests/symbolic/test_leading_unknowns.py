@@ -8,11 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symbolic import library, vector_backends, vector_jax, vector_torch
-from symbolic.leading_function import LeadingFunction
-from symbolic.reduced import Block, ReducedSystem
-from symbolic.reduced_functions import ReducedFunctions
-from symbolic.system import DAESystem, dot
+from ndae.symbolic import library
+from ndae.symbolic.backends import vector_jax, vector_torch
+from ndae.symbolic.backends import vector_numpy as vector_backends
+from ndae.symbolic.expressions.derivatives import dot
+from ndae.symbolic.forms.functions import ReducedFunctions
+from ndae.symbolic.forms.leading import LeadingFunction
+from ndae.symbolic.forms.reduced import Block, ReducedSystem
+from ndae.symbolic.systems.system import DAESystem
 from tests.symbolic.reduced_cases import (
     BACKENDS,
     CASES,

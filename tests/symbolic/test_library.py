@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from symbolic import library
+from ndae.symbolic import library
 
 random = np.random.default_rng(0)
 

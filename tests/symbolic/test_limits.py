@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from experiments.problems import ProblemFileError, problem_from_text
-from symbolic import Constraint, DAESystem, Function, dot, parse_expression
-from symbolic.limits import MAX_DEPTH, MAX_OPERATIONS, check_size
+from ndae.experiments.problems import ProblemFileError, problem_from_text
+from ndae.symbolic import Constraint, DAESystem, Function, dot, parse_expression
+from ndae.symbolic.expressions.limits import MAX_DEPTH, MAX_OPERATIONS, check_size
 
 x, y, a = sp.symbols("x y a")
 FILE = {"states": ["x"], "equations": ["x_dot + x"], "initial": {"y": {"x": 1}}, "t_span": [0, 1]}

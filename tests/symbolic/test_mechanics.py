@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from symbolic import Function, MechanicalSystem, library
+from ndae.symbolic import Function, MechanicalSystem, library
 
 
 @pytest.fixture(autouse=True)

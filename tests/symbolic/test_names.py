@@ -10,9 +10,9 @@ import pytest
 import sympy as sp
 import torch
 
-from symbolic import Constraint, DAESystem, Function, dot
-from symbolic.names import identifiers, in_docstring, is_identifier, literal
-from symbolic.vector_function import VectorFunction
+from ndae.symbolic import Constraint, DAESystem, Function, dot
+from ndae.symbolic.expressions.names import identifiers, in_docstring, is_identifier, literal
+from ndae.symbolic.functions.vector_function import VectorFunction
 from tests.symbolic.odd_names import ODD_NAMES
 
 BACKENDS = ("numpy", "torch", "jax")

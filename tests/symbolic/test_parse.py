@@ -5,7 +5,7 @@ import time
 import pytest
 import sympy as sp
 
-from symbolic import parse_expression
+from ndae.symbolic import parse_expression
 
 x, y = sp.symbols("x y")
 

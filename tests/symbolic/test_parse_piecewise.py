@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sympy as sp
 
-from symbolic import parse_expression
+from ndae.symbolic import parse_expression
 from tests.symbolic.test_parse import ESCAPES
 
 x, y = sp.symbols("x y")

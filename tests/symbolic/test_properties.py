@@ -6,7 +6,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from symbolic import ANCHOR, Function, point
+from ndae.symbolic import ANCHOR, Function, point
 
 close = torch.testing.assert_close
 # No shrinking: a failing function is small as it is, and each try of another one costs a derivation.

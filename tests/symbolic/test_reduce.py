@@ -6,8 +6,9 @@ from itertools import pairwise
 import pytest
 import sympy as sp
 
-from symbolic.structural import StructureError
-from symbolic.system import DAESystem, dot
+from ndae.symbolic.expressions.derivatives import dot
+from ndae.symbolic.reduction.graphs import StructureError
+from ndae.symbolic.systems.system import DAESystem
 
 t, x, y, z, u, v, w, lam, k = sp.symbols("t x y z u v w lam k")
 g, length, m = sp.symbols("g length m")

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from symbolic.reduced_functions import ReducedFunctions
-from symbolic.system import DAESystem, dot
+from ndae.symbolic.expressions.derivatives import dot
+from ndae.symbolic.forms.functions import ReducedFunctions
+from ndae.symbolic.systems.system import DAESystem
 from tests.symbolic.reduced_cases import BACKENDS, CONVERT, by_sympy, case, pendulum, t
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, maximum_bipartite_matching
 
-from symbolic.modular import is_regular, shuffle_index
-from symbolic.series import SeriesEvaluator
-from symbolic.structural import StructureError, maximum_matching, pantelides, solution_order, unmatched
+from ndae.symbolic.numeric.modular import is_regular, shuffle_index
+from ndae.symbolic.numeric.series import SeriesEvaluator
+from ndae.symbolic.reduction.graphs import StructureError, maximum_matching, pantelides, solution_order, unmatched
 
 steady = settings(max_examples=60, deadline=None, derandomize=True)
 incidences = st.integers(1, 5).flatmap(

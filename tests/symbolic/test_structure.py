@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symbolic import ANCHOR, Function, library, norm, point
+from ndae.symbolic import ANCHOR, Function, library, norm, point
 
 a, b = point("a", 2), point("b", 2)
 

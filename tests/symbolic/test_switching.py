@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from symbolic.switching import SwitchingTimes
+from ndae.symbolic.forms.switching_times import SwitchingTimes
 
 x, t, a, b = sp.symbols("x t a b", real=True)
 

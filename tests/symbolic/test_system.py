@@ -5,7 +5,8 @@ import math
 import pytest
 import sympy as sp
 
-from symbolic.system import DAESystem, dot
+from ndae.symbolic.expressions.derivatives import dot
+from ndae.symbolic.systems.system import DAESystem
 
 t, x, y, z, u, v, k = sp.symbols("t x y z u v k")
 m, g, length = sp.symbols("m g length", positive=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from symbolic import Constraint, library, parse_expression
+from ndae.symbolic import Constraint, library, parse_expression
 from tests.symbolic.cases import CASES
 
 ROOT = Path(__file__).parents[2]

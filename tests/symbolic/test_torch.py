@@ -13,7 +13,7 @@ import pytest
 import sympy as sp
 import torch
 
-from symbolic import Constraint, Function, library, point
+from ndae.symbolic import Constraint, Function, library, point
 from tests.symbolic.cases import CASES
 
 close = torch.testing.assert_close

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symbolic import vector_jax
+from ndae.symbolic.backends import vector_jax
 from tests.symbolic.stewart import motion, stewart
 
 

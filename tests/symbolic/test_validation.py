@@ -5,7 +5,7 @@ import pytest
 import sympy as sp
 import torch
 
-from symbolic import ANCHOR, Constraint, Function, MechanicalSystem, library, norm, point
+from ndae.symbolic import ANCHOR, Constraint, Function, MechanicalSystem, library, norm, point
 
 x, y, z, t, L = sp.symbols("x y z t L")
 a, b = point("a", 2), point("b", 2)

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symbolic import vector_backends, vector_jax, vector_torch
-from symbolic.vector_function import VectorFunction
+from ndae.symbolic.backends import vector_jax, vector_torch
+from ndae.symbolic.backends import vector_numpy as vector_backends
+from ndae.symbolic.functions.vector_function import VectorFunction
 
 x, y, z, t = sp.symbols("x y z t")
 k, m = sp.symbols("k m")

@@ -1,0 +1,1 @@
+"""One problem by many solvers."""

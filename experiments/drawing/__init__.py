@@ -1,0 +1,1 @@
+"""Tables, figures and the animation, from records alone."""

@@ -1,0 +1,1 @@
+"""One configuration, its run and its record; a study of many."""

@@ -1,0 +1,1 @@
+"""Scripts behind the tables of the docs, one a file."""

@@ -1,0 +1,1 @@
+"""One trained network against the reference."""

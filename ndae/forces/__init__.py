@@ -1,0 +1,1 @@
+"""Forces and potentials: learned, known, of a symbolic system."""

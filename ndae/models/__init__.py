@@ -1,0 +1,1 @@
+"""What is trained: neural DAEs over depth, neural motions in time, presets."""

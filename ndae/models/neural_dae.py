@@ -1,0 +1,148 @@
+"""The neural DAE: open, flow through depth under a method, close (eq. 2 and 11)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ndae._types import Features, Latent, Output, Scalar
+from ndae.manifold import Manifold
+from ndae.methods import Method, Unconstrained
+from ndae.models.maps import LinearMap
+from ndae.models.prediction import Prediction
+from ndae.solvers import integrate
+from ndae.solvers.depth.integrate import ADAPTIVE
+from ndae.users_code.captured import captured
+
+
+class NeuralDAE(nn.Module):
+    """A continuous-depth network whose output obeys a constraint, as far as its method enforces it.
+
+    `z(0) = K_o x`, `dz/dτ = σ(z, θ_k) + (what the method adds)` over layers `k` of learnable length `h_k`, then
+    `y = K_c z`; the method may act on `z` after every layer and after the last (eq. 2 and 11).
+
+    `field`: a module `σ(τ, z)` shared over depth, or a sequence of them, one a layer. `constraint`: a compiled torch
+    constraint over the flattened output (`Constraint.torch()`). `features` and `dim`: physical numbers a node, in and
+    out; the first `dim` inputs are the quantities that come out, so that the untrained network predicts no change.
+    `integrator`: any method of `solvers.integrate`, one step a layer if it has fixed steps; `adjoint=True` for
+    gradients by the adjoint equation. `initial_step`: the length of a layer to begin with. `open`, `close`: maps of
+    one's own instead of two LinearMaps, modules with `matrix()` and `orthonormal` such as FixedMap; give both.
+
+    Step lengths are `h = exp(s)` of a learned `s`, so that no layer can die: the gradient of `s` never vanishes.
+    """
+
+    def __init__(
+        self,
+        field: nn.Module | Sequence[nn.Module],
+        constraint: nn.Module,
+        method: Method | None = None,
+        *,
+        features: int,
+        dim: int,
+        latent: int,
+        n_layers: int | None = None,
+        orthonormal: bool = True,
+        open: nn.Module | None = None,
+        close: nn.Module | None = None,
+        integrator: str = "classical_rk4",
+        adjoint: bool = False,
+        rtol: float = 1e-5,
+        atol: float = 1e-6,
+        initial_step: float = 0.05,
+    ):
+        super().__init__()
+        if isinstance(field, nn.Module) and not isinstance(field, nn.ModuleList):
+            if n_layers is None:
+                raise ValueError("one field shared over depth needs n_layers; or give a list of fields, one a layer")
+            self.fields, self.n_layers = nn.ModuleList([field]), n_layers
+        else:
+            self.fields = nn.ModuleList(field)
+            self.n_layers = len(self.fields)
+            if n_layers not in (None, self.n_layers):
+                raise ValueError(
+                    f"{self.n_layers} fields given, one a layer, but n_layers={n_layers}: leave n_layers out"
+                )
+        if self.n_layers < 1:
+            raise ValueError("a neural DAE needs at least one layer")
+        if dim > features:
+            raise ValueError(f"{dim} numbers a node come out but only {features} go in: dim is at most features")
+        if not initial_step > 0:
+            raise ValueError(f"initial_step is a length in depth: positive, not {initial_step}")
+        self.constraint, self.method = constraint, method or Unconstrained()
+        self.captured = captured(self.method)
+        self.features, self.dim, self.latent = features, dim, latent
+        self.integrator, self.adjoint, self.rtol, self.atol = integrator, adjoint, rtol, atol
+        if (open is None) != (close is None):
+            raise ValueError("give both maps, open= and close=, or neither")
+        if open is None:
+            self.open = LinearMap(features, latent, orthonormal=orthonormal)
+            self.close = LinearMap(dim, latent, orthonormal=orthonormal)
+            self.close.start_as(self.open.matrix().detach()[:, :dim])
+        else:
+            self.open, self.close = open, close
+            for name, n in (("open", features), ("close", dim)):
+                if (found := tuple(getattr(self, name).matrix().shape)) != (latent, n):
+                    raise ValueError(f"the map {name!r} has a matrix of shape {found}, expected {(latent, n)}")
+        self.log_step = nn.Parameter(torch.full((self.n_layers,), float(initial_step)).log())
+        self.register_buffer("_depth", torch.tensor([0.0, 1.0]), persistent=False)
+
+    def field(self, layer: int) -> nn.Module:
+        """The vector field of a layer."""
+        return self.fields[layer % len(self.fields)]
+
+    def forward(self, x: Features) -> Output:
+        """The prediction `y` `(batch, nodes, dim)` from `x` `(batch, nodes, features)`."""
+        return self.predict(x).y
+
+    def predict(self, x: Features) -> Prediction:
+        """The prediction with the method's loss term and the projections' outcomes."""
+        self._check(x)
+        close = self.close.matrix()
+        manifold = Manifold(self.constraint, close, self.close.orthonormal)
+        z: Latent = x @ self.open.matrix().mT
+        steps = self.log_step.exp()
+        for layer in range(self.n_layers):
+            z = self._layer(layer, z, steps[layer], manifold)
+            if self.method.projects_layers:
+                manifold.record(z)
+            z = self.method.after_layer(z, manifold)
+        if not self.method.projects_layers:
+            manifold.record(z)
+        z = self.method.after_last(z, manifold)
+        term: Scalar | None = self.method.regularisation(manifold)
+        return Prediction(
+            y=manifold.close(z),
+            regularisation=z.new_zeros(()) if term is None else term,
+            projections=tuple(manifold.projections),
+        )
+
+    def _layer(self, layer: int, z: Latent, step: Tensor, manifold: Manifold) -> Latent:
+        flow = _Flow(self.field(layer), self.method, manifold, step, float(layer))
+        options = {"method": self.integrator, "rtol": self.rtol, "atol": self.atol}
+        if self.adjoint:
+            # What the layer depends on beside the field's own weights, some of it computed in this forward pass.
+            depends = [*flow.parameters(), *self.constraint.parameters(), step, manifold.close_weight]
+            options |= {"adjoint": True, "adjoint_parameters": [p for p in depends if p.requires_grad]}
+        return integrate(flow, z, self._depth, throw=self.integrator in ADAPTIVE, **options)[..., -1, :]
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim < 2 or x.shape[-1] != self.features:
+            raise ValueError(f"the input is (batch, nodes, {self.features}), not {tuple(x.shape)}")
+        if x.shape[-2] * self.dim != self.constraint.n_states:
+            raise ValueError(
+                f"{x.shape[-2]} nodes of {self.dim} numbers are {x.shape[-2] * self.dim} states, "
+                f"but the constraint has {self.constraint.n_states}"
+            )
+
+
+class _Flow(nn.Module):
+    """One layer as a vector field over unit depth: `dz/ds = h (σ(τ, z) + …)`, `τ = layer + s`."""
+
+    def __init__(self, field: nn.Module, method: Method, manifold: Manifold, step: Tensor, layer: float):
+        super().__init__()
+        self.network = field
+        self.method, self.manifold, self.step, self.layer = method, manifold, step, layer
+
+    def forward(self, s: Tensor, z: Latent) -> Latent:
+        velocity = self.network(self.layer + s, z)
+        return self.step * self.method.field(velocity, z, self.manifold)

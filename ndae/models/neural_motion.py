@@ -1,0 +1,411 @@
+"""The multiplier neural DAE of second order (eq. 6): constrained motion whose forces are learned; depth is time."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ndae._types import Features, Output
+from ndae.forces.masses import Mass, Masses
+from ndae.forces.networks import SumForce, check_masses, force_at
+from ndae.manifold import Manifold
+from ndae.methods import Auxiliary, Method, Multiplier, SmoothProjection, Unconstrained
+from ndae.models.prediction import Prediction
+from ndae.models.starts import check_starts
+from ndae.solvers import Projection, integrate, project
+from ndae.solvers.depth.classical_rk4 import classical_rk4_step
+from ndae.solvers.depth.integrate import ADAPTIVE
+from ndae.solvers.depth.velocity_verlet import velocity_verlet_step
+from ndae.solvers.manifold.multipliers import constrained_acceleration, tangent_velocity
+from ndae.solvers.manifold.velocity_constraints import joint_acceleration, joint_tangent_velocity
+from ndae.users_code.captured import captured
+
+# A force (batch, nodes, dim) from the time and the state (batch, nodes, 2 dim), positions before velocities.
+Force = Callable[[Any, Features], Output]
+# A number a sample, (batch,); the shape is checked with a message of our own.
+PerSample = Tensor | Sequence[float]
+
+STARTS = ("check", "project", "given")
+VERLET = "velocity_verlet"
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A motion at `n_times` times: positions and velocities of the nodes, and the multipliers.
+
+    A multiplier is the force of its constraint in the direction of the constraint's gradient; of a distance, the
+    tension. Those of velocity constraints come last. `regularisation` and `projections` are as in Prediction.
+    """
+
+    q: Float[Tensor, "batch n_times nodes dim"]
+    v: Float[Tensor, "batch n_times nodes dim"]
+    multiplier: Float[Tensor, "batch n_times n_multipliers"]
+    regularisation: Tensor
+    projections: tuple[Projection, ...]
+
+
+class NeuralMotion(nn.Module):
+    """`q' = v`, `M v' = F(t, q, v) − J(q)ᵀ λ`, `c(q) = 0`, with `λ` solved for at every stage: only `F` is learned.
+
+    The index-1 form, `(J M⁻¹ Jᵀ) λ = J M⁻¹ F + curvature + 2 α ċ + α² c` (see ndae.solvers.manifold.multipliers). What keeps `c` from
+    drifting off is `method`, which acts on positions as it does on latent states (`SmoothProjection`, the default,
+    after every step, with velocities projected onto `J v = 0` behind it; `EndProjection`; `Penalty`, added to `q'`;
+    `Multiplier`, the form of Gear, Gupta and Leimkuhler; `Auxiliary`; sums of these; `Unconstrained` for nothing), and
+    `baumgarte`, the rate α.
+
+    - `constraint`: a compiled torch constraint over the positions of all nodes; its learned parameters are trained too.
+      None where there are velocity constraints alone, with one node of all coordinates.
+    - `force`: a module or function `F(t, y)`, from the state `y` `(batch, nodes, 2 dim)` to `(batch, nodes, dim)`, or
+      several, whose sum acts: those that are known, and those to be learned. `t` (s) is a number or one a sample.
+    - `duration` (s): how far ahead `forward` predicts, in `n_steps` equal steps of `integrator`; an adaptive one
+      chooses steps of its own between their ends; "velocity_verlet", for motions without multipliers under forces of
+      positions, has one evaluation a step and keeps energy. `n_times` > 1 predicts at as many times, evenly up to
+      `duration`.
+      `adjoint=True` for gradients by the adjoint equation.
+    - `mass` (kg): one number, one for each node, or a block (dim, dim) for each. `learn_mass=True` takes it as the
+      start of masses that are trained; they stay positive (definite). With a mask (nodes,), or numbers of nodes, these
+      alone are trained. Forces and masses are known up to a common factor alone, and nothing else tells masses under
+      weight alone. The weight of a SystemForce is of the learned masses.
+    - `velocity_constraint`: compiled over `[*q, *v]`, the residual `A(q, t) v + b(q, t)`, linear in v: rolling, say.
+    - `multipliers=False`: no λ, forces alone act (`M v' = F`), such as those of a SoftConstraint; of constraints only
+      the residuals are reported, starts may be anywhere, and `method` is Unconstrained unless it is given.
+    - `starts`: "check" refuses starts off the manifold by more than `start_tol` (in the constraint's unit, and that
+      per second for velocities), in `check` and `trajectory`; "project" moves them to the nearest point, as is right
+      for measured ones; "given" takes them as they are.
+
+    Raises ValueError for values that no motion can have.
+    """
+
+    def __init__(
+        self,
+        constraint: nn.Module | None,
+        force: Force | Sequence[Force],
+        *,
+        duration: float,
+        n_steps: int = 8,
+        n_times: int = 1,
+        mass: Any = 1.0,
+        learn_mass: Any = False,
+        velocity_constraint: nn.Module | None = None,
+        multipliers: bool = True,
+        method: Method | None = None,
+        baumgarte: float = 0.0,
+        starts: str = "check",
+        start_tol: float = 1e-4,
+        integrator: str = "classical_rk4",
+        adjoint: bool = False,
+        rtol: float = 1e-7,
+        atol: float = 1e-9,
+    ):
+        super().__init__()
+        _check(duration, n_steps, n_times, baumgarte, starts, start_tol)
+        if method is None:
+            method = SmoothProjection(tol=None) if multipliers else Unconstrained()
+        _check_choices(multipliers, method, float(baumgarte), integrator, adjoint)
+        self.nodes, self.dim = _sizes(constraint, velocity_constraint, method)
+        self.features = 2 * self.dim
+        self.constraint, self.velocity_constraint, self.method = constraint, velocity_constraint, method
+        self.multipliers = multipliers
+        self.force = SumForce(force) if isinstance(force, Sequence) else force
+        self.captured = captured(self.force, method)
+        self.masses = Masses(mass, self.nodes, self.dim, learn_mass)
+        check_masses(self.force, self.captured, self.masses)
+        self.duration, self.n_steps, self.n_times = float(duration), n_steps, n_times
+        self.baumgarte, self.starts, self.start_tol = float(baumgarte), starts, float(start_tol)
+        self.integrator, self.adjoint, self.rtol, self.atol = integrator, adjoint, rtol, atol
+
+    @property
+    def mass(self) -> Mass:
+        """The mass of every node, in kg, as given or as learned so far."""
+        return self.masses.value
+
+    @property
+    def _told_mass(self) -> Mass | None:
+        """What a force that depends on masses is told: the learned ones."""
+        return self.mass if self.masses.raw is not None and getattr(self.force, "takes_mass", False) else None
+
+    def forward(self, x: Features) -> Float[Tensor, "*batch_and_times nodes dim"]:
+        """Positions `(batch, nodes, dim)` after `duration`, or `(batch, n_times, nodes, dim)`, from positions and
+        velocities `(batch, nodes, 2 dim)`."""
+        return self.predict(x).y
+
+    def predict(self, x: Features, *, t0: PerSample | None = None, duration: PerSample | None = None) -> Prediction:
+        """The prediction with the method's loss term and the projections' outcomes.
+
+        `t0` (s, 0 if left out) and `duration` (s) may differ from sample to sample, `(batch,)`; every sample takes
+        `n_steps` steps of its own length, so that none depends on its neighbours. With `n_times` > 1, `y` is
+        `(batch, n_times, nodes, dim)`.
+        """
+        manifold, path = self._path(x, t0, duration)
+        q = path[-1][0]
+        positions = q if self.n_times == 1 else torch.stack([q for q, *_ in path], -3)
+        term = self.method.regularisation(manifold)
+
+        def residual() -> Tensor:
+            return torch.cat([self._residual(*state) for state in path], -1)
+
+        return Prediction(positions, q.new_zeros(()) if term is None else term, tuple(manifold.projections), residual)
+
+    def states(
+        self, x: Features, *, t0: PerSample | None = None, duration: PerSample | None = None
+    ) -> Float[Tensor, "batch n_times nodes features"]:
+        """Positions and velocities at the `n_times` times of `predict`."""
+        return torch.stack([torch.cat([q, v], -1) for q, v, _ in self._path(x, t0, duration)[1]], -3)
+
+    def trajectory(self, x: Features, ts: Any) -> Motion:
+        """The motion at the times `ts` (s), which increase from the start at `ts[0]`; steps are `duration / n_steps`
+        long or shorter, and end on them. Raises ValueError for other times, and as `check` for starts."""
+        ts = [float(t) for t in ts]
+        if len(ts) < 2 or not all(a < b for a, b in itertools.pairwise(ts)):
+            raise ValueError("ts are the start and at least one more time, increasing")
+        if self.multipliers and self.starts == "check":
+            self.check(x, t0=torch.full(x.shape[:-2], ts[0], dtype=x.dtype, device=x.device))
+        manifold = self._manifold(x)
+        states = [self._start(x, ts[0])]
+        longest = self.duration / self.n_steps
+        for t0, t1 in itertools.pairwise(ts):
+            n_steps = math.ceil((t1 - t0) / longest * (1 - 1e-9))
+            states.append(self._advance(*states[-1], t0, t1 - t0, n_steps, manifold, is_last=t1 == ts[-1]))
+        multiplier = [self.multiplier(torch.cat(state, -1), t) for t, state in zip(ts, states, strict=True)]
+        term = self.method.regularisation(manifold)
+        q, v = (torch.stack(parts, 1) for parts in zip(*states, strict=True))
+        return Motion(
+            q,
+            v,
+            torch.stack(multiplier, 1),
+            q.new_zeros(()) if term is None else term,
+            tuple(manifold.projections),
+        )
+
+    def multiplier(self, x: Features, t: float | Tensor | None = None) -> Float[Tensor, "batch n_multipliers"]:
+        """λ at states `(batch, nodes, 2 dim)`; none, `(batch, 0)`, where the motion has no multipliers."""
+        q, v = self._split(x)
+        return self._dynamics(t, q.flatten(-2), v.flatten(-2), self.masses.inverse(q))[0]
+
+    def energy(self, x: Features) -> Float[Tensor, " batch"]:
+        """`½ vᵀ M v + V(q)` (J) at states `(batch, nodes, 2 dim)`, V of the forces that have a potential.
+
+        Raises ValueError if none has.
+        """
+        q, v = self._split(x)
+        forces = self.force.parts if isinstance(self.force, SumForce) else [self.force]
+        told = {} if self._told_mass is None else {"mass": self._told_mass}
+        potentials = [
+            force.energy(q, **(told if getattr(force, "takes_mass", False) else {}))
+            for force in forces
+            if hasattr(force, "energy")
+        ]
+        if not potentials:
+            raise ValueError("none of the forces has a potential, so that there is no energy: give a PotentialForce")
+        mass = self.mass.to(v)
+        return (_by_node(mass, v) * v).sum((-2, -1)) / 2 + sum(potentials)
+
+    def check(self, x: Features, *, t0: PerSample | None = None, **unused: Any) -> None:
+        """Raise ValueError where the constraints are redundant at a start, and, with `starts="check"`, where a start is
+        off the manifold or its velocity not tangent to it; the sample and the residual are named. `fit` calls it."""
+        q, v = (part.flatten(-2) for part in self._split(x))
+        if not self.multipliers:
+            return
+        t0 = None if t0 is None else self._per_sample("t0", t0, x)
+        tolerance = self.start_tol if self.starts == "check" else None
+        with torch.no_grad():
+            check_starts(self.constraint, self.velocity_constraint, q, v, t0, tolerance)
+
+    def _path(self, x: Tensor, t0: Any, duration: Any) -> tuple[Manifold, list[tuple]]:
+        """The manifold with what was recorded on the way, and (q, v, t) at each of the `n_times` times."""
+        start = 0.0 if t0 is None else self._per_sample("t0", t0, x)
+        span = self.duration if duration is None else self._per_sample("duration", duration, x)
+        manifold, part, path = self._manifold(x), 1 / self.n_times, []
+        q, v = self._start(x, start)
+        for k in range(self.n_times):
+            t = start + k * part * span
+            q, v = self._advance(q, v, t, part * span, self.n_steps // self.n_times, manifold, is_last=True)
+            path.append((q, v, start + (k + 1) * part * span))
+        return manifold, path
+
+    def _start(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        q, v = self._split(x)
+        if self.starts != "project":
+            return q, v
+        # Nearest as measured, not in the metric of the masses: noise knows nothing of these.
+        if self.constraint is not None:
+            tol = self.method.tol if isinstance(self.method, SmoothProjection) else None
+            q = project(self.constraint, q.flatten(-2), t=t, tol=tol).y.unflatten(-1, (-1, self.dim))
+        return q, self._tangent(q.flatten(-2), v.flatten(-2), None, t).unflatten(-1, (-1, self.dim))
+
+    def _advance(self, q, v, t0, span, n_steps: int, manifold: Manifold, is_last: bool):
+        """Positions and velocities (batch, nodes, dim) `span` later, in equal steps with the method's work after each.
+
+        `t0` and `span` are numbers, or tensors of one number a sample, of which depth is then the share s in [0, 1].
+        """
+        shared = not isinstance(t0, Tensor) and not isinstance(span, Tensor)
+        scale = span.unsqueeze(-1) if isinstance(span, Tensor) else span
+        begin, h = (t0, span / n_steps) if shared else (0.0, 1.0 / n_steps)
+        # The adjoint equation knows the parameters that the field itself uses, and no others.
+        inside = self.adjoint and self.masses.raw is not None
+        inverse_mass = None if inside else self.masses.inverse(q)
+
+        def clock(s: Any) -> Any:
+            return s if shared else t0 + s * span
+
+        def field(s: Any, y: Tensor) -> Tensor:
+            t = manifold.time = clock(s)
+            q, v = self._nodes(y)
+            metric = self.masses.inverse(y) if inside else inverse_mass
+            _, a = self._dynamics(t, *y.chunk(2, -1), metric)
+            moved = v if self.constraint is None else self.method.field(v, q, manifold)
+            rate = torch.cat([moved.flatten(-2), a], -1)
+            return rate if shared else scale * rate
+
+        def acceleration(s: Any, y: Tensor) -> Tensor:
+            return field(s, y).chunk(2, -1)[1]
+
+        y, a = torch.cat([q.flatten(-2), v.flatten(-2)], -1), None
+        for step in range(n_steps):
+            if self.integrator == VERLET:
+                y, a = velocity_verlet_step(acceleration, begin + step * h, y, h, a)
+            else:
+                y = self._step(field, y, begin + step * h, h)
+            ends = is_last and step == n_steps - 1
+            manifold.time = clock(begin + (step + 1) * h)
+            y = self._held(y, manifold, ends, inverse_mass)
+        return self._nodes(y)
+
+    def _step(self, field: Callable[[Any, Tensor], Tensor], y: Tensor, t: float, h: float) -> Tensor:
+        if self.integrator == "classical_rk4" and not self.adjoint:
+            return classical_rk4_step(field, t, y, h)
+        options: dict[str, Any] = {"method": self.integrator, "rtol": self.rtol, "atol": self.atol}
+        if self.adjoint:
+            options |= {"adjoint": True, "adjoint_parameters": [p for p in self.parameters() if p.requires_grad]}
+        ts = torch.tensor([t, t + h], dtype=y.dtype, device=y.device)
+        return integrate(field, y, ts, throw=self.integrator in ADAPTIVE, **options)[..., -1, :]
+
+    def _held(self, y: Tensor, manifold: Manifold, ends: bool, inverse_mass: Mass | None) -> Tensor:
+        """The state after the method's work at the end of a step; where that moves positions, velocities are made
+        tangent there."""
+        q, v = y.chunk(2, -1)
+        moves = self.method.projects_layers
+        if self.constraint is not None:
+            nodes = before = self._nodes(y)[0]
+            if self.method.projects_layers or ends:
+                manifold.record(nodes)
+            nodes = self.method.after_layer(nodes, manifold)
+            if ends:
+                nodes = self.method.after_last(nodes, manifold)
+            q, moves = nodes.flatten(-2), nodes is not before
+        if not moves:
+            return y
+        if self.masses.raw is not None:
+            inverse_mass = self.masses.inverse(q)
+        return torch.cat([q, self._tangent(q, v, inverse_mass, manifold.time)], -1)
+
+    def _tangent(self, q: Tensor, v: Tensor, inverse_mass: Mass | None, t: Any) -> Tensor:
+        if self.velocity_constraint is None:
+            return tangent_velocity(self.constraint, q, v, inverse_mass, t=t)
+        return joint_tangent_velocity(self.constraint, self.velocity_constraint, q, v, inverse_mass, t=t)
+
+    def _dynamics(self, t: Any, q: Tensor, v: Tensor, inverse_mass: Mass | None) -> tuple[Tensor, Tensor]:
+        """λ and v' at flat states (batch, n_states)."""
+        nodes = [part.unflatten(-1, (-1, self.dim)) for part in (q, v)]
+        force = force_at(self.force, t, torch.cat(nodes, -1), self._told_mass)
+        if force.shape != nodes[0].shape:
+            raise ValueError(f"the force has shape {tuple(force.shape)}, expected {tuple(nodes[0].shape)}")
+        if inverse_mass is not None:
+            force = _by_node(inverse_mass, force)
+        if not self.multipliers:
+            return force.new_zeros((*force.shape[:-2], 0)), force.flatten(-2)
+        free, options = force.flatten(-2), {"alpha": self.baumgarte, "t": t}
+        if self.velocity_constraint is None:
+            return constrained_acceleration(self.constraint, q, v, free, inverse_mass, **options)
+        return joint_acceleration(self.constraint, self.velocity_constraint, q, v, free, inverse_mass, **options)
+
+    def _residual(self, q: Tensor, v: Tensor, t: Any) -> Tensor:
+        """All residuals of a state: of positions, then of velocity constraints."""
+        q, v = q.flatten(-2), v.flatten(-2)
+        at_position = [] if self.constraint is None else [self.constraint.residual(q, t)]
+        along = self.velocity_constraint
+        return torch.cat(at_position + ([] if along is None else [along.residual(torch.cat([q, v], -1), t)]), -1)
+
+    def _manifold(self, x: Tensor) -> Manifold:
+        return Manifold(self.constraint, torch.eye(self.dim, dtype=x.dtype, device=x.device), orthonormal=True)
+
+    def _nodes(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        q, v = (part.unflatten(-1, (-1, self.dim)) for part in y.chunk(2, -1))
+        return q, v
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.ndim < 2 or x.shape[-2:] != (self.nodes, self.features):
+            raise ValueError(
+                f"the state is (batch, {self.nodes}, {self.features}), positions before velocities of every node, "
+                f"not {tuple(x.shape)}"
+            )
+        return x[..., : self.dim], x[..., self.dim :]
+
+    def _per_sample(self, name: str, value: Any, x: Tensor) -> Tensor:
+        value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+        if value.shape != x.shape[:-2]:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {tuple(x.shape[:-2])}: one a sample")
+        if name == "duration" and not bool((value > 0).all()):
+            raise ValueError(f"duration of sample {int((~(value > 0)).nonzero()[0, 0])} is not positive: give seconds")
+        return value
+
+
+def _by_node(mass: Mass, nodes: Tensor) -> Tensor:
+    """Masses, or their inverses, times what the nodes have, (batch, nodes, dim)."""
+    return mass[:, None] * nodes if mass.ndim == 1 else (mass * nodes.unsqueeze(-2)).sum(-1)
+
+
+def _sizes(constraint: Any, along: Any, method: Method) -> tuple[int, int]:
+    """Nodes and coordinates of each, from the constraints; raises ValueError where these do not fit."""
+    if constraint is None:
+        if along is None:
+            raise ValueError("a motion without any constraint: give constraint=, velocity_constraint=, or both")
+        if not isinstance(method, SmoothProjection | Unconstrained):
+            raise ValueError(
+                f"{method!r} acts on positions, which nothing constrains here: give SmoothProjection(), which keeps "
+                "velocities on their constraint after every step, or Unconstrained()"
+            )
+        nodes, dim = 1, along.n_states // 2
+    else:
+        nodes, dim = constraint.n_points, constraint.dim
+    if along is not None and along.n_states != 2 * nodes * dim:
+        raise ValueError(
+            f"the velocity constraint is over {along.n_states} states, expected {2 * nodes * dim}: write it over all "
+            f"{nodes * dim} coordinates, then their velocities, in the same order"
+        )
+    return nodes, dim
+
+
+def _check_choices(multipliers: bool, method: Method, baumgarte: float, integrator: str, adjoint: bool) -> None:
+    """Raise ValueError for choices that exclude each other."""
+    if not multipliers and (baumgarte or any(isinstance(part, Multiplier) for part in method.parts)):
+        raise ValueError(
+            f"method={method!r}, baumgarte={baumgarte:g}: both work by multipliers, and there are none with "
+            "multipliers=False: leave them out"
+        )
+    if integrator == VERLET and (multipliers or adjoint or not isinstance(method, Unconstrained | Auxiliary)):
+        raise ValueError(
+            f"integrator={VERLET!r} is for motions without multipliers (multipliers=False), under Unconstrained() or "
+            "Auxiliary(...), with adjoint=False: give 'classical_rk4'"
+        )
+
+
+def _check(duration, n_steps, n_times, baumgarte, starts, start_tol) -> None:
+    if not (math.isfinite(duration) and duration > 0):
+        raise ValueError(f"duration is a time in seconds, positive and finite, not {duration!r}")
+    for name, value in (("n_steps", n_steps), ("n_times", n_times)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is a whole number of at least 1, not {value!r}")
+    if n_steps % n_times:
+        raise ValueError(f"n_steps={n_steps} is no multiple of n_times={n_times}: every time ends a step")
+    if not (math.isfinite(baumgarte) and baumgarte >= 0):
+        raise ValueError(f"baumgarte is a rate in 1/s, not negative, not {baumgarte!r}")
+    if starts not in STARTS:
+        raise ValueError(f"starts={starts!r} is unknown: give one of {', '.join(STARTS)}")
+    if not (math.isfinite(start_tol) and start_tol > 0):
+        raise ValueError(f"start_tol is the largest violation of a start, positive, not {start_tol!r}")

@@ -1,0 +1,1 @@
+"""`fit`, and the files that it writes."""

@@ -1,0 +1,314 @@
+"""Training on Lightning: a log, checkpoints by validation error, and the same end however often it is killed."""
+
+import functools
+import math
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ndae.progress import Report, reporting, say
+from ndae.training.checkpoints import CheckpointError, load_weights, only_writer, writing
+from ndae.training.data_violation import DataViolation, as_plain, data_violations, holds_predictions, warn_of_violations
+from ndae.training.evaluation import Data, as_data, evaluate, reference_tensor
+from ndae.training.history import Files, History, Row
+from ndae.training.identity import Identity, unknown_parts
+from ndae.training.taking_part import check_taking_part
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+}
+PRECISIONS = (None, "16-mixed", "bf16-mixed")
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training run left: its rows, the best epoch, its cost and its files.
+
+    `rows`: one `Row` an epoch, errors in the data's unit. `best`: the row of the smallest validation error; `kept`:
+    that of the epoch whose weights are returned; if these are an earlier process's, its errors are measured anew.
+    `resumed_from`: epochs that were there before; 0 for a training made in one go. `seconds`: wall time of the epochs
+    done, validation and checkpoints included, summed over every process that took part; what a killed process had done
+    of an epoch that was trained again is not in it. `step_ms`: median wall milliseconds of a training step without the
+    first three.
+    `data_violations`: how far the "training" and "validation" data are from the constraint, their "inputs" and
+    "targets"; at the weights that are kept, where numbers of the constraint are learned.
+    """
+
+    rows: tuple[Row, ...]
+    best: Row
+    kept: Row
+    stopped_early: bool
+    resumed_from: int = field(compare=False)  # how a result came to be is no part of it
+    seconds: float
+    step_ms: float
+    best_checkpoint: Path
+    last_checkpoint: Path
+    log: Path
+    data_violations: dict[str, dict[str, DataViolation]]
+
+
+def fit(
+    model: nn.Module,
+    train: Any,
+    validation: Any,
+    *,
+    out: Path | str,
+    epochs: int,
+    batch_size: int = 10,
+    learning_rate: float = 1e-3,
+    schedule: str = "constant",
+    optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
+    gradient_clip: float | None = None,
+    early_stopping: int | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    precision: str | None = None,
+    keep: str = "best",
+    resume: bool = True,
+    progress: bool | Report = False,
+    error_unit: tuple[str, float] = ("", 1.0),
+) -> TrainingResult:
+    """Train `model`, and leave the weights of the epoch with the smallest validation error in it, or of the last one.
+
+    Minimises `L = mean over samples of ½|y − target|² + regularisation` (eq. 4) with `model.predict(x)` giving an
+    object with `y` `(batch, nodes, dim)` and `regularisation` (a scalar, already a mean over the batch); a module
+    without `predict` is trained on `model(x)` alone. `model.constraint.residual(y.flatten(-2))`, where there is one,
+    gives the violations that are logged.
+
+    `train`, `validation`: pairs of arrays, inputs `(n, nodes, features)` and targets `(n, nodes, dim)`, or
+    `(n, n_times, nodes, dim)` of a model that predicts at several times; they are kept on the device, in the precision
+    of the weights. A third part may tell the model more of each sample, `{name: (n, ...)}`, by keyword: such as
+    `{"duration": (n,), "t0": (n,)}` of a NeuralMotion, so that one batch holds samples of several horizons. A model
+    with a method `check(inputs, **conditions)` may refuse them. `schedule`: "constant" or "cosine" (to zero), times
+    `learning_rate`. `optimizer`: makes one from the parameters, with learning rates of its own; Adam if left out.
+    `gradient_clip`: largest norm of the gradient. `early_stopping`: epochs without a better validation error after
+    which training ends. `keep`: "best" or "last", the epoch whose weights `model` ends with; it is warned of where the
+    best is not to be told from the last, by the standard error of paired differences over the validation samples, while
+    the training loss went on falling after it. `device`: "auto" (a CUDA device if there is one), "cpu", "cuda",
+    "cuda:1". `precision`: the weights' own if left out; "16-mixed" or "bf16-mixed" for Lightning's mixed precision.
+    `progress`: a bar on the terminal, or a function `report(done, total, what)` in steps. `error_unit`: name of the
+    unit of errors in the log and how many of it a unit of the data is, such as `("cm", 100.0)`.
+
+    `out` gets `log.csv`, `checkpoints/last.ckpt` (after every epoch), `checkpoints/previous.ckpt` (the one before) and
+    `checkpoints/best.ckpt` (smallest mean Euclidean error per body on the validation samples), each with a digest: a
+    file of which one bit has changed is refused by name, with those that are sound. A run that was killed, at any
+    moment and by any means, goes on from `last.ckpt` and ends with the weights and the log (but for seconds) that it
+    would have had, bit for bit on the CPU with the same number of threads: order, learning rate and random numbers of
+    an epoch depend on `seed` and the epoch only. That it is the same training is told by everything that its result
+    depends on (`ndae.training.identity`): the structure of the model with its constants, methods, generated and own code, the
+    optimiser, the data, these arguments, and the weights at the start (those that the run has come to are its own as
+    well). Code of installed packages counts by name; that their versions have changed is warned of. For another
+    training in `out` the error names what differs. A line on stderr says from which epoch a training goes on; what is
+    finished is evaluated again. With `resume=False` what `out` holds of an earlier training is removed
+    first.
+
+    How far inputs and targets are from the constraint is measured first, is in the result and the checkpoints' history,
+    and warned of where predictions are held on the constraint and could not follow the data.
+
+    Raises `ValueError` for arguments that don't fit, and for a tensor that wants a gradient and takes part in the loss
+    without being a parameter of the model, which would not be trained (parameters that take no part are warned of);
+    `CheckpointError` if `out` holds a damaged checkpoint or one of another training, or can't be written (a full disk);
+    `NonFiniteError` if a loss or an error stops being finite, with the checkpoints of the epochs before kept.
+    """
+    _check(epochs, batch_size, learning_rate, schedule, gradient_clip, early_stopping, seed, precision)
+    if keep not in ("best", "last"):
+        raise ValueError(f'keep={keep!r} is unknown: give "best" or "last", the epoch whose weights are kept')
+    place = find_device(device)
+    # Lightning moves the module there too; data and module meet in the precision of the weights.
+    like = reference_tensor(model)
+    samples = as_data(train, "training", place, like.dtype)
+    checks = as_data(validation, "validation", place, like.dtype)
+    if hasattr(model, "check"):
+        for data, name in ((samples, "training"), (checks, "validation")):
+            try:
+                model.to(place).check(data.inputs, **data.conditions)
+            except ValueError as error:
+                raise ValueError(f"{name} data: {error}") from error
+    numbers = {
+        "seed": seed,
+        "batch_size": batch_size,
+        "learning_rate": float(learning_rate) if optimizer is None else "of its own optimizer",
+        "schedule": schedule,
+        "gradient_clip": None if gradient_clip is None else float(gradient_clip),
+        "precision": precision or str(like.dtype).removeprefix("torch."),
+    }
+    if schedule != "constant":  # only then does an epoch depend on how many there will be
+        numbers["epochs"] = epochs
+    identity = Identity.of(model, samples, checks, optimizer, numbers)
+
+    folder = _folder(out)
+    with only_writer(folder), torch.random.fork_rng(devices=_cuda_devices(place)):
+        files = Files(folder, identity, error_unit)
+        if not resume:
+            files.clear()
+        history = files.resume(early_stopping)
+        violations = {"training": data_violations(model, samples), "validation": data_violations(model, checks)}
+        history.data = as_plain(violations)
+        if holds_predictions(model):
+            warn_of_violations(model, violations)
+        done = len(history.rows)
+        if not done and (unknown := unknown_parts(identity.settings)):
+            warnings.warn(
+                "this training can't be gone on with should it be killed, since nobody could tell that it is the same: "
+                f"{'; '.join(unknown)}. Leave that out of the model, or give its class a __reduce__, as for pickle",
+                stacklevel=2,
+            )
+        if done > epochs:
+            raise CheckpointError(
+                f"{folder} holds a training of {done} epochs, {epochs} were asked for: "
+                f"ask for at least {done}, give another folder, or resume=False to start over in this one"
+            )
+        if done < epochs and not history.should_stop:
+            if done:  # Lightning will do so again; its own error for another network fills a page
+                load_weights(model, files.last)
+                say(f"going on with the training in {folder} from epoch {done + 1} of {epochs}")
+            _train(
+                model, samples, checks, files, history,
+                epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule,
+                optimizer=optimizer, gradient_clip=gradient_clip, seed=seed, place=place, precision=precision,
+                progress=progress,
+            )  # fmt: skip
+        files.check_best(history)
+        load_weights(model, files.best if keep == "best" else files.last)
+        kept = history.best if keep == "best" else history.rows[-1]
+        if kept.epoch <= done:
+            if done == len(history.rows):
+                say(f"the training in {folder} is finished: its weights of epoch {kept.epoch} are evaluated again")
+            kept = _evaluated_again(model, checks, kept, place, precision, folder)
+        if keep == "best" and history.doubt:
+            warnings.warn(history.doubt, stacklevel=2)
+    if not holds_predictions(model) and holds_predictions(model, with_learned=True):
+        violations = {"training": data_violations(model, samples), "validation": data_violations(model, checks)}
+        warn_of_violations(model, violations, learned=True)
+    return TrainingResult(
+        rows=tuple(history.rows),
+        best=kept if keep == "best" else history.best,
+        kept=kept,
+        stopped_early=len(history.rows) < epochs,
+        resumed_from=done,
+        seconds=history.seconds,
+        step_ms=history.step_ms,
+        best_checkpoint=files.best,
+        last_checkpoint=files.last,
+        log=files.log,
+        data_violations=violations,
+    )
+
+
+def _train(
+    model: nn.Module,
+    samples: Data,
+    checks: Data,
+    files: Files,
+    history: History,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    schedule: str,
+    optimizer: Callable[[Any], torch.optim.Optimizer] | None,
+    gradient_clip: float | None,
+    seed: int,
+    place: torch.device,
+    precision: str | None,
+    progress: bool | Report,
+) -> None:
+    # Lightning takes seconds to import; everything above answers without it.
+    from ndae.training import _lightning
+
+    batches = _lightning.Batches(samples, batch_size, seed)
+    if optimizer is None:
+        optimizer = functools.partial(torch.optim.Adam, lr=learning_rate, fused=place.type in ("cpu", "cuda"))
+
+    was = reference_tensor(model).device, model.training
+    module = _lightning.Regression(model, optimizer, SCHEDULES[schedule], epochs * len(batches), seed)
+    model.to(place).train()
+    try:
+        check_taking_part(model, samples)
+        with reporting(progress, "training") as report:
+            callbacks = [_lightning.Recorder(history, files, checks)]
+            if report:
+                callbacks.append(_lightning.Reporter(report, history, epochs, files.error_unit))
+            _lightning.train(
+                module, batches, callbacks, epochs=epochs, device=place, precision=precision,
+                gradient_clip=gradient_clip, folder=files.folder, checkpoint=files.last if history.rows else None,
+            )  # fmt: skip
+    finally:
+        model.to(was[0]).train(was[1])
+
+
+def _evaluated_again(
+    model: nn.Module, checks: Data, best: Row, place: torch.device, precision: str | None, folder: Path
+) -> Row:
+    """The row of the best epoch with what the model returned scores here and now; warns where that is not what it
+    scored when it was trained."""
+    was = reference_tensor(model).device
+    half = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(precision or "")
+    try:
+        with torch.autocast(place.type, dtype=half, enabled=half is not None):
+            found = best.measured(evaluate(model.to(place), *checks))
+    finally:
+        model.to(was)
+    # Other machines, devices and numbers of threads round otherwise; predictions are about as large as the targets.
+    rounding = 100 * torch.finfo(half or checks.targets.dtype).eps * float(checks.targets.abs().max())
+    if not math.isclose(found.val_mae, best.val_mae, rel_tol=1e-2, abs_tol=rounding):
+        warnings.warn(
+            f"{folder}: the weights of epoch {best.epoch} have a validation error of {found.val_mae:g} here, and had "
+            f"{best.val_mae:g} when they were trained: the model depends on something that its description does not "
+            "tell; the result has what is measured here",
+            stacklevel=3,
+        )
+    return found
+
+
+def _folder(out: Path | str) -> Path:
+    """The folder of a training, made where there is none."""
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out={str(out)!r} is a file: give a folder")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """The device meant by a name; raises `ValueError` if there is none such here."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is unknown: give 'auto', 'cpu', 'cuda' or 'cuda:1'") from error
+    present = found.type == "cuda" and (found.index or 0) < torch.cuda.device_count()
+    if not present and found.type != "cpu":
+        here = "cpu" + "".join(f", cuda:{index}" for index in range(torch.cuda.device_count()))
+        raise ValueError(f"there is no device {device!r} here, only {here}: give one of them, or 'auto'")
+    return found
+
+
+def _check(epochs, batch_size, learning_rate, schedule, gradient_clip, early_stopping, seed, precision) -> None:
+    counts = {"epochs": (epochs, 1), "batch_size": (batch_size, 1), "early_stopping": (early_stopping, 1)}
+    for name, (value, least) in (counts | {"seed": (seed, 0)}).items():
+        optional = value is None and name == "early_stopping"
+        if not optional and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise ValueError(f"{name} is a whole number of at least {least}, not {value!r}")
+    for name, value in {"learning_rate": learning_rate, "gradient_clip": gradient_clip}.items():
+        optional = value is None and name == "gradient_clip"
+        if not optional and not (isinstance(value, Real) and 0 < value <= sys.float_info.max):
+            raise ValueError(f"{name} is positive and finite, not {value!r}")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule {schedule!r} is unknown: give one of {', '.join(SCHEDULES)}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown: give one of {', '.join(map(str, PRECISIONS))}")
+
+
+def _cuda_devices(place: torch.device) -> list[torch.device]:
+    return [place] if place.type == "cuda" else []

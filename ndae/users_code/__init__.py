@@ -1,0 +1,1 @@
+"""Functions and modules of the user's: what they hold, and whose code they are."""

@@ -1,0 +1,1 @@
+"""Solves of any system, in JAX and torch: start, formulation, motion, outcome."""

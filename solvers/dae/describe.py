@@ -1,0 +1,100 @@
+"""What of a system's variables solutions and messages speak of: names, groups, absolute tolerances."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ndae.solvers.arguments import (
+    named_once,
+    numbers,
+)
+from ndae.solvers.batches import at_index
+from ndae.solvers.solution import Solution
+
+# Absolute tolerance where none is given, as a share of `rtol`: components are measured relatively down to this size.
+_DEFAULT_ATOL = 1e-4
+
+
+def describe_states(
+    system: Any,
+    ts: np.ndarray,
+    y: np.ndarray,
+    w: np.ndarray,
+    parameters: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> Solution:
+    """The Solution of a system whose reduced states y (*batch, n_times, N) and w (*batch, n_times, n) are known.
+
+    `parameters` are one number each, or arrays of the batch's shape; `fields` are others of Solution, such as `stats`.
+    """
+    functions = system.reduce().numpy()
+    batch = y.shape[:-2]
+
+    def described(y, w, parameters):
+        x = functions.states(y, w, ts, parameters)
+        return x, functions.levels(y, w, ts, parameters), functions.invariants(y, w, ts, parameters)
+
+    if any(np.ndim(p) for p in (parameters or {}).values()):
+        parts = [described(y[i], w[i], at_index(parameters, i)) for i in np.ndindex(batch)]
+        x = np.stack([part[0] for part in parts]).reshape(*batch, *parts[0][0].shape)
+        levels, invariants = (
+            {
+                key: np.stack([part[n][key] for part in parts]).reshape(*batch, *value.shape)
+                for key, value in one.items()
+            }
+            for n, one in ((1, parts[0][1]), (2, parts[0][2]))
+        )
+    else:
+        x, levels, invariants = described(y, w, {name: float(p) for name, p in (parameters or {}).items()})
+    return Solution(
+        ts=ts,
+        x=np.asarray(x),
+        names=tuple(s.name for s in system.states),
+        residual={level: np.asarray(value) for level, value in levels.items()},
+        invariants={name: np.asarray(value) for name, value in invariants.items()},
+        groups=variable_groups(system),
+        **fields,
+    )
+
+
+def variable_groups(system: Any) -> dict[str, np.ndarray]:
+    """Columns of the states that are "differential" and "algebraic", and of a mechanical system "q", "v", "multiplier".
+
+    Mechanical is a system whose differential states are coordinates and their derivatives, in pairs.
+    """
+    reduced = system.reduce()
+    held, rate = reduced.states, dict(zip(reduced.y, reduced.rates, strict=True))
+    column = {symbol: i for i, symbol in reversed(list(enumerate(held)))}
+    differential = [i for i, s in enumerate(held) if s in rate]
+    groups = {"differential": differential, "algebraic": [i for i, s in enumerate(held) if s not in rate]}
+    q = [i for i in differential if rate[held[i]] in column and rate[held[i]] in rate]
+    v = [column[rate[held[i]]] for i in q]
+    if q and sorted(q + v) == differential:
+        groups |= {"q": q, "v": v, "multiplier": groups["algebraic"]}
+    return {name: np.array(columns, dtype=int) for name, columns in groups.items()}
+
+
+def absolute_tolerances(system: Any, atol: Any, rtol: float) -> np.ndarray:
+    """`atol` as solve_dae takes it, (N,) over the differential variables. Raises ValueError unless it is positive."""
+    reduced = system.reduce()
+    n, default = len(reduced.y), _DEFAULT_ATOL * rtol
+    if isinstance(atol, Mapping):
+        names = {s.name: symbol for s, symbol in zip(system.states, reduced.states, strict=True)}
+        names = {symbol.name: symbol for symbol in reduced.y} | names
+        atol = named_once("atol", atol)
+        unknown = [key for key in atol if key not in names]
+        if unknown:
+            states = ", ".join(s.name for s in system.states)
+            raise ValueError(f"atol names {', '.join(unknown)}; the states of {system.name!r} are {states}")
+        given = {names[key]: value for key, value in atol.items()}
+        atol = [given.get(symbol, default) for symbol in reduced.y]
+    atol = numbers("atol", default if atol is None else atol)
+    if atol.shape not in ((), (n,)):
+        raise ValueError(
+            f"atol has shape {atol.shape}; give one number, a mapping from names of states, or an array ({n},) over "
+            f"the differential variables {', '.join(s.name for s in reduced.y)}"
+        )
+    if not np.all(atol > 0):
+        raise ValueError(f"atol must be positive, got {atol.min():g}; a variable that is never zero may have 1e-100")
+    return np.broadcast_to(atol, (n,)).copy()

@@ -1,0 +1,231 @@
+"""Consistent initial values of a DAE: read from what a user gives, checked at every level, and found from a guess."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ndae.solvers.arguments import named_once, numbers
+from ndae.solvers.batches import at_index, broadcast_parameters
+from ndae.solvers.dae.left_out import filled_in, left_open, may_be_left_out
+
+# An algebraic variable may differ from what its equations give by this many times the tolerance of the start: it
+# repeats, multiplied by the condition of those equations, what is left of the constraints.
+ALGEBRAIC_SLACK = 1e3
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no one truth value
+class ConsistentStart:
+    """Initial values that satisfy the equations of a DAE and all that follows from them.
+
+    - `names`, `states` (n_states,): the states in the system's order.
+    - `y` (N,), `w` (n,): the same as the reduced system holds them, its states and its leading unknowns.
+    - `rates` (n_states,): the states' derivatives, NaN where the equations do not determine them.
+    - `residual`: by level, what is left of the equations.
+    - `moved`: by name, by how much each differential state differs from the guess.
+    """
+
+    names: tuple[str, ...]
+    states: Float[np.ndarray, "n_states"]
+    y: Float[np.ndarray, "n_y"]
+    w: Float[np.ndarray, "n_w"]
+    rates: Float[np.ndarray, "n_states"]
+    residual: Mapping[str, np.ndarray] = field(default_factory=dict)
+    moved: Mapping[str, float] = field(default_factory=dict)
+
+    def __getitem__(self, name: Any) -> float:
+        """The value of one state, by its name or symbol. Raises KeyError with the names there are."""
+        name = str(name)
+        if name not in self.names:
+            raise KeyError(f"no state {name!r}; there are {_list(self.names)}")
+        return float(self.states[self.names.index(name)])
+
+    def as_dict(self) -> dict[str, float]:
+        """The states by name."""
+        return dict(zip(self.names, map(float, self.states), strict=True))
+
+
+def resolve_start(
+    system: Any, start: Any, t0: float, parameters: Mapping[str, Any] | None, start_tol: float
+) -> tuple[Float[np.ndarray, "*batch n_y"], Float[np.ndarray, "*batch n_w"]]:
+    """y and w of a consistent start, given as a ConsistentStart, a mapping by name or an array of all states.
+
+    Raises ValueError for missing or unknown names, and for a start that violates an equation or a hidden constraint:
+    a residual counts as zero if a change of `start_tol` in one state (relative above 1) could make it so.
+    """
+    reduced = system.reduce()
+    if not reduced.y:
+        raise ValueError(
+            f"{system.name!r} has no differential variable, so there is nothing to integrate: its equations determine "
+            "the states at every time; solve them by system.reduce().numpy().solve_leading(np.zeros(0), t)"
+        )
+    y, w = read_states(system, start)
+    shapes = {f"parameter {name!r}": np.shape(value) for name, value in (parameters or {}).items()}
+    batch = _common_shape({"start": y.shape[:-1]} | shapes)
+    if 0 in batch:
+        raise ValueError(f"start and parameters have batch shape {batch}: an empty batch; give at least one start")
+    parameters = broadcast_parameters(parameters, batch)
+    y, w = np.broadcast_to(y, batch + y.shape[-1:]).copy(), np.broadcast_to(w, batch + w.shape[-1:]).copy()
+    for index in np.ndindex(batch):
+        own = at_index(parameters, index)
+        if np.isnan(y[index]).any():
+            y[index], free = filled_in(reduced, y[index], np.isnan(y[index]), t0, own)
+            _check_filled_in(system, free, t0, index)
+        check_constraints(reduced, y[index], t0, own, start_tol, index)
+        w[index] = _leading(reduced, y[index], w[index], t0, own, start_tol, index)
+    return y, w
+
+
+def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
+    """y (*batch, N) and w (*batch, n) as given, NaN where they are not: w, and what `may_be_left_out` of y."""
+    reduced = system.reduce()
+    if isinstance(start, ConsistentStart):
+        if start.y.shape != (len(reduced.y),) or start.w.shape != (len(reduced.w),):
+            raise ValueError(f"the ConsistentStart is one of another system than {system.name!r}; make one of this")
+        return start.y, start.w
+    names = [s.name for s in system.states]
+    if isinstance(start, Mapping):
+        given = {
+            name: numbers(f"start[{name!r}]", value, finite=False) for name, value in named_once("start", start).items()
+        }
+    else:
+        array = numbers("start", start, finite=False)
+        if array.ndim < 1 or array.shape[-1] != len(names):
+            raise ValueError(
+                f"start has shape {array.shape}; expected (*batch, {len(names)}), one number for each state of "
+                f"{system.name!r}: {_list(names)}; or a mapping from their names"
+            )
+        given = {name: array[..., i] for i, name in enumerate(names)}
+    places = name_places(system)
+    unknown = [name for name in given if name not in places]
+    if unknown:
+        raise ValueError(f"start names {_list(unknown)}; the states of {system.name!r} are {_list(names)}")
+    batch = _common_shape({f"start[{name!r}]": value.shape for name, value in given.items()})
+    y, w = np.full((*batch, len(reduced.y)), np.nan), np.full((*batch, len(reduced.w)), np.nan)
+    for name, value in given.items():
+        array, column = places[name]
+        (y if array == "y" else w)[..., column] = value
+    without = np.isnan(y).any(axis=tuple(range(y.ndim - 1)))
+    check_given(system, np.flatnonzero(without).tolist())
+    if np.any(np.isinf(y)) or np.any(np.isinf(w)):
+        bad = [name for name, value in given.items() if np.any(np.isinf(value))]
+        raise ValueError(f"start must be finite, but {_list(bad)} is not")
+    return y, w
+
+
+def check_given(system: Any, without: Any) -> None:
+    """Raises ValueError unless all those entries of y may be left out that a start leaves out."""
+    optional = may_be_left_out(system)
+    missing = [i for i in without if not optional[i]]
+    missing = missing or left_open(system.reduce(), [i for i in without if optional[i]])
+    if missing:
+        names = [_name_of(system, "y", i) for i in missing]
+        raise ValueError(
+            f"start gives no value for {_list(names)}; give one for every differential state of {system.name!r} "
+            "(algebraic ones may be left out, and derivatives that the equations determine)"
+        )
+
+
+def _check_filled_in(system: Any, free: Any, t0: float, index: tuple[int, ...] = ()) -> None:
+    if free:
+        names = _list([_name_of(system, "y", i) for i in free])
+        raise ValueError(
+            f"the start{_of(index)} of {system.name!r} gives no value for {names}, and the equations at t = {t0:g} do "
+            "not determine it there; give one"
+        )
+
+
+def _common_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape that all broadcast to; raises ValueError, with each that has one, if they do not."""
+    try:
+        return np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        given = ", ".join(f"{name} {shape}" for name, shape in shapes.items() if shape)
+        raise ValueError(f"the batch shapes do not go together: {given}; give the same, or one value for all") from None
+
+
+def check_constraints(reduced: Any, y: np.ndarray, t0: float, parameters: Any, tol: float, index: tuple = ()) -> None:
+    """Raises ValueError, naming level and equation, unless C(y, t0) = 0 within `tol`."""
+    if not reduced.constraints:
+        return
+    functions = reduced.numpy()
+    residual = np.abs(functions.constraints(y, t0, parameters))
+    jacobian = np.abs(functions.constraints_jacobian(y, t0, parameters))
+    allowed = tol * np.max(jacobian * np.maximum(1.0, np.abs(y)), axis=-1)
+    excess = np.nan_to_num(residual / np.maximum(allowed, np.finfo(float).tiny), nan=np.inf)
+    if np.max(excess) <= 1:
+        return
+    level = min(reduced.constraint_of[row][1] for row in np.flatnonzero(excess > 1))  # others may follow from it
+    row = max((r for r, (_, k) in enumerate(reduced.constraint_of) if k == level), key=lambda r: excess[r])
+    raise ValueError(
+        f"the start{_of(index)} of {reduced.system.name!r} is inconsistent at level {level}: "
+        f"{_constraint(reduced, row)} is {residual[row]:.3g} at t = {t0:g}, more than start_tol = {tol:g} of the "
+        "states allows; write `start = consistent_initial_condition(system, start)` first, with keep=[...] for what "
+        "must stay"
+    )
+
+
+def _leading(reduced, y, given, t0, parameters, tol, index) -> np.ndarray:
+    """w at a consistent y, from the given values as a guess, which must agree with it."""
+    w, converged = _solve_leading(reduced, y, given, t0, parameters)
+    if not converged:
+        raise ValueError(
+            f"the start{_of(index)} of {reduced.system.name!r}: the equations at t = {t0:g} give no values of "
+            f"{_list([s.name for s in reduced.w])}: they are singular there, or Newton's iteration needs a guess of "
+            "the algebraic variables nearer to a solution"
+        )
+    system = reduced.system
+    for name, (array, j) in name_places(system).items():
+        if array != "w" or np.isnan(given[j]) or name not in {s.name for s in system.states}:
+            continue
+        if not abs(given[j] - w[j]) <= ALGEBRAIC_SLACK * tol * max(1.0, abs(w[j])):
+            raise ValueError(
+                f"the start{_of(index)} of {system.name!r} is inconsistent at the level of the algebraic variables: "
+                f"{name} = {given[j]:.9g}, but the equations at t = {t0:g} give {w[j]:.9g}; leave it out, or write "
+                "`start = consistent_initial_condition(system, start)` first"
+            )
+    return w
+
+
+def _solve_leading(reduced, y, guess, t0, parameters) -> tuple[np.ndarray, bool]:
+    guess = None if np.all(np.isnan(guess)) else np.nan_to_num(guess, nan=0.0)
+    with np.errstate(all="ignore"):
+        w, converged = reduced.numpy().solve_leading(y, t0, parameters, guess=guess)
+    return w, bool(np.all(converged)) and bool(np.all(np.isfinite(w)))
+
+
+def name_places(system: Any) -> dict[str, tuple[str, int]]:
+    """Where the variable of a name is held: ("y", its number) or ("w", its number)."""
+    reduced = system.reduce()
+    symbols = {symbol: ("y", i) for i, symbol in enumerate(reduced.y)}
+    symbols |= {symbol: ("w", j) for j, symbol in enumerate(reduced.w)}
+    named = {symbol.name: place for symbol, place in symbols.items()}
+    return named | {s.name: symbols[held] for s, held in zip(system.states, reduced.states, strict=True)}
+
+
+def _name_of(system: Any, array: str, i: int) -> str:
+    """The user's name of an entry of y or w."""
+    reduced = system.reduce()
+    symbol = (reduced.y if array == "y" else reduced.w)[i]
+    return next((s.name for s, held in zip(system.states, reduced.states, strict=True) if held == symbol), symbol.name)
+
+
+def _constraint(reduced: Any, row: Any) -> str:
+    i, k = reduced.constraint_of[row]
+    origins = reduced.origins[i] if reduced.origins else (i,)  # the user's equations
+    named = f"equation {origins[0]}" if len(origins) == 1 else f"combined of equations {_list(origins)}"
+    text = str(reduced.constraints[row])
+    text = text if len(text) <= 80 else text[:77] + "..."
+    times = {0: "", 1: ", differentiated once", 2: ", differentiated twice"}.get(k, f", differentiated {k} times")
+    return f"{text} ({named}{times})"
+
+
+def _of(index: tuple[int, ...]) -> str:
+    return f" {tuple(int(i) for i in index)}" if index else ""
+
+
+def _list(names: Any) -> str:
+    names = [str(name) for name in names]
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,1 @@
+"""Integrators in torch, and steps that end on the manifold."""

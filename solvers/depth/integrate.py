@@ -1,0 +1,173 @@
+"""Integration of y' = f(t, y) through torchdiffeq, by the methods' own names."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+from torchdiffeq import odeint, odeint_adjoint
+
+from ndae.solvers._types import State, Times, Trajectory
+from ndae.solvers.depth import classical_rk4  # noqa: F401  registers "classical_rk4"
+from ndae.solvers.errors import IntegrationError
+
+#: Name here -> name in torchdiffeq 0.2.5, and the order of convergence.
+FIXED_STEP = {
+    "euler": ("euler", 1),
+    "midpoint": ("midpoint", 2),
+    "heun2": ("heun2", 2),
+    "heun3": ("heun3", 3),
+    "classical_rk4": ("classical_rk4", 4),
+    "three_eighths_rk4": ("rk4", 4),
+}
+ADAPTIVE = {
+    "adaptive_heun": ("adaptive_heun", 2),
+    "fehlberg2": ("fehlberg2", 2),
+    "bosh3": ("bosh3", 3),
+    "dopri5": ("dopri5", 5),
+    "dopri8": ("dopri8", 8),
+}
+#: torchdiffeq's options for fixed-step and for adaptive methods.
+OPTIONS = {
+    False: {"grid_constructor", "interp", "perturb"},
+    True: {"first_step", "min_step", "max_step", "step_t", "jump_t", "safety", "ifactor", "dfactor", "norm", "dtype"},
+}
+
+
+def integrate(
+    field: Callable[..., Tensor],
+    y0: State,
+    t: Times,
+    *,
+    method: str = "dopri5",
+    rtol: float = 1e-7,
+    atol: float = 1e-9,
+    step_size: float | None = None,
+    max_steps: int = 100_000,
+    options: Mapping | None = None,
+    adjoint: bool = False,
+    adjoint_parameters: Iterable[Tensor] | None = None,
+    throw: bool = True,
+) -> Trajectory:
+    """Integrate y' = f(t, y) from y(t[0]) = y0 and return y at all times of t.
+
+    `field(t, y)` maps a scalar time and states (..., n_states) to derivatives of the same shape. Times increase or
+    decrease strictly. The result has shape (..., n_times, n_states), its first entry y0.
+
+    Fixed-step methods ("euler", "midpoint", "heun2", "heun3", "classical_rk4", "three_eighths_rk4") step from each
+    time to the next, or by `step_size` (same unit as t) with linear interpolation onto t; adaptive ones
+    ("adaptive_heun", "fehlberg2", "bosh3", "dopri5", "dopri8") hold the error of a step under atol + rtol |y|, with
+    one step size for the whole batch, and end steps on all of t. `options` go to torchdiffeq as they are.
+
+    With `adjoint=True` gradients come from the adjoint equation, integrated backwards by the same method (Chen et al.,
+    Neural ODEs, 2018): memory does not grow with the steps, and the gradient is exact up to the method's error. It
+    reaches y0, t and the parameters of `field` when that is an `nn.Module`, else `adjoint_parameters`.
+
+    Raises ValueError on bad arguments, and IntegrationError when a step size underflows, `max_steps` is exceeded or a
+    state is not finite. `throw=False` lets fixed-step methods return the samples that are not finite as they are; the
+    others of the batch are not touched by them.
+    """
+    name, adaptive = _method(method)
+    _check(y0, t, method, adaptive, step_size, rtol, atol, throw)
+    options = dict(options or {})
+    unknown = options.keys() - OPTIONS[adaptive]
+    if unknown:
+        raise ValueError(f"options {sorted(unknown)} are unknown to {method!r}: it has {sorted(OPTIONS[adaptive])}")
+    if not y0.numel():  # no sample to choose a step by
+        return y0.unsqueeze(-2).expand(*y0.shape[:-1], len(t), y0.shape[-1])
+    if adaptive:
+        options["max_num_steps"] = max_steps
+        # Steps end on the times: torchdiffeq's interpolants of bosh3 and dopri8 lose two to three digits (measured).
+        inner = t.detach()[1:]
+        options["step_t"] = (
+            torch.unique(torch.cat([inner, options["step_t"].to(inner)])) if "step_t" in options else inner
+        )
+    elif step_size is not None:
+        options["step_size"] = step_size
+    arguments = {"rtol": rtol, "atol": atol, "method": name, "options": options}
+    try:
+        if adjoint:
+            adjoint_params = _adjoint_parameters(field, adjoint_parameters)
+            solution = odeint_adjoint(field, y0, t, **arguments, adjoint_params=adjoint_params)
+        else:
+            solution = odeint(field, y0, t, **arguments)
+    except AssertionError as error:  # the way in which torchdiffeq reports a failed adaptive step
+        raise IntegrationError(_failure(str(error), method, rtol, atol, options)) from error
+    if throw and not adaptive:
+        _check_finite(solution, t, method)
+    return solution.movedim(0, -2)
+
+
+def _method(method: str) -> tuple[str, bool]:
+    if method in FIXED_STEP:
+        return FIXED_STEP[method][0], False
+    if method in ADAPTIVE:
+        return ADAPTIVE[method][0], True
+    if method == "rk4":
+        raise ValueError(
+            "method 'rk4' is ambiguous: write 'classical_rk4' for the classical rule, which the paper uses, or "
+            "'three_eighths_rk4' for the 3/8 rule, which torchdiffeq calls 'rk4'"
+        )
+    raise ValueError(f"unknown method {method!r}: choose from {', '.join([*FIXED_STEP, *ADAPTIVE])}")
+
+
+def _check(y0, t, method, adaptive, step_size, rtol, atol, throw) -> None:
+    if not y0.is_floating_point():
+        raise ValueError(f"y0 has dtype {y0.dtype}, expected a floating one")
+    if t.dim() != 1 or len(t) < 2:
+        raise ValueError(f"t has shape {tuple(t.shape)}, expected (n_times,) with at least the start and one more time")
+    steps = t.detach().diff()
+    if not (bool((steps > 0).all()) or bool((steps < 0).all())):
+        raise ValueError(
+            "t must increase strictly or decrease strictly, and be finite: sort it and drop repeated times"
+        )
+    if step_size is not None and adaptive:
+        raise ValueError(f"{method!r} chooses its steps by rtol and atol: leave step_size out, or take 'classical_rk4'")
+    if step_size is not None and not step_size > 0:
+        raise ValueError(f"step_size is {step_size}, expected a positive number, also when t decreases")
+    if adaptive and not (rtol >= 0 and atol >= 0 and rtol + atol > 0):
+        raise ValueError(f"rtol={rtol} and atol={atol}: expected both non-negative and one of them positive")
+    if adaptive and not throw:
+        raise ValueError(f"throw=False is for fixed-step methods: {method!r} has no state to return when a step fails")
+
+
+def _adjoint_parameters(field, parameters):
+    if parameters is not None:
+        return tuple(parameters)
+    if isinstance(field, torch.nn.Module):
+        return None  # torchdiffeq takes the module's own
+    raise ValueError(
+        "adjoint=True needs to know what field depends on: make it an nn.Module, or give adjoint_parameters=[...] "
+        "(an empty list when it has none)"
+    )
+
+
+def _failure(reason: str, method: str, rtol, atol, options) -> str:
+    if "underflow" in reason and reason.split()[-1] in ("0.0", "nan"):
+        what = "the field returned values that are not finite (NaN or infinite), so no step size is accepted"
+    elif "underflow" in reason:
+        what = (
+            f"the step size fell to {reason.split()[-1]}, below what the time can resolve: the solution may blow up, "
+        )
+        what += f"be discontinuous or stiff, or rtol={rtol} and atol={atol} be out of reach"
+    elif "non-finite" in reason:
+        what = "the state became non-finite (NaN or infinite)"
+    elif "max_num_steps" in reason:
+        what = (
+            f"{options['max_num_steps']} steps were not enough: raise max_steps, or loosen rtol={rtol} and atol={atol}"
+        )
+    else:
+        what = reason
+    return f"integration by {method!r} failed: {what}"
+
+
+def _check_finite(solution: Tensor, t: Tensor, method: str) -> None:
+    finite = solution.detach().isfinite()
+    if bool(finite.all()):
+        return
+    times = ~finite.flatten(1).all(1)
+    samples = (~finite.all(-1)).any(0).reshape(-1).nonzero().reshape(-1).tolist()
+    raise IntegrationError(
+        f"integration by {method!r}: the state is not finite from t = {t[times][0].item():.6g} on, in sample(s) "
+        f"{samples[:10]}{' ...' if len(samples) > 10 else ''} of {solution[0, ..., 0].numel()}: "
+        "take smaller steps, or an adaptive method; throw=False returns the states as they are"
+    )

@@ -1,0 +1,1 @@
+"""One constraint in torch: nearest points, Gram solves, multipliers, penalty."""

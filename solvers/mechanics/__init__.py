@@ -1,0 +1,1 @@
+"""The structured fast path for points under templates."""

@@ -1,0 +1,147 @@
+"""A mechanical system in torch: its true vector field, its projection, and what a solution says of a state.
+
+What `ndae.solvers.mechanics.motion_jax` is for JAX, over any batch dimensions: the field that a network is to learn, to be put
+in the network's place, and the second opinion on the reference solver.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ndae.solvers._types import PerSample, Residual, State
+from ndae.solvers.manifold.gram import apply_metric
+from ndae.solvers.manifold.multipliers import constrained_acceleration, tangent_velocity
+from ndae.solvers.manifold.projection import project
+
+Time = float | Tensor | None
+
+
+class TorchMotion(torch.nn.Module):
+    """Equations of motion M a = F(q, v, t) - Jᵀ λ with c(q, t) = 0, solved for a, and what belongs to them.
+
+    `system` is a symbolic.MechanicalSystem; `parameters` overrides its parameters by name ("mass" too, in kg), with
+    numbers or with tensors that want a gradient. The multiplier solves (J M⁻¹ Jᵀ) λ = J M⁻¹ F + curvature(q, v, t),
+    by the structure of the Gram matrix (Hairer, Wanner: Solving ODEs II, VII.1, the index-1 form). Every method takes
+    states of shape (..., n_states) and is differentiable; the work is done in the precision of the states.
+
+    Raises ValueError on an unknown parameter, and on one that is a function.
+    """
+
+    def __init__(self, system: Any, parameters: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.name, self.n_states = system.name, system.n_states
+        self.constraint = system.constraint.torch()
+        self.potential = None if system.potential is None else system.potential.torch()
+        self.external_force = None if system.external_force is None else system.external_force.torch()
+        given = dict(parameters or {})
+        known = {"mass", *system.parameters}
+        _refuse_functions(self.name, given)
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise ValueError(f"{self.name}: unknown parameter {unknown[0]!r}: it has {sorted(known)}")
+        mass = torch.as_tensor(given.get("mass", system.mass), dtype=torch.float64)
+        self._inverse_mass = 1 / mass.expand(self.constraint.n_points)  # float64, cast to what the state has
+        self._own = {  # each function refuses the parameters of others
+            role: {name: value for name, value in given.items() if function is not None and name in function.parameters}
+            for role, function in (
+                ("constraint", system.constraint), ("potential", system.potential), ("force", system.external_force),
+            )
+        }  # fmt: skip
+
+    @property
+    def needs_time(self) -> bool:
+        """Whether any of the equations depends on time."""
+        functions = (self.constraint, self.potential, self.external_force)
+        return any(function.needs_time for function in functions if function is not None)
+
+    def forward(self, t: Time, y: State) -> State:
+        """The derivative (v, a) of y = (q, v), side by side on the last axis."""
+        q, v = y.chunk(2, -1)
+        return torch.cat([v, self.acceleration(q, v, t)], -1)
+
+    def force(self, q: State, v: State, t: Time = None, overriding: Mapping[str, Mapping] | None = None) -> State:
+        """−∇V(q) + external force, in newtons; `overriding`: parameters of the "potential" and the "force" that go
+        over those given before."""
+        total, own = torch.zeros_like(q), self._own
+        if overriding:
+            own = {role: {**values, **overriding.get(role, {})} for role, values in own.items()}
+        if self.potential is not None:
+            ones = q.new_ones(*q.shape[:-1], self.potential.n_residuals)
+            total = total - self.potential.vjp(q, ones, t, own["potential"])
+        if self.external_force is not None:
+            state = q if self.external_force.n_states == self.n_states else torch.cat([q, v], -1)
+            total = total + self.external_force.residual(state, t, own["force"])
+        return total
+
+    def acceleration(self, q: State, v: State, t: Time = None) -> State:
+        """v' = M⁻¹ (F − Jᵀ λ), in m/s²."""
+        return self._solve(q, v, t)[1]
+
+    def multiplier(self, q: State, v: State, t: Time = None) -> Residual:
+        """λ of M v' = F − Jᵀ λ such that d²c/dt² = 0, (..., n_residuals)."""
+        return self._solve(q, v, t)[0]
+
+    def energy(self, q: State, v: State, t: Time = None) -> PerSample:
+        """½ Σ m |v|² + V(q), in joules."""
+        mass = (1 / self._metric(q)).repeat_interleave(self.constraint.dim)
+        kinetic = 0.5 * (mass * v * v).sum(-1)
+        if self.potential is None:
+            return kinetic
+        return kinetic + self.potential.residual(q, t, self._own["potential"]).sum(-1)
+
+    def project(self, t: Time, y: State, tol: float | None = None) -> State:
+        """The state with q, then v, moved onto their manifolds c = 0 and J v + ∂c/∂t = 0, nearest in the metric M.
+
+        `tol`: largest |c| left; by default 1e-13 in float64, 1e-5 in float32, relative to what cancels in c (`rtol` of
+        `project`). Raises `ProjectionError` where it is not reached.
+        """
+        q, v = y.chunk(2, -1)
+        own, metric = self._own["constraint"], self._metric(q)
+        rtol = (1e-13 if q.dtype == torch.float64 else 1e-5) if tol is None else None
+        # Without a gradient through the search for the point: a solve is differentiated through its field.
+        q = project(self.constraint, q, inverse_metric=metric, t=t, parameters=own, tol=tol, rtol=rtol).y
+        v = tangent_velocity(self.constraint, q, v, metric, t=t, parameters=own)
+        return torch.cat([q, v], -1)
+
+    def describe(self, t: Time, y: State) -> dict[str, Tensor]:
+        """Multiplier and how well it solves its equations, energy, and the residuals at all three levels.
+
+        "error" (...) is the largest |J v' + curvature| over the size of what is added up in it: some machine epsilons,
+        times 16 where constraints depend on one another.
+        """
+        q, v = y.chunk(2, -1)
+        own, metric = self._own["constraint"], self._metric(q)
+        lam, a = self._solve(q, v, t)
+        local, curvature = self.constraint.local_jacobian(q, t, own), self.constraint.curvature(q, v, t, own)
+        pushes = self.force(q, v, t).abs() + self.constraint.apply_transpose(local.abs(), lam.abs())
+        sizes = self.constraint.apply_jacobian(local.abs(), apply_metric(self.constraint, metric, pushes))
+        left = self.constraint.apply_jacobian(local, a) + curvature
+        return {
+            "multiplier": lam,
+            "error": (left.abs() / (sizes + curvature.abs() + torch.finfo(q.dtype).tiny)).amax(-1),
+            "energy": self.energy(q, v, t),
+            "position": self.constraint.residual(q, t, own),
+            "velocity": self.constraint.velocity(q, v, t, own),
+            "acceleration": left,
+        }
+
+    def _solve(self, q: Tensor, v: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+        metric = self._metric(q)
+        free = apply_metric(self.constraint, metric, self.force(q, v, t))
+        return constrained_acceleration(self.constraint, q, v, free, metric, t=t, parameters=self._own["constraint"])
+
+    def _metric(self, like: Tensor) -> Float[Tensor, " n_points"]:
+        return self._inverse_mass.to(like)
+
+
+def _refuse_functions(name: str, parameters: Mapping[str, Any]) -> None:
+    for key, value in parameters.items():
+        if callable(value) and not isinstance(value, Tensor):
+            raise ValueError(
+                f"{name}: parameter {key!r} is a function, parameters are numbers or tensors that do not change with "
+                "the state, for derivatives are taken with them held fixed: write what depends on the state into the "
+                "equations, or learn it as a force of its own (a module F(t, y))"
+            )

@@ -1,0 +1,51 @@
+"""Times at which inputs switch, which steps end at."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float64
+
+from ndae.solvers._jax_types import Flag, Time
+
+# Half the width of the gap around a switching time, relative to it: what rounding may do to `t - a < b`.
+_GAP = 8 * np.finfo(np.float64).eps
+
+
+class Jumps(eqx.Module):
+    """Times in order, each with the gap (before, after) around it; places that are not used are infinite."""
+
+    at: Float64[Array, "*batch n"]
+    before: Float64[Array, "*batch n"]
+    after: Float64[Array, "*batch n"]
+
+    @classmethod
+    def around(cls, at: Array) -> "Jumps":
+        """The gaps around times (*batch, n) in order."""
+        fixed = jax.lax.stop_gradient(at)
+        margin = _GAP * jnp.abs(fixed) + np.finfo(np.float64).tiny
+        return cls(at, jnp.where(jnp.isinf(fixed), fixed, fixed - margin), fixed + margin)
+
+    @classmethod
+    def none(cls, batch: tuple[int, ...] = ()) -> "Jumps":
+        """No times at all."""
+        return cls.around(jnp.full((*batch, 1), jnp.inf))
+
+    def next_before(self, t: Time) -> Time:
+        """The beginning of the first gap behind t."""
+        return jnp.min(jnp.where(self.before > t, self.before, jnp.inf))
+
+    def over(self, t: Time) -> Time:
+        """t, or the end of the gap that t is in."""
+        return jnp.max(jnp.where((self.before <= t) & (t < self.after), self.after, t))
+
+    def under(self, ts: Array) -> Array:
+        """Times (n_times,), those in a gap put to its beginning."""
+        t = ts[:, None]
+        return jnp.min(jnp.where((self.before <= t) & (t < self.after), self.before, t), axis=1)
+
+    def inside(self, t: Time) -> tuple[Time, Time, Flag]:
+        """The last time whose gap begins at t or earlier, the end of that gap, and whether t is in it."""
+        begun = self.before <= t
+        i = jnp.maximum(jnp.sum(begun) - 1, 0)
+        return self.at[i], self.after[i], begun[i] & (t < self.after[i])

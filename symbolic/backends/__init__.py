@@ -1,0 +1,1 @@
+"""Source made callable in NumPy, JAX and torch."""

@@ -1,0 +1,115 @@
+"""What compiled functions of vectors have in common, whatever the array library."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ndae.symbolic.ground.kept import Recomputed, kept, remembered
+
+
+class DenseLayout:
+    """Where the entries of a sparse Jacobian go: numbers into a template, the others by index."""
+
+    def __init__(self, shape: tuple[int, int], rows, columns, entries):
+        constant = np.array([e.is_number for e in entries], dtype=bool)
+        flat = np.asarray(rows, dtype=np.intp) * shape[1] + np.asarray(columns, dtype=np.intp)
+        self.shape = shape
+        self.flat = flat[~constant]
+        self.entries = [e for e, c in zip(entries, constant, strict=True) if not c]
+        self.template = np.zeros(shape)
+        self.template.reshape(-1)[flat[constant]] = [float(e) for e, c in zip(entries, constant, strict=True) if c]
+        self.sparsity = np.zeros(shape, dtype=bool)
+        self.sparsity.reshape(-1)[flat] = True
+
+    @kept
+    def table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Constants k, and for each place of the matrix its position in (entries, k)."""
+        constants, inverse = np.unique(self.template, return_inverse=True)
+        table = inverse.reshape(-1) + len(self.entries)
+        table[self.flat] = np.arange(len(self.entries))
+        return constants, table
+
+
+class CompiledVector(Recomputed, ABC):
+    """A vector function f(a, b, ..., t; p) generated for one backend, over any leading batch dimensions.
+
+    Every input vector has shape (..., n) with batch dimensions that broadcast; `t` is a number or an array of the
+    batch's shape, and so are the values of `parameters={name: value}`, which replace defaults. Raises ValueError on
+    another length, an unknown or missing parameter, or a missing time.
+    """
+
+    def __init__(self, function):
+        self.function, self.name = function, function.name
+        self.inputs = {key: len(symbols) for key, symbols in function.inputs.items()}
+        self.n_outputs = function.n_outputs
+        self.parameters = dict(function.parameters)
+        self.has_time = function.time is not None
+        self.needs_time = function.needs_time
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{key}: {n}" for key, n in self.inputs.items())
+        return f"{type(self).__name__}({self.name}, {sizes} -> {self.n_outputs}, parameters={list(self.parameters)})"
+
+    @abstractmethod
+    def __call__(self, *vectors, t=None, parameters: Mapping | None = None):
+        """f(a, b, ..., t; p), shape (..., n_outputs)."""
+
+    @abstractmethod
+    def jacobian(self, which: str, *vectors, t=None, parameters: Mapping | None = None):
+        """∂f/∂`which` as a dense matrix (..., n_outputs, n), of which only entries that can differ from zero are
+        computed."""
+
+    def sparsity(self, which: str) -> np.ndarray:
+        """Which entries of ∂f/∂`which` can differ from zero, boolean (n_outputs, n)."""
+        return self.layout(which).sparsity.copy()
+
+    def layout(self, which: str) -> DenseLayout:
+        """Where the entries of the Jacobian by `which` go."""
+
+        def make():
+            rows, columns, entries = self.function.entries(which)
+            return DenseLayout((self.n_outputs, self.inputs[which]), rows, columns, entries)
+
+        return remembered(self._layouts, which, make)
+
+    @kept
+    def _layouts(self) -> dict[str, DenseLayout]:
+        return {}
+
+    @kept
+    def _kernels(self) -> dict[str | None, Any]:
+        """What was compiled: the values (None), and Jacobians by name."""
+        return {}
+
+    def _checked(self, vectors) -> None:
+        if len(vectors) != len(self.inputs):
+            raise ValueError(f"{self.name}: {len(vectors)} vectors given, expected {len(self.inputs)}: {self.inputs}")
+        for vector, (key, n) in zip(vectors, self.inputs.items(), strict=True):
+            shape = tuple(getattr(vector, "shape", ()))
+            if not shape or shape[-1] != n:
+                names = ", ".join(s.name for s in self.function.inputs[key][:8]) + (", ..." if n > 8 else "")
+                raise ValueError(f"{self.name}: {key} has shape {shape}, expected (..., {n}): ({names})")
+
+    def _time(self, t):
+        if t is None and self.needs_time:
+            raise ValueError(f"{self.name} depends on time: pass t=")
+        return 0.0 if t is None else t
+
+    def _values(self, parameters: Mapping | None) -> dict:
+        """Values of all parameters by name, in order."""
+        return parameter_values(self.name, self.parameters, parameters)
+
+
+def parameter_values(name: str, defaults: Mapping, given: Mapping | None) -> dict:
+    """Values by name, in order: those given, else the defaults. Raises ValueError on unknown and missing ones."""
+    given = {getattr(key, "name", key): value for key, value in (given or {}).items()}
+    for key in given:
+        if key not in defaults:
+            raise ValueError(f"{name}: unknown parameter {key!r}: it has {list(defaults)}")
+    values = {key: given.get(key, default) for key, default in defaults.items()}
+    for key, value in values.items():
+        if value is None:
+            raise ValueError(f"{name}: parameter {key!r} has no default: pass parameters={{{key!r}: value}}")
+    return values

@@ -1,0 +1,168 @@
+"""Vector functions generated for torch."""
+
+from collections.abc import Mapping
+
+import torch
+
+from ndae.symbolic.backends.loading import load
+from ndae.symbolic.backends.solves import Arrays, python_loop
+from ndae.symbolic.backends.vector import CompiledVector
+from ndae.symbolic.code.levelled import Numerics, entries
+from ndae.symbolic.code.source import ARRAY
+from ndae.symbolic.ground.kept import kept, remembered
+
+#: Up to this many definitions code is straight-line, above it is done level by level.
+STRAIGHT_LIMIT = 200
+
+
+def _tensor(x, like=None):
+    if isinstance(x, torch.Tensor):
+        return x
+    return torch.tensor(x, dtype=torch.float64 if like is None else like.dtype, device=getattr(like, "device", None))
+
+
+def _where(condition, a, b):
+    like = next((x for x in (a, b) if isinstance(x, torch.Tensor)), None)
+    if like is None:  # two numbers, in double precision whatever torch's default
+        like = torch.empty((), dtype=torch.float64, device=condition.device)
+    return torch.where(condition, _tensor(a, like), _tensor(b, like))
+
+
+def _two(function):
+    def of_two(a, b):
+        like = a if isinstance(a, torch.Tensor) else b
+        return function(_tensor(a, like), _tensor(b, like))
+
+    return of_two
+
+
+FUNCTIONS = {
+    **{name: getattr(torch, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp", "log", "sqrt")},
+    **{name: getattr(torch, name) for name in ("asin", "acos", "atan", "asinh", "acosh", "atanh")},
+    "atan2": _two(torch.atan2),
+    "power": _two(torch.pow),
+    "where": _where,
+    "abs": abs,  # of tensors and of numbers
+    "guard": lambda condition, x: torch.where(condition, x, x.detach()),
+}
+
+
+def _stack(entries):
+    like = next((e for e in entries if isinstance(e, torch.Tensor)), None)
+    return torch.stack(torch.broadcast_tensors(*[_tensor(e, like) for e in entries]), -1)
+
+
+def _library(matrix, right):
+    return torch.linalg.solve_ex(matrix, right.expand(matrix.shape[:-1]).unsqueeze(-1))[0].squeeze(-1)
+
+
+def _freeze(x):
+    return x.detach() if isinstance(x, torch.Tensor) else x
+
+
+ARRAYS = Arrays(torch, _stack, _library, _freeze, python_loop, order=lambda: 2 if torch.is_grad_enabled() else 1)
+FUNCTIONS |= ARRAYS.functions()
+
+
+class TorchNumerics(Numerics):
+    functions, solve = FUNCTIONS, staticmethod(ARRAYS.solve)
+
+    def __init__(self):
+        self._kept: dict = {}
+
+    def _keep(self, numbers, dtype, device):
+        """A table as a tensor. The table is kept beside it: another one could get its id."""
+        key = (id(numbers), dtype, device)
+        if key not in self._kept:
+            self._kept[key] = numbers, torch.as_tensor(numbers, dtype=dtype, device=device)
+        return self._kept[key][1]
+
+    def constant(self, numbers, like):
+        return self._keep(numbers, like.dtype, like.device)
+
+    def take(self, x, index):
+        return x[index] if isinstance(index, slice) else x.index_select(0, self._keep(index, torch.long, x.device))
+
+    def concatenate(self, arrays):
+        return torch.cat(arrays)
+
+    def broadcast(self, x, shape):
+        return x.expand(shape)
+
+    def first(self, x, shape):
+        return x.expand(*shape, x.shape[-1]).movedim(-1, 0)
+
+    def column(self, values, shape, like):
+        if not values:
+            return like.new_zeros((0, *shape))
+        return torch.stack([v.expand(shape) for v in values])
+
+    def as_number(self, condition, like):
+        return condition.to(like.dtype)
+
+
+class TorchVector(CompiledVector):
+    """A vector function for torch: batched, fit for autograd and torch.func."""
+
+    @kept
+    def _tables(self) -> dict:
+        """Index tables of Jacobians as tensors."""
+        return {}
+
+    @kept
+    def _numerics(self) -> TorchNumerics:
+        return TorchNumerics()
+
+    def _kernel(self, which):
+        return remembered(self._kernels, which, lambda: self._make(which))
+
+    def _make(self, which):
+        layout = None if which is None else self.layout(which)
+        wanted = [] if layout is None else [layout.entries]
+        program = self.function.levelled(*wanted) if self.function.operations(*wanted) > STRAIGHT_LIMIT else None
+        if program is None:
+            source = self.function.values_source(ARRAY)
+            if layout is not None:
+                source = self.function.entries_source(which, layout.entries, ARRAY)
+            (generated,) = load(source, FUNCTIONS).values()
+
+            def kernel(vectors, extras, shape, like):
+                return join_vector(generated(*[v.unbind(-1) for v in vectors], *extras), shape, like)
+        else:
+
+            def kernel(vectors, extras, shape, like):
+                return entries(program, self._numerics, vectors, extras, shape).movedim(0, -1)
+
+        return kernel
+
+    def _evaluate(self, which, vectors, t, parameters):
+        self._checked(vectors)
+        like = vectors[0]
+        extras = list(self._values(parameters).values())
+        if self.has_time:
+            extras.insert(0, self._time(t))
+        extras = [torch.as_tensor(e, dtype=like.dtype, device=like.device) for e in extras]
+        shape = torch.broadcast_shapes(*[v.shape[:-1] for v in vectors], *[e.shape for e in extras])
+        return self._kernel(which)(vectors, extras, shape, like), shape, like
+
+    def __call__(self, *vectors, t=None, parameters: Mapping | None = None):
+        return self._evaluate(None, vectors, t, parameters)[0]
+
+    def jacobian(self, which: str, *vectors, t=None, parameters: Mapping | None = None):
+        layout = self.layout(which)
+        values, shape, like = self._evaluate(which, vectors, t, parameters)
+        key = (which, like.dtype, like.device)
+        if key not in self._tables:
+            constants, table = layout.table
+            self._tables[key] = torch.as_tensor(constants).to(like), torch.as_tensor(table, device=like.device)
+        constants, table = self._tables[key]
+        both = torch.cat([values, constants.expand(*shape, -1)], -1)
+        return both.index_select(-1, table).unflatten(-1, layout.shape)
+
+
+def join_vector(entries, shape, like):
+    """Numbers and tensors side by side on a new last axis, (*shape, n)."""
+    if not entries:
+        return like.new_zeros((*shape, 0))
+    entries = [e if isinstance(e, torch.Tensor) else like.new_full((), e) for e in entries]
+    return torch.stack([(e if e.shape == shape else e.expand(shape)).to(like.dtype) for e in entries], -1)

@@ -1,0 +1,75 @@
+"""Functions with corners in the equations of a system: Abs, Max, Min, sign as single nodes, Piecewise by branches."""
+
+from collections.abc import Callable
+
+import sympy as sp
+from sympy.core.relational import Relational
+from sympy.logic.boolalg import ITE, And, BooleanAtom, Not, Or
+
+from ndae.symbolic.expressions.choices import CORNERS, Largest, Magnitude, Signum, Smallest
+from ndae.symbolic.expressions.reading import check_smooth, rebuilt, substituted
+
+_NODES: dict[type, Callable] = {sp.Abs: Magnitude, sp.sign: Signum, sp.Max: Largest, sp.Min: Smallest}
+
+
+def as_corners(expression: sp.Expr) -> sp.Expr:
+    """Write Abs, Max, Min and sign as nodes that SymPy does not open; at a corner the derivative is the first branch's.
+
+    As Piecewise each of them would double what is in it.
+    """
+    if not expression.has(*_NODES):
+        return expression
+    known: dict[sp.Basic, sp.Basic] = {}
+
+    def written(e: sp.Basic) -> sp.Basic:
+        if not e.args or e.is_number or not e.has(*_NODES):
+            return e
+        if e not in known:
+            args = [written(a) for a in e.args]
+            known[e] = _NODES[type(e)](*args) if type(e) in _NODES else rebuilt(e, args)
+        return known[e]
+
+    return written(expression)
+
+
+def check_piecewise_smooth(expression: sp.Expr, where: str) -> None:
+    """Raise ValueError unless the expression is smooth, or of corners and Piecewise of smooth branches by comparisons.
+
+    Every Piecewise must have a last branch that holds otherwise.
+    """
+    if not expression.has(sp.Piecewise, *CORNERS):
+        check_smooth(expression, where)
+        return
+    outer = {p: sp.Dummy(real=True) for p in _outermost(expression)}
+    check_smooth(substituted(expression, outer, {}), where)
+    for node in outer:
+        if not isinstance(node, sp.Piecewise):
+            for a in node.args:
+                check_piecewise_smooth(a, where)
+            continue
+        if node.args[-1].cond != sp.true:
+            raise ValueError(f"{where}: {node} has no branch for all other cases: end it with (value, True)")
+        for branch, condition in node.args:
+            check_piecewise_smooth(branch, where)
+            _check_condition(condition, where)
+
+
+def _outermost(expression: sp.Basic) -> list[sp.Basic]:
+    walk = sp.preorder_traversal(expression)
+    found = []
+    for node in walk:
+        if isinstance(node, (sp.Piecewise, *CORNERS)):
+            found.append(node)
+            walk.skip()
+    return found
+
+
+def _check_condition(condition, where: str) -> None:
+    if isinstance(condition, (And, Or, Not, ITE)):  # ITE is what SymPy makes of a comparison with a Piecewise
+        for part in condition.args:
+            _check_condition(part, where)
+    elif isinstance(condition, Relational):
+        for side in condition.args:
+            check_piecewise_smooth(side, where)
+    elif not isinstance(condition, BooleanAtom):
+        raise ValueError(f"{where}: the condition {condition} is no comparison: write one such as x > 0")

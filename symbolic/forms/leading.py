@@ -1,0 +1,150 @@
+"""The function w(y, t; p) with T(y, w, t) + shift = 0, generated as one piece of code with small solves in it."""
+
+from collections.abc import Sequence
+
+import sympy as sp
+
+from ndae.symbolic.code.levelled import Levelled
+from ndae.symbolic.code.source import ARRAY, Code, Style, check_generated, count_uses, identifiers, listing, unpack
+from ndae.symbolic.expressions.names import in_docstring
+from ndae.symbolic.expressions.reading import substituted
+from ndae.symbolic.forms.tearing import Plan, Solve, Tearing
+from ndae.symbolic.ground.kept import Recomputed, kept
+
+
+class LeadingFunction(Recomputed):
+    """Code for the leading unknowns of a reduced system, (y, guess) or (y, guess, shift) -> (w, converged).
+
+    It is compiled as a `VectorFunction` is; the last of its values is 1 where every Newton iteration converged.
+    """
+
+    def __init__(self, reduced, with_shift: bool):
+        self.name = f"leading unknowns of {getattr(reduced.system, 'name', 'system')}"
+        n = len(reduced.w)
+        guess, shift = (tuple(sp.Dummy(f"{name}_{i}") for i in range(n)) for name in ("guess", "shift"))
+        self.inputs = {"y": tuple(reduced.y), "guess": guess} | ({"shift": shift} if with_shift else {})
+        self.time, self.parameters = reduced.time, {s.name: v for s, v in reduced.parameters.items()}
+        self.n_outputs = n + 1
+        self.needs_time = self.time is not None and any(self.time in e.free_symbols for e in reduced.equations)
+        extras = (() if self.time is None else (self.time,)) + tuple(reduced.parameters)
+        self._names = identifiers([*reduced.y, *reduced.w, *extras, *shift, *guess])
+        self._extras = [self._names[s] for s in extras]
+        self._w = [self._names[s] for s in reduced.w]
+        self._groups = {key: [self._names[s] for s in symbols] for key, symbols in self.inputs.items()}
+        self._reduced = reduced
+
+    @kept
+    def plan(self) -> Plan:
+        """What is solved by formulas and what by numbers."""
+        r, names = self._reduced, self._names
+        put: dict[sp.Basic, sp.Basic] = {}
+        equations = [substituted(e, names, put) for e in r.equations]
+        parameters = {names[s]: None if v is None else float(v) for s, v in r.parameters.items()}
+        plan = Tearing(equations, self._w, r.blocks, parameters, self._groups.get("shift")).run()
+        check_generated(plan.tape, self.name)
+        return plan
+
+    @property
+    def has_scalar_form(self) -> bool:
+        """Whether the code can be run with Python floats: Newton's iteration is written for arrays."""
+        return all(solve.linear for solve in self.plan.solves)
+
+    def source(self) -> str:
+        """The generated code, to read."""
+        return self.values_source(ARRAY)
+
+    def operations(self) -> int:
+        """The number of definitions behind the values."""
+        inner = [v for s in self.plan.solves for v in (*s.right, *(a for row in s.matrix for a in row))]
+        return len(self.plan.tape.needed([*self.plan.values, *inner]))
+
+    def levelled(self) -> Levelled | None:
+        """The function as few operations on arrays; None where it holds Newton's iteration."""
+        if not self.has_scalar_form:
+            return None
+        program = Levelled(self.plan.tape, [*self._groups.values(), self._extras])
+        for stage in _stages(self.plan.solves):
+            program.solve(stage)
+        return program.finish([*self.plan.values, sp.S.One])
+
+    def values_source(self, style: Style) -> str:
+        """Source of the function `values`."""
+        plan, stages = self.plan, _stages(self.plan.solves)
+        inner = [v for s in plan.solves for v in (*s.right, *(a for row in s.matrix for a in row), *s.sizes)]
+        everything = [*plan.values, *inner]
+        uses = count_uses(plan.tape, everything)
+        taken = {s.name for s in self._names.values()}
+        code = Code(plan.tape, uses, taken, style)
+        arguments = {key: code.unused(key, {s.name for s in self._names.values()}) for key in self._groups}
+        flags = []
+        for stage in stages:
+            if stage[0].linear:
+                _write_linear(code, stage)
+            else:
+                flags.append(code.fresh())
+                guesses = [f"{arguments['guess']}[{self._w.index(w)}]" for s in stage for w in s.unknowns]
+                _write_newton(code, stage, guesses, flags[-1])
+        code.define(plan.values)
+        used = {s for e in (*everything, *(plan.tape.definitions[d] for d in plan.tape.needed(everything)))
+                for s in e.free_symbols}  # fmt: skip
+        groups = [(key, group) for key, group in self._groups.items() if key != "guess"]
+        lines = [line for key, group in groups for line in unpack(arguments[key], group, used)] + code.lines
+        header = f"def values({', '.join([*arguments.values(), *[s.name for s in self._extras]])}):"
+        results = listing(code, plan.values, more=[f"converged({', '.join(flags)})" if flags else "1.0"])
+        body = "\n".join(f"    {line}" for line in lines)
+        doc = f"{self.name}, and whether they were found."
+        return f'{header}\n    """{in_docstring(doc[0].upper() + doc[1:])}"""\n{body}\n    return {results}\n'
+
+
+def _stages(solves: Sequence[Solve]) -> list[list[Solve]]:
+    """Independent solves of equal kind and size together, in an order in which they can be done."""
+    groups: dict[tuple, list[Solve]] = {}
+    for solve in solves:
+        groups.setdefault((solve.level, not solve.linear, solve.size), []).append(solve)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _write_linear(code: Code, stage: Sequence[Solve]) -> None:
+    matrix = [a for solve in stage for row in solve.matrix for a in row]
+    right = [b for solve in stage for b in solve.right]
+    code.define([*matrix, *right])
+    unknowns = ", ".join(w.name for solve in stage for w in solve.unknowns)
+    size = stage[0].size
+    code.lines.append(f"{unknowns} = solve_linear({listing(code, matrix)}, {listing(code, right)}, {size})")
+
+
+def _write_newton(code: Code, stage: Sequence[Solve], guesses: Sequence[str], flag: str) -> None:
+    tape, size = code.tape, stage[0].size
+    unknowns = [w for solve in stage for w in solve.unknowns]
+    residuals = [r for solve in stage for r in solve.right]
+    entries = [a for solve in stage for row in solve.matrix for a in row]
+    sizes = [s for solve in stage for s in solve.sizes]
+    inside, outer = set(unknowns), {}
+    values = [*residuals, *entries]
+    everything = [*values, *sizes]
+    needed = tape.needed(everything)
+    for symbol in needed:  # in order of dependence
+        if not inside.isdisjoint(tape.definitions[symbol].free_symbols):
+            inside.add(symbol)
+    for e in (*everything, *(tape.definitions[s] for s in needed if s in inside)):
+        outer |= dict.fromkeys(sorted(e.free_symbols - inside, key=lambda s: s.name))
+    code.define(outer, named=True)
+    names = ", ".join(code.text(s) for s in outer)
+    inner = code.nested()
+    inner.define(values)
+    z, outside = (code.unused(name, code.taken) for name in ("z", "outer"))
+    lines = [f"{', '.join(w.name for w in unknowns)}{',' * (len(unknowns) == 1)} = {z}"]
+    lines += [f"{names}{',' * (len(outer) == 1)} = {outside}"] if outer else []
+    # The sizes are a function of their own: the last evaluation, which carries gradients, does without them.
+    measure = inner.fresh()
+    measuring = inner.nested()
+    measuring.define(sizes)
+    body = "\n".join([*measuring.lines, f"return {listing(measuring, sizes)}"]).split("\n")
+    lines += [*inner.lines, f"def {measure}():", *(f"    {line}" for line in body)]
+    lines += [f"return {listing(inner, residuals)}, {listing(inner, entries)}, {measure}"]
+    inner.skip(measuring)
+    code.skip(inner)
+    function = code.fresh()
+    code.lines += [f"def {function}({z}, {outside}):", *(f"    {line}" for line in "\n".join(lines).split("\n"))]
+    found = ", ".join([*(w.name for w in unknowns), flag])
+    code.lines.append(f"{found} = newton({function}, [{', '.join(guesses)}], [{names}], {size})")

@@ -1,0 +1,1 @@
+"""Functions and constraints: what they derive, compile and print."""

@@ -1,0 +1,49 @@
+"""What follows from an expression c(x, t; p), in readable SymPy over the user's own symbols."""
+
+from collections.abc import Sequence
+
+import sympy as sp
+
+from ndae.symbolic.code.local_programs import Program, Programs
+from ndae.symbolic.ground.kept import Recomputed, kept
+
+
+class Derivation(Recomputed):
+    """Jacobian and hidden levels of m expressions over the n coordinates of one instance.
+
+    Read off the programs' tapes, where formulas stay short; powers of lengths stay half-integer, so that functions
+    generated from the results are finite where two points meet.
+    """
+
+    def __init__(self, programs: Programs, coordinates: Sequence[sp.Symbol], extras: Sequence[sp.Symbol]):
+        self._programs = programs
+        self._users = dict(zip((*programs.x, *programs.extras), (*coordinates, *extras), strict=True))
+        self.v, self.a = programs.v, programs.a
+
+    def _expanded(self, program: Program) -> list[sp.Expr]:
+        tape, full = program.tape, dict(self._users)
+        values = [v for _, entries in program.outputs for v in entries]
+        for symbol in tape.needed(values):
+            full[symbol] = tape.definitions[symbol].xreplace(full)
+        return [v.xreplace(full) for v in values]
+
+    @kept
+    def jacobian(self) -> list[list[sp.Expr]]:
+        """∂c/∂x, a row for each expression."""
+        entries, n = self._expanded(self._programs.local_jacobian()), len(self._programs.x)
+        return [entries[i : i + n] for i in range(0, len(entries), n)]
+
+    @kept
+    def velocity(self) -> list[sp.Expr]:
+        """dc/dt = J v + ∂c/∂t."""
+        return self._expanded(self._programs.velocity())
+
+    @kept
+    def curvature(self) -> list[sp.Expr]:
+        """d²c/dt² − J a = vᵀ ∇²c v + 2 ∂J/∂t v + ∂²c/∂t²."""
+        return self._expanded(self._programs.curvature())
+
+    @kept
+    def acceleration(self) -> list[sp.Expr]:
+        """d²c/dt² = J a + curvature."""
+        return self._expanded(self._programs.acceleration())

@@ -1,0 +1,1 @@
+"""Expressions in numbers: random points, ranks, series, arithmetic modulo a prime."""

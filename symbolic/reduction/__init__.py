@@ -1,0 +1,1 @@
+"""From equations as written to index 1."""

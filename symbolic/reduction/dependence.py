@@ -1,0 +1,217 @@
+"""Leading equations that depend on one another, and the combinations that take their place."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import sympy as sp
+from sympy.core.relational import Relational
+
+from ndae.symbolic.expressions.corners import as_corners
+from ndae.symbolic.numeric.sampling import ROUNDING, Evaluator, RandomPoints
+from ndae.symbolic.reduction.chains import Chains, Row
+from ndae.symbolic.reduction.graphs import StructureError
+from ndae.symbolic.reduction.null_vectors import constant_null_vectors, rank_defects, varying_null_vectors
+
+_AGREE = 1e-8  # of the magnitudes that were added, where arguments as large as 1e6 are rounded too
+
+Vector = Mapping[int, sp.Expr]  # coefficients of rows
+
+
+class Dependence:
+    """The leading Jacobian of some rows in numbers, and better rows where it is singular.
+
+    `jacobian` holds, for row i and variable j, the derivative of the differentiated row by the leading derivative of j.
+    """
+
+    def __init__(self, system, chains: Chains, rows: Sequence[Row], analysis, jacobian: Mapping):
+        self.system, self.chains, self.rows, self.analysis, self.jacobian = system, chains, rows, analysis, jacobian
+        self.c, self.d, self.matching = analysis.offsets
+        # At the given parameter values, and around them: what holds for some values alone is no basis for formulas.
+        self.fixed = Evaluator(RandomPoints(system.parameters, vary=False), RandomPoints.n_points)
+        self.varied = Evaluator(RandomPoints(system.parameters, vary=True, seed=1), RandomPoints.n_points)
+
+    def better_rows(self) -> list[Row] | None:
+        """Equivalent rows closer to a regular Jacobian; None if it is regular."""
+        return self._without_false_entries() or self._with_combinations()
+
+    def _without_false_entries(self) -> list[Row] | None:
+        """Leave out variables that cancel in an equation though they stand in it, as x in (x + 1)² − x² − 2x."""
+        places = [place for place, e in self.jacobian.items() if not e.is_number or e == 0]
+        false = [
+            p for p, zero in zip(places, self.varied.vanish([self.jacobian[p] for p in places]), strict=True) if zero
+        ]
+        rows, found = list(self.rows), False
+        for i, j in false:
+            gone = self.chains.symbol(j, self.d[j] - self.c[i])
+            shorter = _without(rows[i].expression, {gone})
+            # A derivative can be too small, where it was tried, to tell it from zero: the values must agree as well.
+            if _agree(rows[i].expression, shorter, self.system.parameters):
+                rows[i], found = Row(shorter, rows[i].origins, rows[i].depth), True
+        return rows if found else None
+
+    def _with_combinations(self) -> list[Row] | None:
+        rows, found = list(self.rows), False
+        for group in self.analysis.groups:
+            if len(group) == 1:
+                continue
+            unknowns = sorted(self.matching.columns[i] for i in group)
+            matrix = [[self.jacobian.get((i, j), sp.S.Zero) for j in unknowns] for i in group]
+            if not rank_defects(matrix, self.fixed):
+                continue
+            found = True
+            for vector in self._null_vectors(group, unknowns, matrix):
+                row, combined = self._combined(vector, unknowns)
+                rows[row] = combined
+        return rows if found else None
+
+    def _null_vectors(self, group, unknowns, matrix) -> list[Vector]:
+        """Left null vectors of one diagonal block, each with the row that it replaces first, no two sharing that."""
+        classes = [(self.c[i], -self.rows[i].depth) for i in group]
+        vectors = constant_null_vectors(matrix, classes, self.varied)
+        if not vectors:
+            if not rank_defects(matrix, self.varied):
+                values = ", ".join(f"{p} = {v}" for p, v in self.system.parameters.items() if v is not None)
+                raise self._refusal(
+                    group,
+                    f"depend on one another at these parameter values alone ({values}): write these numbers into "
+                    "the equations instead of the parameters",
+                )
+            try:
+                vectors = varying_null_vectors(matrix, classes, self.varied)
+            except StructureError as error:
+                raise self._refusal(group, str(error)) from None
+        vectors = [{group[i]: u for i, u in vector.items()} for vector in vectors]
+        for vector in vectors:
+            self._check_free(group, unknowns, vector)
+        return vectors
+
+    def _check_free(self, group, unknowns, vector: Vector) -> None:
+        """The combination has lower derivatives only if its coefficients have."""
+        least = min(self.c[i] for i in vector)
+        for s in set().union(*(u.free_symbols for u in vector.values())):
+            if s not in self.chains.position:
+                continue
+            j, k = self.chains.position[s]
+            if k > self.d[j] - least - (j in unknowns):
+                raise self._refusal(
+                    group,
+                    f"depend on one another with coefficients that contain {s}, of too high a derivative to "
+                    "combine the equations: solve one of them for it by hand",
+                )
+
+    def _combined(self, vector: Vector, unknowns) -> tuple[int, Row]:
+        """The row to replace, and Σ uᵢ fᵢ^(cᵢ − least c), in which the leading derivatives of the block cancel."""
+        replaced = next(iter(vector))
+        least = self.c[replaced]
+        gone = {self.chains.symbol(j, self.d[j] - least) for j in unknowns}
+        whole = []
+        for i in vector:
+            whole.append(self.chains.derivative(self.rows[i].expression, self.c[i] - least))
+        terms = [_without(e, gone & e.free_symbols) for e in whole]
+        coefficients = list(vector.values())
+        before, after = (sp.Add(*[u * e for u, e in zip(coefficients, es, strict=True)]) for es in (whole, terms))
+        if not _agree(before, after, self.system.parameters):
+            raise self._refusal(
+                vector,
+                "depend on one another at some values of the unknowns, or in some branches of a Piecewise, and at "
+                "others not, which changes the index on the way: replace a step or a steep slope by a gentler one",
+            )
+        used = [self.rows[i] for i in vector]
+        return replaced, Row(
+            as_corners(combine(coefficients, terms)),
+            tuple(sorted({o for row in used for o in row.origins})),
+            max(self.rows[i].depth + self.c[i] - least for i in vector),
+        )
+
+    def _refusal(self, group, reason: str) -> StructureError:
+        origins = sorted({o for i in group for o in self.rows[i].origins})
+        names = [self.chains.symbol(self.matching.columns[i], 0).name for i in group]
+        listed = "; ".join(f"{o}: 0 = {str(self.system.equations[o])[:70]}" for o in origins[:8])
+        return StructureError(
+            f"{self.system.name}: the equations for the unknowns {', '.join(names)} {reason} (equations {listed})",
+            origins,
+            names,
+        )
+
+
+class _AnyBranch(Evaluator):
+    """Values where each comparison holds or not at random, for what must hold whatever branch is selected.
+
+    The points lie at all magnitudes from 1e-6 to 1e5, so that steep functions and distant thresholds are passed.
+    """
+
+    def __init__(self, parameters: Mapping[sp.Symbol, float | None]):
+        super().__init__(_AnyMagnitude(parameters, vary=True, seed=2), _AnyMagnitude.n_points)
+        self._holds: dict[sp.Basic, np.ndarray] = {}
+
+    def condition(self, c) -> np.ndarray:
+        if not isinstance(c, Relational):
+            return super().condition(c)
+        c, opposite = c.canonical, c.negated.canonical
+        if opposite in self._holds:
+            return ~self._holds[opposite]
+        if c not in self._holds:
+            self._holds[c] = self.points.random.random(self.n_points) < 0.5
+        return self._holds[c]
+
+
+class _AnyMagnitude(RandomPoints):
+    n_points = 96
+
+    def __missing__(self, symbol: sp.Symbol) -> np.ndarray:
+        value = super().__missing__(symbol)
+        if symbol not in self.parameters:
+            value = self[symbol] = value * 10 ** self.random.uniform(-6, 5, self.n_points)
+        return value
+
+
+def _agree(before: sp.Expr, after: sp.Expr, parameters: Mapping) -> bool:
+    """Whether two expressions are equal at all points where they can be compared, and there is such a point.
+
+    What they share cancels in their difference, so that it is the magnitude of the rest that a small difference is
+    measured by. Where that magnitude is zero, by underflow, there is nothing to compare.
+    """
+    difference = before - after
+    if difference == 0:
+        return True
+    values, scales = _AnyBranch(parameters)([difference])
+    told = np.isfinite(values) & np.isfinite(scales) & (scales > 0)
+    return bool(told.any() and (np.abs(values) <= _AGREE * scales)[told].all())
+
+
+def _without(expression: sp.Expr, gone: set[sp.Symbol]) -> sp.Expr:
+    """The expression where these symbols, of which it is known not to depend, have some value."""
+    if not gone:
+        return expression
+    for numbers in ((0,), (1,), (sp.Rational(2, 3), sp.Rational(5, 4), sp.Rational(7, 9))):
+        values = {s: sp.Integer(0) + numbers[i % len(numbers)] for i, s in enumerate(sorted(gone, key=str))}
+        result = expression.xreplace(values)
+        if not result.has(sp.nan, sp.zoo, sp.oo, -sp.oo, sp.I):
+            return result
+    raise StructureError(f"can't leave {gone} out of {expression}")
+
+
+def combine(coefficients: Sequence[sp.Expr], expressions: Sequence[sp.Expr]) -> sp.Expr:
+    """Σ uᵢ eᵢ, where terms that cancel up to rounding are left out: of 0.1 x + 0.2 x − 0.3 x nothing remains."""
+    if not all(u.is_number for u in coefficients):
+        return _tidy(sp.Add(*[u * e for u, e in zip(coefficients, expressions, strict=True)]))
+    sums: dict[sp.Expr, list[sp.Expr]] = {}
+    for u, e in zip(coefficients, expressions, strict=True):
+        for term in sp.Add.make_args(sp.expand_mul(e) if e.is_Mul else e):
+            number, rest = term.as_coeff_Mul()
+            sums.setdefault(rest, []).append(u * number)
+    terms = []
+    for rest, numbers in sums.items():
+        total = sp.Add(*numbers)
+        if total.has(sp.Float) and abs(total) <= ROUNDING * max(abs(n) for n in numbers):
+            continue
+        terms.append(total * rest)
+    return sp.Add(*terms)
+
+
+def _tidy(expression: sp.Expr) -> sp.Expr:
+    """A shorter way to write a small expression, so that what cancels is gone."""
+    if expression.count_ops() > 300:
+        return expression
+    candidates = [expression, sp.expand(expression)]
+    return min(candidates, key=lambda e: (len(e.free_symbols), e.count_ops()))

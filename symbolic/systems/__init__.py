@@ -1,0 +1,1 @@
+"""Systems as a person makes them."""

@@ -1,0 +1,166 @@
+"""What a person wrote of a system, read and checked: states, parameters, definitions, equations."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import sympy as sp
+from sympy.core.function import AppliedUndef
+
+from ndae.symbolic.expressions.corners import as_corners, check_piecewise_smooth
+from ndae.symbolic.expressions.derivatives import dot
+from ndae.symbolic.expressions.limits import check_size
+from ndae.symbolic.expressions.reading import as_expressions, substituted
+from ndae.symbolic.numeric.divisors import check_divisors
+
+if TYPE_CHECKING:
+    pass
+from ndae.symbolic.systems.system import DAESystem
+
+
+class _Reader:
+    """Turns what the user wrote to expressions over plain symbols, and checks them."""
+
+    def __init__(self, system: DAESystem, functions: Mapping[sp.Expr, sp.Symbol], definitions):
+        self.system, self.functions = system, functions
+        self.definitions: dict[sp.Symbol, sp.Expr] = {}
+        for symbol, value in definitions.items():
+            # Corners are closed before they are put in: SymPy would take every Max apart again, and again.
+            where = f"{system.name}: definition {symbol}"
+            value = substituted(as_corners(self._plain(_sized(value, where))), self.definitions, {})
+            self.definitions[symbol] = _sized(value, where)
+        self._known: dict[sp.Basic, sp.Basic] = {}
+
+    def read(self, expression: sp.Expr, where: str, derivatives: bool = True) -> sp.Expr:
+        expression = substituted(as_corners(self._plain(expression)), self.definitions, self._known)
+        unknown = sorted(expression.atoms(AppliedUndef), key=str)
+        if unknown:
+            raise ValueError(
+                f"{where}: the function {unknown[0]} is not declared: add it to the states, or if it is an input write "
+                "it as an expression of time"
+            )
+        check_size(expression, where)
+        check_piecewise_smooth(expression, where)
+        check_divisors(expression, where, self.system.parameters)
+        self._check_symbols(expression, where, derivatives)
+        return expression
+
+    def _plain(self, expression: sp.Expr) -> sp.Expr:
+        """x(t) and its derivatives as symbols."""
+        if not expression.has(AppliedUndef, sp.Derivative):
+            return expression
+        if expression.has(sp.Derivative):
+            expression = expression.doit()
+        table = dict(self.functions)
+        for derivative in expression.atoms(sp.Derivative):
+            state = self.functions.get(derivative.expr)
+            if state is not None and all(s == self.system.time for s in derivative.variables):
+                table[derivative] = dot(state, len(derivative.variables))
+        return expression.xreplace(table)
+
+    def _check_symbols(self, expression: sp.Expr, where: str, derivatives: bool) -> None:
+        system = self.system
+        known = {*system.states, *system.parameters, *([] if system.time is None else [system.time])}
+        for symbol in sorted(expression.free_symbols - known, key=str):
+            entry = system.derivative_of(symbol)
+            if entry is not None:
+                if derivatives:
+                    continue
+                raise ValueError(f"{where} contains the derivative {symbol}: write it over states, time and parameters")
+            same = next((k for k in known if k.name == symbol.name), None)
+            if same is None and "_dot" in symbol.name:
+                same = next((dot(s) for s in system.states if dot(s).name == symbol.name), None)
+            if same is not None:
+                raise ValueError(
+                    f"{where}: the symbol {symbol.name!r} is not the one declared: it has the same name, but other "
+                    f"assumptions ({symbol.assumptions0.get('real')} and {same.assumptions0.get('real')} for real): "
+                    "create it once (derivatives by dot(x)) and use that object everywhere"
+                )
+            fixed = next((k for k in (*system.parameters, *self.definitions) if symbol in (dot(k), dot(k, 2))), None)
+            if fixed is not None:
+                advice = "a parameter, which is constant: make it a state, or an expression of time"
+                if fixed in self.definitions:
+                    advice = (
+                        "a definition: write out its derivative, or make it a state with its definition an equation"
+                    )
+                raise ValueError(f"{where} contains the derivative {symbol} of {fixed}, {advice}")
+            raise ValueError(
+                f"{where}: the symbol {symbol.name!r} is not declared: add it to the states, to "
+                f"parameters={{{symbol.name}: value}}, to the definitions, or as time=; declared are "
+                f"{sorted(k.name for k in known)}"
+            )
+
+
+def _read_states(states, time, name) -> tuple[dict, tuple[sp.Symbol, ...], sp.Symbol | None]:
+    if isinstance(states, (sp.Symbol, AppliedUndef)):
+        states = [states]
+    if not isinstance(states, (Iterable, sp.MatrixBase)):
+        raise ValueError(f"{name}: states={states!r}: expected a list of SymPy symbols, or of functions such as x(t)")
+    states = [s for entry in states for s in (entry if isinstance(entry, sp.MatrixBase) else [entry])]
+    if time is not None and not isinstance(time, sp.Symbol):
+        raise ValueError(f"{name}: time={time!r}: expected a SymPy symbol")
+    functions, symbols = {}, []
+    for s in states:
+        if isinstance(s, AppliedUndef) and len(s.args) == 1 and isinstance(s.args[0], sp.Symbol):
+            time = s.args[0] if time is None else time
+            if s.args[0] != time:
+                raise ValueError(f"{name}: state {s} is no function of the time {time}: write all over one time")
+            functions[s] = sp.Symbol(s.func.__name__, real=True)
+            symbols.append(functions[s])
+        elif isinstance(s, sp.Symbol):
+            symbols.append(s)
+        else:
+            raise ValueError(f"{name}: state {s!r}: expected a SymPy symbol, or a function of time such as x(t)")
+    if not symbols:
+        raise ValueError(f"{name}: no states: give at least one")
+    return functions, tuple(symbols), time
+
+
+def _read_parameters(parameters, name) -> dict[sp.Symbol, float | None]:
+    if parameters is None:
+        parameters = {}
+    if not isinstance(parameters, Mapping):
+        parameters = dict.fromkeys(parameters)
+    result = {}
+    for symbol, value in parameters.items():
+        if isinstance(symbol, AppliedUndef):
+            raise ValueError(
+                f"{name}: parameter {symbol}: parameters are constant; write an input as an expression of time, or "
+                "make it a state"
+            )
+        if not isinstance(symbol, sp.Symbol):
+            raise ValueError(f"{name}: parameter {symbol!r}: expected a SymPy symbol as key, {{symbol: value}}")
+        if value is not None:
+            try:
+                value = float(value)
+            except (TypeError, ValueError):
+                raise ValueError(f"{name}: parameter {symbol} is {value!r}: expected a number, or None") from None
+            if not math.isfinite(value):
+                raise ValueError(f"{name}: parameter {symbol} is {value}: expected a finite number, or None")
+        result[symbol] = value
+    return result
+
+
+def _read_definitions(definitions, name) -> dict[sp.Symbol, sp.Expr]:
+    result = {}
+    if not isinstance(definitions or {}, Mapping):
+        raise ValueError(f"{name}: definitions={definitions!r}: expected a mapping, {{symbol: expression}}")
+    for symbol, value in (definitions or {}).items():
+        if not isinstance(symbol, sp.Symbol):
+            raise ValueError(f"{name}: definition {symbol!r}: expected a SymPy symbol as key, {{symbol: expression}}")
+        result[symbol] = as_expressions([value], f"{name}: definition {symbol}")[0]
+    return result
+
+
+def _sized(expression: sp.Expr, where: str) -> sp.Expr:
+    check_size(expression, where)
+    return expression
+
+
+def _is_empty(entries) -> bool:
+    return isinstance(entries, Sequence) and len(entries) == 0
+
+
+def _short(expression) -> str:
+    text = str(expression) if expression.count_ops() < 200 else f"{expression.count_ops()} operations"
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,244 @@
+"""Differential-algebraic systems as a user writes them: equations over states, their derivatives, parameters, time."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import sympy as sp
+from sympy.core.function import AppliedUndef
+
+from ndae.symbolic.expressions.derivatives import dot
+from ndae.symbolic.expressions.limits import check_size
+from ndae.symbolic.expressions.names import check_name
+from ndae.symbolic.expressions.reading import as_expressions
+from ndae.symbolic.ground.kept import Recomputed, kept
+from ndae.symbolic.systems.reading import (
+    _is_empty,
+    _read_definitions,
+    _read_parameters,
+    _read_states,
+    _Reader,
+    _short,
+    _sized,
+)
+
+if TYPE_CHECKING:
+    from ndae.symbolic.forms.reduced import ReducedSystem
+
+
+class DAESystem(Recomputed):
+    """n equations F(x', x, t; p) = 0 for n states x, in any form and of any differentiation index.
+
+    `equations` are SymPy expressions that should vanish, or `sympy.Eq`, over the `states`, their derivatives
+    `dot(x)`, `time` and `parameters`. States are symbols, or functions x(t) whose derivatives are x(t).diff(t).
+    `parameters` maps symbols to default values; None, or a mere list of symbols, means that every solve has to give
+    the value. `definitions` names subexpressions, put in in the order given, later ones over earlier ones.
+    `invariants` maps names to expressions over states, time and parameters that every solution conserves. Abs, Max,
+    Min, sign and Piecewise may be used; where two of their branches meet, derivatives are those of the first.
+
+    Raises ValueError, naming the thing and the mend, on symbols that are undeclared or declared twice and on functions
+    that can't be generated. That there are as many equations as states, and that these determine a solution, is the
+    business of `reduce`.
+    """
+
+    def __init__(
+        self,
+        equations,
+        states,
+        parameters=None,
+        time: sp.Symbol | None = None,
+        *,
+        definitions: Mapping[sp.Symbol, sp.Expr] | None = None,
+        invariants: Mapping[str, sp.Expr] | None = None,
+        name: str = "system",
+    ):
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"name={name!r}: expected a non-empty text")
+        self.name = name
+        functions, self.states, self.time = _read_states(states, time, name)
+        self.parameters = _read_parameters(parameters, name)
+        equations = as_expressions(equations, name)
+        definitions = _read_definitions(definitions, name)
+        self._check_names(definitions)
+        for i, e in enumerate(equations):
+            check_size(e, f"{name}: equation {i}")
+        reader = _Reader(self, functions, definitions)
+        self.equations = tuple(reader.read(e, f"{name}: equation {i} ({_short(e)})") for i, e in enumerate(equations))
+        if not isinstance(invariants or {}, Mapping):
+            raise ValueError(f"{name}: invariants={invariants!r}: expected a mapping, {{name: expression}}")
+        self.invariants = {
+            key: reader.read(
+                _sized(as_expressions([value], f"{name}: invariant {key!r}")[0], f"{name}: invariant {key!r}"),
+                f"{name}: invariant {key!r}",
+                derivatives=False,
+            )
+            for key, value in (invariants or {}).items()
+        }
+
+    # -- other ways to write it --------------------------------------------------------------------------------------
+
+    @classmethod
+    def semi_explicit(cls, f: Mapping, g=(), algebraic=(), parameters=None, time=None, **rest) -> "DAESystem":
+        """x' = f(x, z, t), 0 = g(x, z, t): `f` maps each differential state to its rate, `algebraic` lists z.
+
+        The keywords `definitions`, `invariants` and `name` are those of the class. Raises ValueError as the class does.
+        """
+        if not isinstance(f, Mapping):
+            raise ValueError(f"f={f!r}: expected a mapping from each differential state to its rate, {{x: expression}}")
+        g = as_expressions(g, f"{rest.get('name', 'system')}: g") if not _is_empty(g) else ()
+        algebraic = [algebraic] if isinstance(algebraic, (sp.Symbol, AppliedUndef)) else list(algebraic)
+        rates = as_expressions(list(f.values()), f"{rest.get('name', 'system')}: f") if f else ()
+        return cls(
+            [dot(x) - rate for x, rate in zip(f, rates, strict=True)] + list(g),
+            [*f, *algebraic],
+            parameters,
+            time,
+            **rest,
+        )
+
+    @classmethod
+    def linearly_implicit(cls, mass_matrix, f, states, parameters=None, time=None, **rest) -> "DAESystem":
+        """M(x, t) x' = f(x, t); M may be singular, constant or not.
+
+        Raises ValueError unless M is square with a row for each entry of `f`, and as the class does.
+        """
+        name = rest.get("name", "system")
+        try:
+            matrix = sp.Matrix(mass_matrix)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name}: mass_matrix={mass_matrix!r}: expected a matrix, or a list of rows") from None
+        f = sp.Matrix(as_expressions(f, f"{name}: f"))
+        states = [states] if isinstance(states, (sp.Symbol, AppliedUndef)) else list(states)
+        if matrix.shape != (len(f), len(states)):
+            raise ValueError(
+                f"{name}: a mass matrix of shape {matrix.shape} for {len(f)} right-hand sides "
+                f"and {len(states)} states: expected ({len(f)}, {len(states)})"
+            )
+        return cls(matrix * sp.Matrix([dot(x) for x in states]) - f, states, parameters, time, **rest)
+
+    @classmethod
+    def mechanical(
+        cls,
+        q,
+        v,
+        *,
+        mass=None,
+        force=None,
+        potential=None,
+        lagrangian=None,
+        holonomic=(),
+        velocity_constraints=(),
+        multipliers: Sequence[str] | None = None,
+        parameters=None,
+        time=None,
+        name: str = "system",
+    ) -> "DAESystem":
+        """Constrained motion: q' = v, M v' = F − ∂V/∂q − J(q, t)ᵀ λ − A(q, t)ᵀ μ, c(q, t) = 0, A v + b = 0.
+
+        `mass` is one number or expression, one for each coordinate, or a matrix, which may depend on q (what comes
+        with that, as Coriolis forces, then belongs to `force`); `force` lists F(q, v, t). A `lagrangian` L(q, v, t)
+        takes the place of mass and potential: d/dt ∂L/∂v − ∂L/∂q = F − Jᵀ λ − Aᵀ μ. `holonomic` lists c and J =
+        ∂c/∂q, `velocity_constraints` the expressions A v + b, linear in v. The multipliers λ, then μ, are named
+        lam0, lam1, ..., mu0, ... or as `multipliers` says. Where the system conserves it, the energy is its invariant
+        "energy". Raises ValueError on sizes that do not fit and as the class does.
+        """
+        from ndae.symbolic.systems.mechanical import mechanical_equations
+
+        equations, states, invariants = mechanical_equations(
+            q, v, mass, force, potential, lagrangian, holonomic, velocity_constraints, multipliers, time, name
+        )
+        return cls(equations, states, parameters, time, invariants=invariants, name=name)
+
+    # -- what it is --------------------------------------------------------------------------------------------------
+
+    @property
+    def n_states(self) -> int:
+        """Number of states."""
+        return len(self.states)
+
+    def __repr__(self) -> str:
+        sizes = f"n_equations={len(self.equations)}, n_states={self.n_states}"
+        return f"DAESystem({self.name!r}, {sizes}, parameters={[p.name for p in self.parameters]})"
+
+    def derivative_of(self, symbol: sp.Symbol) -> tuple[sp.Symbol, int] | None:
+        """The state and the order of derivative that a symbol stands for, (x, 0) for x itself; None for others."""
+        base, order = symbol.name, 0
+        while True:
+            state = self._by_name.get(base)
+            if state is not None:
+                return (state, order) if symbol == (dot(state, order) if order else state) else None
+            if not base.endswith("_dot"):
+                return None
+            base, order = base[: -len("_dot")], order + 1
+
+    def is_algebraic(self, i: int) -> bool:
+        """Whether equation i contains no derivative."""
+        found = (self.derivative_of(s) for s in self.equations[i].free_symbols)
+        return not any(entry is not None and entry[1] > 0 for entry in found)
+
+    @kept
+    def _by_name(self) -> dict[str, sp.Symbol]:
+        return {s.name: s for s in self.states}
+
+    # -- index reduction ---------------------------------------------------------------------------------------------
+
+    @kept
+    def _reduced(self) -> "ReducedSystem":
+        from ndae.symbolic.reduction.reduce import reduce_index
+
+        return reduce_index(self)
+
+    def reduce(self) -> "ReducedSystem":
+        """The underlying index-1 system with the hidden constraints; found once and kept.
+
+        Raises StructureError, listing equations and unknowns, if there are more of the one than of the other, if they
+        can't be matched, or if equations depend on one another.
+        """
+        return self._reduced
+
+    @property
+    def index(self) -> int:
+        """Differentiation index: how often equations must be differentiated until they determine x' by x and t.
+
+        By ranks of the derivative array; of a nonlinear system with n states and n · index > 300, what its structure
+        says, which may be more.
+        """
+        return self._reduced.index
+
+    def describe(self) -> str:
+        """The equations, to read."""
+        lines = [f"{self.name}: {len(self.equations)} equations, {self.n_states} states", ""]
+        lines += [f"  {i:>3}  0 = {e}" for i, e in enumerate(self.equations)]
+        lines += ["", "  states: " + ", ".join(s.name for s in self.states)]
+        if self.parameters:
+            lines.append("  parameters: " + ", ".join(f"{p} = {v}" for p, v in self.parameters.items()))
+        lines += [f"  invariant {key}: {value}" for key, value in self.invariants.items()]
+        return "\n".join(lines)
+
+    def _check_names(self, definitions) -> None:
+        time = () if self.time is None else (self.time,)
+        roles: dict[str, str] = {}
+        declared = {"state": self.states, "parameter": self.parameters, "time": time, "definition": definitions}
+        for role, symbols in declared.items():
+            for symbol in symbols:
+                check_name(symbol.name, f"{self.name}: the {role}")
+                if symbol.name in roles:
+                    raise ValueError(
+                        f"{self.name}: the name {symbol.name!r} is declared twice (as {roles[symbol.name]} and as "
+                        f"{role}): rename one"
+                    )
+                if symbol.is_commutative is False or symbol.is_real is False:
+                    raise ValueError(
+                        f"{self.name}: the {role} {symbol.name!r} is declared not to be real: leave that out"
+                    )
+                roles[symbol.name] = role
+        for name, role in roles.items():
+            base = name
+            while base.endswith("_dot"):
+                base = base[: -len("_dot")]
+                if base in self._by_name:
+                    raise ValueError(
+                        f"{self.name}: the {role} {name!r} has the name of a derivative of the state {base!r}: rename "
+                        "one, or leave it out and write dot(state)"
+                    )
+
+

@@ -1,6 +1,6 @@
 """SymPy constraints, what is derived from them, and the functions generated."""
 
-from ndae.symbolic import library  # noqa: F401  watches for forks from here on
+from ndae.symbolic import library
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.expressions.points import ANCHOR, norm, point
 from ndae.symbolic.forms.functions import ReducedFunctions

@@ -13,7 +13,9 @@ settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
-# Of `symbolic`, the modules that hold arrays: the others work on SymPy alone, check their input by hand (so wrong
+# Of `ndae.symbolic`, the modules that hold arrays: the others work on SymPy alone, check their input by hand (so wrong
 # values have to reach them), and make so many small calls that the checks would slow derivation down tenfold.
-ARRAYS = ["ndae.symbolic.backends._runtime_torch", "ndae.symbolic.backends._runtime_array", "ndae.symbolic.systems.of_points_jax"]
-install_import_hook([*ARRAYS, "solvers", "ndae"], "beartype.beartype")
+ARRAYS = ("backends._runtime_torch", "backends._runtime_array", "systems.of_points_jax")
+HERE = ("fields", "forces", "manifold", "methods", "models", "symmetry", "training")
+CHECKED = [*(f"ndae.symbolic.{name}" for name in ARRAYS), "ndae.solvers", *(f"ndae.{name}" for name in HERE)]
+install_import_hook(CHECKED, "beartype.beartype")

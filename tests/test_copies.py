@@ -170,11 +170,12 @@ def test_models(copied):
         [ndae.norm(ndae.point("b", 2) - ndae.point("a", 2)) - sp.Symbol("length")],
         [ndae.point("a", 2), ndae.point("b", 2)], over=[(ndae.ANCHOR, 0), (0, 1)], parameters={sp.Symbol("length"): 1},
     ).torch(learn=["length"])  # fmt: skip
-    force = [ndae.PotentialForce(ndae.MLPPotential(nodes=2, dim=2, hidden=4)), ndae.SystemForce(chain)]
+    potential = ndae.forces.MLPPotential(nodes=2, dim=2, hidden=4)
+    force = [ndae.forces.PotentialForce(potential), ndae.forces.SystemForce(chain)]
     motion = ndae.NeuralMotion(learned, force, duration=0.1, n_steps=2, learn_mass=True)
     x = torch.tensor([[[0.0, -1.0, 0.5, 0.0], [0.0, -2.0, 1.0, 0.0]]])
-    fields = [ndae.MLPField(nodes=2, latent=4, hidden=4)]
-    network = ndae.NeuralDAE(fields, learned, ndae.SmoothProjection(), features=4, dim=2, latent=4)
+    fields = [ndae.fields.MLPField(nodes=2, latent=4, hidden=4)]
+    network = ndae.NeuralDAE(fields, learned, ndae.methods.SmoothProjection(), features=4, dim=2, latent=4)
     for model in (motion, network):
         expected = model(x)
         again = copied(model)

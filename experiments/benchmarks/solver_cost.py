@@ -4,8 +4,8 @@
 
 One trajectory: every solver is run at all tolerances, and for each number of digits the fastest run that has them is
 shown, medians and quartiles of rounds in which the solvers take turns. Digits are of the worst coordinate or velocity
-at the end, against values of 40-digit arithmetic (ndae.experiments.problems.library.five_body_pendulum). Everything is compiled
-before; IDA gets compiled residuals and analytic Jacobians, multipliers are out of its error test.
+at the end, against values of 40-digit arithmetic (ndae.experiments.problems.library.five_body_pendulum). Everything is
+compiled before; IDA gets compiled residuals and analytic Jacobians, multipliers are out of its error test.
 
 Many trajectories: from rest at random angles up to a right angle from the vertical; this project's solver takes them in
 one call (vmap), IDA one after the other. Digits there are against the same solver at a tolerance ten times tighter.

@@ -16,8 +16,9 @@ _MARKERS = {"torch": "D", "IDA": "s", "Radau": "^"}
 def work_precision(check: Mapping[str, Any], path: Path) -> Path:
     """Draw digits of the differential variables (and, at the right, of all) against seconds into `path`, a PNG.
 
-    `check` is what ndae.experiments.crosscheck.report.to_json gives: a line for each solver and formulation, its points from
-    the loosest to the tightest tolerance. Solves that failed have no point. Raises ValueError where no solve succeeded.
+    `check` is what ndae.experiments.crosscheck.report.to_json gives: a line for each solver and formulation, its points
+    from the loosest to the tightest tolerance. Solves that failed have no point. Raises ValueError where no solve
+    succeeded.
     """
     lines: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for run in check["runs"]:

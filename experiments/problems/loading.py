@@ -47,7 +47,7 @@ def load_problem(name_or_path: str | Path) -> Problem:
     if (_DATA / f"{text}.json").is_file():
         return read_problem(_DATA / f"{text}.json")
     if text in _MODULES:
-        return import_module(f"ndae.experiments.problems.{text}").problem
+        return import_module(f"ndae.experiments.problems.library.{text}").problem
     for point in entry_points(group=ENTRY_POINTS):
         if point.name == text:
             try:
@@ -62,8 +62,8 @@ def load_problem(name_or_path: str | Path) -> Problem:
 
 def _from_python(path: Path) -> Problem:
     advice = (
-        "write `problem = Problem(name, system, initial, t_span)` with `from ndae.experiments.problems import Problem`, or "
-        "give one that `ndae train` takes, a MotionProblem"
+        "write `problem = Problem(name, system, initial, t_span)` with "
+        "`from ndae.experiments.problems import Problem`, or give one that `ndae train` takes, a MotionProblem"
     )
     return _as_problem(problem_of_file(path, advice), f"`problem` of {path}")
 

@@ -1,7 +1,7 @@
 """The systems whose motion is learned, a file each; importing this loads none of them.
 
-A new one is a file that makes a `MotionProblem` (see `ndae.experiments.problems.mechanics`) and calls it PROBLEM: here, or
-anywhere else, given by its path.
+A new one is a file that makes a `MotionProblem` (see `ndae.experiments.problems.mechanics`) and calls it PROBLEM: here,
+or anywhere else, given by its path.
 """
 
 from importlib import import_module
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ndae.experiments.problems.learning import LearningProblem
 
 # The paper's first, the others as they are found.
-PROBLEMS = ("pendulum", *sorted({path.stem for path in Path(__file__).parent.glob("[a-z]*.py")} - {"pendulum"}))
+PROBLEMS = ("pendulum", "chaplygin_sleigh", "robot_arm", "water")
 
 _of_files: dict[tuple[Path, int], "LearningProblem"] = {}
 
@@ -37,7 +37,7 @@ def find(name: str) -> "LearningProblem":
     check_name(name)
     if is_file(name):
         return _of_file(Path(name))
-    return import_module(f"{__name__}.{name}").PROBLEM
+    return import_module(f"ndae.experiments.problems.library.{name}").PROBLEM
 
 
 def _of_file(path: Path) -> "LearningProblem":
@@ -47,7 +47,9 @@ def _of_file(path: Path) -> "LearningProblem":
 
     key = (path.resolve(), path.stat().st_mtime_ns) if path.is_file() else None
     if key not in _of_files:
-        advice = "write `problem = MotionProblem(...)` with `from ndae.experiments.problems.mechanics import MotionProblem`"
+        advice = (
+            "write `problem = MotionProblem(...)` with `from ndae.experiments.problems.mechanics import MotionProblem`"
+        )
         made = problem_of_file(path, advice)
         if not isinstance(made, LearningProblem):
             raise UserError(f"`problem` of {path} is of type {type(made).__name__}: {advice}")

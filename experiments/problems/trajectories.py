@@ -1,18 +1,43 @@
 """Reference trajectories of a MotionProblem, samples of them, and predictors that learn nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
+import sympy as sp
 
 from ndae.experiments.cache import cached_arrays
-from ndae.experiments.problems.mechanics import MotionProblem
 from ndae.experiments.problems.samples import MotionData, MotionSamples
+from ndae.symbolic import Constraint, DAESystem
 
 _TOLERANCE = 1e-11
 _RECIPE = {"version": 1, "solver": "dopri8, projection"}
 
 
-def split(problem: MotionProblem, counts: Sequence[int], horizon: int, seed: int) -> list[MotionSamples]:
+class Motion(Protocol):
+    """What is asked of a `MotionProblem` here."""
+
+    name: str
+    q: Sequence[sp.Symbol]
+    dim: int
+    dt: float
+    per_trajectory: int
+    stride: int
+    start: Callable
+
+    @property
+    def nodes(self) -> int: ...
+    @property
+    def system(self) -> DAESystem: ...
+    @property
+    def constraint(self) -> Constraint | None: ...
+    @property
+    def velocity_constraint(self) -> Constraint | None: ...
+    @property
+    def error_unit(self) -> tuple[str, float]: ...
+
+
+def split(problem: Motion, counts: Sequence[int], horizon: int, seed: int) -> list[MotionSamples]:
     """So many samples with targets `horizon` steps later, set by set, of trajectories that are each of one set alone.
 
     The starts of set k depend on `seed` and k. Raises ValueError for counts and horizons below one.
@@ -41,7 +66,7 @@ def _samples(problem, count, q, v, trajectory, step, horizon) -> MotionSamples:
     )
 
 
-def starts(problem: MotionProblem, n: int, seed: int, part: int) -> tuple[np.ndarray, np.ndarray]:
+def starts(problem: Motion, n: int, seed: int, part: int) -> tuple[np.ndarray, np.ndarray]:
     """Consistent coordinates and velocities (n, n_coordinates) at t = 0, nearest to what the problem draws.
 
     The first ones do not depend on how many are drawn, and those of other parts or seeds are others. Raises ValueError
@@ -56,7 +81,7 @@ def starts(problem: MotionProblem, n: int, seed: int, part: int) -> tuple[np.nda
 
 
 def trajectories(
-    problem: MotionProblem, q: np.ndarray, v: np.ndarray, ts: np.ndarray, *, rtol: float = _TOLERANCE
+    problem: Motion, q: np.ndarray, v: np.ndarray, ts: np.ndarray, *, rtol: float = _TOLERANCE
 ) -> tuple[np.ndarray, np.ndarray]:
     """The true motion at the times `ts` (s) from starts (n, n_coordinates), as (n, n_times, n_coordinates) each.
 
@@ -71,7 +96,7 @@ def trajectories(
     return arrays["q"], arrays["v"]
 
 
-def baselines(problem: MotionProblem, data: MotionData) -> dict[str, dict[str, float]]:
+def baselines(problem: Motion, data: MotionData) -> dict[str, dict[str, float]]:
     """Error and violation of "no motion", "constant velocity" and "nearest training sample" on the test samples.
 
     Positions and velocities of the last are those of the training sample whose state is nearest, positions a horizon
@@ -100,7 +125,7 @@ def baselines(problem: MotionProblem, data: MotionData) -> dict[str, dict[str, f
     return table
 
 
-def violations(problem: MotionProblem, q: np.ndarray, v: np.ndarray, t: np.ndarray) -> np.ndarray:
+def violations(problem: Motion, q: np.ndarray, v: np.ndarray, t: np.ndarray) -> np.ndarray:
     """Sizes of all residuals of states (n, nodes, dim) at times (n,): of positions, then of velocity constraints."""
     q, v = (np.reshape(x, (len(x), -1)) for x in (q, v))
     found = []
@@ -110,7 +135,7 @@ def violations(problem: MotionProblem, q: np.ndarray, v: np.ndarray, t: np.ndarr
     return np.concatenate(found, -1)
 
 
-def _consistent(problem: MotionProblem, q: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _consistent(problem: Motion, q: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     import torch
 
     from ndae.solvers import project
@@ -135,7 +160,7 @@ def _consistent(problem: MotionProblem, q: np.ndarray, v: np.ndarray) -> tuple[n
     return q.detach().numpy(), v.detach().numpy()
 
 
-def _solved(problem: MotionProblem, q: np.ndarray, v: np.ndarray, ts: np.ndarray, rtol: float) -> dict:
+def _solved(problem: Motion, q: np.ndarray, v: np.ndarray, ts: np.ndarray, rtol: float) -> dict:
     from ndae.solvers import solve_dae
 
     n = q.shape[-1]

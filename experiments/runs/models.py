@@ -12,9 +12,10 @@ from ndae.experiments.water.missing import load
 if TYPE_CHECKING:
     import torch
 
-    from ndae import Method, NeuralDAE, NeuralMotion
+    from ndae import NeuralDAE, NeuralMotion
     from ndae.experiments.problems.learning import LearningProblem
     from ndae.experiments.runs.config import RunConfig
+    from ndae.methods import Method
 
 # How much of a violation Baumgarte's stabilisation takes away in the problem's longest step: a time constant of a few.
 _BAUMGARTE = 0.4
@@ -51,17 +52,17 @@ def build_method(config: "RunConfig") -> "Method":
 
     problem, parts = problem_of(config), []
     if config.gamma:
-        parts.append(ndae.Penalty(config.gamma))
+        parts.append(ndae.methods.Penalty(config.gamma))
     if config.eta:
-        parts.append(ndae.Auxiliary(config.eta))
+        parts.append(ndae.methods.Auxiliary(config.eta))
     if config.method in ("end", "smooth"):
-        projection = {"end": ndae.EndProjection, "smooth": ndae.SmoothProjection}[config.method]
+        projection = {"end": ndae.methods.EndProjection, "smooth": ndae.methods.SmoothProjection}[config.method]
         parts.append(projection(tol=problem.projection_tol))
     if config.method == "multiplier" and config.stabilisation == "projection":
-        parts.append(ndae.SmoothProjection(tol=problem.motion_tol[config.dtype]))
+        parts.append(ndae.methods.SmoothProjection(tol=problem.motion_tol[config.dtype]))
     if config.method == "tangent" or (config.method == "multiplier" and config.stabilisation == "ggl"):
-        parts.append(ndae.Multiplier())
-    method = parts[0] if parts else ndae.Unconstrained()
+        parts.append(ndae.methods.Multiplier())
+    method = parts[0] if parts else ndae.methods.Unconstrained()
     for part in parts[1:]:
         method = method + part
     return method
@@ -93,13 +94,13 @@ def _network(config: "RunConfig", problem: "LearningProblem") -> "NeuralDAE":
     constraint, method = problem.constraint.torch(), build_method(config)
     options = {"integrator": config.integrator, "adjoint": config.adjoint}
     if config.network in ON_MOLECULES:
-        return ndae.build_molecular_network(
+        return ndae.models.build_molecular_network(
             config.network, constraint, method, molecule=problem.molecule, lengths=problem.lengths,
             velocity_scale=config.horizon * problem.dt, **options,
         )  # fmt: skip
     # An MLP knows no edges; it is told by them how many nodes there are.
     edges = [(None, node) for node in range(problem.nodes)] if config.network == "mlp" else problem.edges
-    return ndae.build_network(
+    return ndae.models.build_network(
         config.network, constraint, method, edges=edges, features=2 * problem.dim, dim=problem.dim, **options
     )
 
@@ -112,10 +113,10 @@ def _motion(config: "RunConfig", problem: "LearningProblem") -> "NeuralMotion":
     constraint, along = (c if c is None else c.torch() for c in (problem.constraint, problem.velocity_constraint))
     forces, options = [_force(config, problem)], {}
     if soft:
-        bonds = ndae.SoftConstraint(
+        bonds = ndae.forces.SoftConstraint(
             constraint, problem.stiffness, size=problem.softness, alike=problem.alike, anharmonic=_ANHARMONIC
         )
-        forces, options = [ndae.PotentialForce(bonds), *forces], {"multipliers": False}
+        forces, options = [ndae.forces.PotentialForce(bonds), *forces], {"multipliers": False}
     else:
         options["baumgarte"] = _BAUMGARTE / problem.longest_step if config.stabilisation == "baumgarte" else 0.0
         # Where constraints are not rigid the data obeys them nearly.
@@ -135,21 +136,22 @@ def _force(config: "RunConfig", problem: "LearningProblem") -> "torch.nn.Module"
     if config.network == "molecular":  # always of a potential
         groups = [node // len(problem.molecule) for node in range(nodes)]
         kinds = problem.molecule * (nodes // len(problem.molecule))
-        return ndae.PotentialForce(ndae.PairPotential(kinds, groups, **problem.pairs))
+        return ndae.forces.PotentialForce(ndae.forces.PairPotential(kinds, groups, **problem.pairs))
     if config.network in ON_MOLECULES:
         layout, size = (problem.molecule, nodes // len(problem.molecule)), problem.softness
         if free:
-            return ndae.EquivariantForce(*layout, lengths=problem.lengths, scale=problem.stiffness * size)
-        energy = ndae.EquivariantPotential(*layout, lengths=problem.lengths, scale=problem.stiffness * size**2)
-        return ndae.PotentialForce(energy)
+            return ndae.forces.EquivariantForce(*layout, lengths=problem.lengths, scale=problem.stiffness * size)
+        energy = ndae.forces.EquivariantPotential(*layout, lengths=problem.lengths, scale=problem.stiffness * size**2)
+        return ndae.forces.PotentialForce(energy)
     width = _FORCES[config.network]
     if config.network == "mlp":
         if free:
-            return ndae.MLPForce(nodes, dim, width)
-        return ndae.PotentialForce(ndae.MLPPotential(nodes, dim, width, linear=True))  # fields are often uniform
+            return ndae.forces.MLPForce(nodes, dim, width)
+        # Fields are often uniform.
+        return ndae.forces.PotentialForce(ndae.forces.MLPPotential(nodes, dim, width, linear=True))
     if free:
-        return ndae.GraphForce(problem.edges, dim, width)
-    return ndae.PotentialForce(ndae.GraphPotential(problem.edges, dim, width))
+        return ndae.forces.GraphForce(problem.edges, dim, width)
+    return ndae.forces.PotentialForce(ndae.forces.GraphPotential(problem.edges, dim, width))
 
 
 def _check_integrator(config: "RunConfig") -> None:

@@ -91,7 +91,8 @@ def read_config(folder: Path | str) -> RunConfig:
 def load_model(folder: Path | str) -> tuple[RunConfig, "NeuralDAE"]:
     """The configuration of a run and its network with the weights of the best epoch, on the CPU, in evaluation mode.
 
-    Raises `ValueError` if `folder` holds no run, and `ndae.CheckpointError` if there is no sound checkpoint yet.
+    Raises `ValueError` if `folder` holds no run, and `ndae.training.CheckpointError` if there is no sound checkpoint
+    yet.
     """
     from ndae.training.checkpoints import load_weights
 

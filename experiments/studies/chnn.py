@@ -1,7 +1,8 @@
 """The pendulums of the constrained Hamiltonian networks, by their protocol and metric, learned by a NeuralMotion.
 
-    python -m ndae.experiments.studies.chnn --bodies 2 --n-train 100 --seeds 3 [--out runs/chnn]   # makes the runs that are missing
-    python -m ndae.experiments.studies.chnn --table                                                # from finished runs alone
+    # makes the runs that are missing
+    python -m ndae.experiments.studies.chnn --bodies 2 --n-train 100 --seeds 3 [--out runs/chnn]
+    python -m ndae.experiments.studies.chnn --table  # from finished runs alone
 
 Finzi, Wang, Wilson: Simplifying Hamiltonian and Lagrangian Neural Networks via Explicit Constraints (NeurIPS 2020,
 arXiv 2010.13581). What follows was read from their code (github.com/mfinzi/constrained-hamiltonian-neural-networks,
@@ -142,7 +143,7 @@ def build_model(config: Config, n_steps: int, method: Any = None) -> "NeuralMoti
         force = PotentialForce(MLPPotential(config.bodies, 2, config.hidden, depth=config.depth))
         model = ndae.NeuralMotion(
             library.chain(config.bodies, 2, lengths).torch(), force, duration=(CHUNK - 1) * DT, n_steps=n_steps,
-            n_times=CHUNK - 1, learn_mass=True, method=ndae.Unconstrained() if method is None else method,
+            n_times=CHUNK - 1, learn_mass=True, method=ndae.methods.Unconstrained() if method is None else method,
         )  # fmt: skip
     return model.double()
 
@@ -160,7 +161,7 @@ def tested(config: Config, weights: Any, part: str = "test") -> dict[str, Any]:
     """The metric of weights on the 100 test motions, and how far the links are from their lengths on the way."""
     import ndae
 
-    model = build_model(config, _TEST_STEPS, ndae.SmoothProjection(tol=1e-10))
+    model = build_model(config, _TEST_STEPS, ndae.methods.SmoothProjection(tol=1e-10))
     model.load_state_dict(weights)
     true = long_motions(config.bodies, part)
     predicted = predicted_motions(model.eval(), true.state[:, 0])
@@ -201,7 +202,7 @@ def run(config: Config, out: Path, results: Path = RESULTS) -> dict[str, Any]:
             model.load_state_dict(weights)
         trained = ndae.fit(
             model, train, validation, out=out / config.name / f"phase-{number}", epochs=epochs,
-            batch_size=config.n_train, optimizer=ndae.lbfgs(), seed=config.seed, device="cpu",
+            batch_size=config.n_train, optimizer=ndae.training.lbfgs(), seed=config.seed, device="cpu",
         )  # fmt: skip
         weights, seconds = model.state_dict(), seconds + trained.seconds
     cpu_seconds = time.process_time() - began

@@ -1,4 +1,4 @@
-"""Pendulums of the constrained Hamiltonian networks: their trajectories, samples and metric (see ndae.experiments.studies.chnn)."""
+"""Pendulums of the constrained Hamiltonian networks: their trajectories, samples and metric (see `studies.chnn`)."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ndae import EndProjection, MLPForce, NeuralMotion, fit
+from ndae import NeuralMotion, fit
 from ndae.experiments.files import write_text
+from ndae.forces import MLPForce
+from ndae.methods import EndProjection
 from ndae.symbolic import library
 
 OUT, RUNS = Path("experiments/results/learned_lengths.json"), Path("runs/learned_lengths")

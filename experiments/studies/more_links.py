@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ndae import NeuralMotion, SmoothProjection
+from ndae import NeuralMotion
 from ndae.experiments.files import write_text
 from ndae.experiments.problems import pendulum_data as pendulum
 from ndae.experiments.runs.config import RunConfig
 from ndae.experiments.runs.run import load_model, run
+from ndae.methods import SmoothProjection
 
 RUN, OUT = Path("runs/more_links"), Path("experiments/results/more_links.json")
 # Better trained than by the command's defaults, in two or three minutes on two cores.

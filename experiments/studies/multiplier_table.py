@@ -1,8 +1,9 @@
 """What motion with multipliers reaches on the paper's pendulum, for each number of samples and horizon of its Table 1.
 
-    python -m ndae.experiments.studies.multiplier_table                 # makes the runs that are missing (90 minutes of one core)
+    python -m ndae.experiments.studies.multiplier_table  # makes the runs that are missing (90 minutes of one core)
     python -m ndae.experiments.studies.multiplier_table --table         # from finished runs alone
-    python -m ndae.experiments.studies.multiplier_table --true-force    # what the steps alone make wrong, with nothing learned
+    # what the steps alone make wrong, with nothing learned
+    python -m ndae.experiments.studies.multiplier_table --true-force
 
 Each run is one of `ndae train pendulum --method multiplier --network mlp --schedule cosine --learning-rate 0.01`, with
 three seeds; the sizes below are all that differs. They were chosen by the validation error of a seed that is in no

@@ -1,23 +1,25 @@
 """All methods rolled out side by side from held-out states of the paper's pendulum, against the reference.
 
     python -m ndae.experiments.studies.rollout [--out runs/rollout]   # makes what is missing (half an hour of one core)
-    python -m ndae.experiments.studies.rollout --short --methods none,end      # without the 100 s, with two of the paper's methods
-    python -m ndae.experiments.studies.rollout --table                # table and figure from the numbers in the JSON file
+    # without the 100 s, with two of the paper's methods
+    python -m ndae.experiments.studies.rollout --short --methods none,end
+    python -m ndae.experiments.studies.rollout --table  # table and figure from the numbers in the JSON file
 
 **Learned.** Every model has 1,000 samples of the paper's data set (states and the positions a horizon later, one
 trajectory, drawn at random). The paper's five methods and the multiplier with a free force: horizon 0.2 s, seed 0, as
-`ndae train` makes them (mimetic-small network, batch 50, 50 epochs; the free force as in ndae.experiments.studies.multiplier_table).
-The multiplier with a learned potential: V is an MLPPotential of one hidden layer, horizon 0.05 s, trained by L-BFGS on
-all samples at once in float64 (the data have no noise to average out), the steps of RK4 shorter in each phase, since a
-force learned with long steps makes up for their error; three seeds draw data and first weights, two without the uniform
-field. "Potential" is the network alone. In "potential, uniform field" V has a term a·q as well
-(`MLPPotential(linear=True)`): V of a weight is of that form, so this one needs its network for nothing. That is a guess
-about the system, and the two are told apart. Seconds of training are wall time on a core shared with others.
+`ndae train` makes them (mimetic-small network, batch 50, 50 epochs; the free force as in
+ndae.experiments.studies.multiplier_table). The multiplier with a learned potential: V is an MLPPotential of one hidden
+layer, horizon 0.05 s, trained by L-BFGS on all samples at once in float64 (the data have no noise to average out), the
+steps of RK4 shorter in each phase, since a force learned with long steps makes up for their error; three seeds draw
+data and first weights, two without the uniform field. "Potential" is the network alone. In "potential, uniform field" V
+has a term a·q as well (`MLPPotential(linear=True)`): V of a weight is of that form, so this one needs its network for
+nothing. That is a guess about the system, and the two are told apart. Seconds of training are wall time on a core
+shared with others.
 
 **Rolled out** from 20 states, 5 s apart, later than all samples, in float64. Motions take RK4 steps of 0.00125 s with
 SmoothProjection(tol=1e-10) after each. The true force under the same steps is the ceiling: the motion is chaotic,
-and errors grow tenfold in a second. The paper's networks give no velocities; ndae.experiments.validation.propagators.HorizonMap
-says what they are taken to be. The reference has tolerance 1e-12.
+and errors grow tenfold in a second. The paper's networks give no velocities;
+ndae.experiments.validation.propagators.HorizonMap says what they are taken to be. The reference has tolerance 1e-12.
 
 **Measured.** The error is the mean distance of a body from where the reference has it. A state holds for the last time
 before its error is above 10 cm (looked at every 0.05 s, or 0.2 s for the paper's methods, up to 10 s). Energies are of
@@ -110,7 +112,7 @@ def build_model(config: Learned, n_steps: int) -> "NeuralMotion":
         potential = MLPPotential(pendulum.N_BODIES, 2, config.hidden, depth=config.depth, linear=config.linear)
     return ndae.NeuralMotion(
         pendulum.constraint().torch(), PotentialForce(potential), duration=config.horizon * pendulum.DT,
-        n_steps=n_steps, mass=pendulum.MASS, method=ndae.Unconstrained(),
+        n_steps=n_steps, mass=pendulum.MASS, method=ndae.methods.Unconstrained(),
     ).double()  # fmt: skip
 
 
@@ -212,7 +214,8 @@ def _motions(forces: Mapping[Any, Any], state: np.ndarray, ts: np.ndarray, step:
     every = float(ts[1] - ts[0])
     model = ndae.NeuralMotion(
         pendulum.constraint(state.shape[-2]).torch(), beside(list(forces.values())), duration=every,
-        n_steps=round(every / step), mass=pendulum.MASS, method=ndae.SmoothProjection(tol=1e-10), starts="given",
+        n_steps=round(every / step), mass=pendulum.MASS, starts="given",
+        method=ndae.methods.SmoothProjection(tol=1e-10),
     )  # fmt: skip
     x = torch.as_tensor(np.concatenate(state))
     path, unconverged = [x], 0

@@ -57,8 +57,7 @@ def figure(found: Mapping[str, Any], path: Path) -> Path:
 
     Energy goes on to the end of the long rollouts, where a method has one. What leaves a panel at its top is lost.
     """
-    from ndae.experiments.drawing.figures import METHOD_COLOURS, TRUTH_COLOUR
-    from ndae.experiments.drawing.figures import figure as sheet_of
+    from ndae.experiments.drawing.figures import METHOD_COLOURS, TRUTH_COLOUR, figure as sheet_of
 
     lines = {FREE: (0, (1, 1.2)), POTENTIAL: (0, (4, 1.5)), UNIFORM: "-"}
     titles = {name: f"Multiplier, {name}" for name in lines} | {TRUE: "true force, same steps"}

@@ -1,6 +1,7 @@
 """Learned motions of water rolled out for a picosecond from held-out starts, beside OpenMM's.
 
-    python -m ndae.experiments.studies.water_rollout [RUN ...]    # runs of `ndae train water`, by default those of the table
+    # runs of `ndae train water`, by default those of the table
+    python -m ndae.experiments.studies.water_rollout [RUN ...]
     python -m ndae.experiments.studies.water_rollout --table      # table and figure from the numbers in the JSON file
 
 **Starts.** Five at the beginning of the last 15 % of the trajectory, of which the first 80 % were for training, and ten
@@ -165,7 +166,8 @@ def of_run(folder: Path, step: float = STEP) -> Rolled:
 
 def of_model(model: "nn.Module", period: float, about: Mapping[str, Any], step: float = STEP) -> Rolled:
     """A NeuralMotion, or a network that predicts positions `period` (fs) ahead, which has to be one step."""
-    from ndae import EndProjection, NeuralMotion, SmoothProjection
+    from ndae import NeuralMotion
+    from ndae.methods import EndProjection, SmoothProjection
 
     model = copy.deepcopy(model).double().eval()
     parts = model.method.parts
@@ -362,8 +364,7 @@ def study(
 
 def default_runs(runs: Path = Path("runs/water/runs")) -> list[Path]:
     """Seed 0 of every row of ndae.experiments.studies.water_table that is finished; raises ValueError where none is."""
-    from ndae.experiments.studies.water_table import EPOCHS
-    from ndae.experiments.studies.water_table import study as row
+    from ndae.experiments.studies.water_table import EPOCHS, study as row
 
     folders = [runs / row(n_train).name(Variant("soft"), 0) for n_train in EPOCHS]
     found = [folder for folder in folders if (folder / "result.json").exists()]

@@ -54,8 +54,7 @@ def figure(found: Mapping[str, Any], path: Path) -> Path:
     in molecules and between them are distributed; OpenMM's are grey and wide."""
     from matplotlib.ticker import FuncFormatter
 
-    from ndae.experiments.drawing.figures import TRUTH_COLOUR
-    from ndae.experiments.drawing.figures import figure as sheet_of
+    from ndae.experiments.drawing.figures import TRUTH_COLOUR, figure as sheet_of
 
     times, rows = np.array(found["times_fs"]), found["rows"]
     styles = _styles(rows)

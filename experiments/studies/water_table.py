@@ -1,7 +1,7 @@
 """What methods reach on water, for each number of samples of the paper's Table 2.
 
-    python -m ndae.experiments.studies.water_table                    # soft constraint: the runs that are missing (an hour)
-    python -m ndae.experiments.studies.water_table --paper            # the paper's five methods, small equivariant network
+    python -m ndae.experiments.studies.water_table  # soft constraint: the runs that are missing (an hour)
+    python -m ndae.experiments.studies.water_table --paper  # the paper's five methods, small equivariant network
     python -m ndae.experiments.studies.water_table [--paper] --table  # from finished runs alone
 
 The first are those of `ndae train water --method soft --network molecular --horizon 50 --schedule cosine

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ndae import Method, NeuralDAE, NeuralMotion
+from ndae import NeuralDAE, NeuralMotion
 from ndae.experiments.validation.truth import ProblemMotion
+from ndae.methods import Method
 from ndae.solvers import IntegrationError
 from ndae.solvers.mechanics.motion_torch import TorchMotion
 

@@ -82,7 +82,7 @@ def validate(
     """Compare the network of the run folder `run` with the reference over `seconds`, from as many held-out states.
 
     Raises ValueError for a folder without a run, a problem without known equations, a count below one, or a time
-    shorter than the network's horizon; `ndae.CheckpointError` where there is no sound checkpoint; and
+    shorter than the network's horizon; `ndae.training.CheckpointError` where there is no sound checkpoint; and
     `solvers.ReferenceSolveError`.
     """
     from ndae.experiments.problems.mechanics import MotionProblem

@@ -40,8 +40,8 @@ def simulate(
     1. Randomly turned molecules on a lattice; minimised; `equilibration_ps` of Langevin dynamics at 300 K (friction
        5/ps) with a soft wall that holds the oxygens within 10 Å of the origin.
     2. Momentum of the centre and angular momentum removed, velocities scaled to exactly 300 K.
-    3. Velocity Verlet without wall or thermostat, with forces of `ndae.experiments.water.force_field` in float64, kept as
-       float32. Potential and kinetic energy are of every 10th step.
+    3. Velocity Verlet without wall or thermostat, with forces of `ndae.experiments.water.force_field` in float64, kept
+       as float32. Potential and kinetic energy are of every 10th step.
 
     Starts hold more or less potential energy, and come to other temperatures on their own. Taken is the first of a
     sequence that `seed` fixes, 60 at most, whose mean temperature over the first 10 ps is within 5 K of 300 (and within

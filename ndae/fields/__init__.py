@@ -1,6 +1,6 @@
 """Vector fields `σ(τ, z)` of neural DAEs."""
 
-from ndae.fields.mimetic import ORIGIN, MimeticField
-from ndae.fields.mlp import MLPField
+import lazy_loader
 
-__all__ = ["ORIGIN", "MLPField", "MimeticField"]
+# The names are those of `__init__.pyi`, each loaded when it is first used: torch and JAX take seconds.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

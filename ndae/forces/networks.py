@@ -61,8 +61,8 @@ class GraphForce(nn.Module):
 class SumForce(nn.Module):
     """The sum of several forces, modules or functions `F(t, y)`: those that are known, and those to be learned.
 
-    Modules and parameters that functions use are found and trained as well (see `ndae.users_code.captured`). Forces that depend
-    on the masses (`takes_mass`, as a SystemForce with weight) get those that are learned.
+    Modules and parameters that functions use are found and trained as well (see `ndae.users_code.captured`). Forces
+    that depend on the masses (`takes_mass`, as a SystemForce with weight) get those that are learned.
     """
 
     def __init__(self, forces: Sequence[Callable[[Any, Features], Output]]):

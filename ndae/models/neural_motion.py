@@ -52,11 +52,11 @@ class Motion:
 class NeuralMotion(nn.Module):
     """`q' = v`, `M v' = F(t, q, v) − J(q)ᵀ λ`, `c(q) = 0`, with `λ` solved for at every stage: only `F` is learned.
 
-    The index-1 form, `(J M⁻¹ Jᵀ) λ = J M⁻¹ F + curvature + 2 α ċ + α² c` (see ndae.solvers.manifold.multipliers). What keeps `c` from
-    drifting off is `method`, which acts on positions as it does on latent states (`SmoothProjection`, the default,
-    after every step, with velocities projected onto `J v = 0` behind it; `EndProjection`; `Penalty`, added to `q'`;
-    `Multiplier`, the form of Gear, Gupta and Leimkuhler; `Auxiliary`; sums of these; `Unconstrained` for nothing), and
-    `baumgarte`, the rate α.
+    The index-1 form, `(J M⁻¹ Jᵀ) λ = J M⁻¹ F + curvature + 2 α ċ + α² c` (see ndae.solvers.manifold.multipliers). What
+    keeps `c` from drifting off is `method`, which acts on positions as it does on latent states (`SmoothProjection`,
+    the default, after every step, with velocities projected onto `J v = 0` behind it; `EndProjection`; `Penalty`, added
+    to `q'`; `Multiplier`, the form of Gear, Gupta and Leimkuhler; `Auxiliary`; sums of these; `Unconstrained` for
+    nothing), and `baumgarte`, the rate α.
 
     - `constraint`: a compiled torch constraint over the positions of all nodes; its learned parameters are trained too.
       None where there are velocity constraints alone, with one node of all coordinates.

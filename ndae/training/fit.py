@@ -103,12 +103,11 @@ def fit(
     moment and by any means, goes on from `last.ckpt` and ends with the weights and the log (but for seconds) that it
     would have had, bit for bit on the CPU with the same number of threads: order, learning rate and random numbers of
     an epoch depend on `seed` and the epoch only. That it is the same training is told by everything that its result
-    depends on (`ndae.training.identity`): the structure of the model with its constants, methods, generated and own code, the
-    optimiser, the data, these arguments, and the weights at the start (those that the run has come to are its own as
-    well). Code of installed packages counts by name; that their versions have changed is warned of. For another
+    depends on (`ndae.training.identity`): the structure of the model with its constants, methods, generated and own
+    code, the optimiser, the data, these arguments, and the weights at the start (those that the run has come to are its
+    own as well). Code of installed packages counts by name; that their versions have changed is warned of. For another
     training in `out` the error names what differs. A line on stderr says from which epoch a training goes on; what is
-    finished is evaluated again. With `resume=False` what `out` holds of an earlier training is removed
-    first.
+    finished is evaluated again. With `resume=False` what `out` holds of an earlier training is removed first.
 
     How far inputs and targets are from the constraint is measured first, is in the result and the checkpoints' history,
     and warned of where predictions are held on the constraint and could not follow the data.

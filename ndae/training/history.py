@@ -254,7 +254,8 @@ class Files:
             raise CheckpointError(
                 f"{self.folder} holds a training that began with other weights: {len(names)} of {len(ours)} differ, "
                 f"first {names[0]!r}. Seed torch before the model is built (torch.manual_seed), or put the training's "
-                f"own weights into the model to go on from them (ndae.load_weights(model, {str(self.last)!r})), or "
+                f"own weights into the model to go on from them "
+                f"(ndae.training.load_weights(model, {str(self.last)!r})), or "
                 f"else {_ANOTHER}"
             )
         if changed := differences(theirs.versions, self.identity.versions):

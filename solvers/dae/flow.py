@@ -68,8 +68,8 @@ class FlowResult(eqx.Module):
     """A solution as JAX arrays: `x` (n_times, n_states) in the order of the system's states, at the times `ts`.
 
     `y` (n_times, N) and `w` (n_times, n) are the reduced system's. `status` is 0 where the last time was reached, else
-    the number of a reason in ndae.solvers.dae.flow.REASONS; outputs that were not reached are NaN, and derivatives through them
-    are not finite. `t_end` is where the solve ended, `n_steps` counts attempts.
+    the number of a reason in ndae.solvers.dae.flow.REASONS; outputs that were not reached are NaN, and derivatives
+    through them are not finite. `t_end` is where the solve ended, `n_steps` counts attempts.
     """
 
     ts: Float64[Array, " n_times"]

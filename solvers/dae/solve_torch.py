@@ -1,4 +1,4 @@
-"""A reduced DAE in torch: the second opinion on ndae.solvers.dae.reduced_motion, by another integrator and other generated code.
+"""A reduced DAE in torch: the second opinion on `reduced_motion`, by another integrator and other generated code.
 
 Adaptive steps of torchdiffeq between the output times, and at every output time the nearest point of the constraints.
 """

@@ -1,7 +1,7 @@
 """A mechanical system in torch: its true vector field, its projection, and what a solution says of a state.
 
-What `ndae.solvers.mechanics.motion_jax` is for JAX, over any batch dimensions: the field that a network is to learn, to be put
-in the network's place, and the second opinion on the reference solver.
+What `ndae.solvers.mechanics.motion_jax` is for JAX, over any batch dimensions: the field that a network is to learn, to
+be put in the network's place, and the second opinion on the reference solver.
 """
 
 from collections.abc import Mapping

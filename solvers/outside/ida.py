@@ -34,10 +34,10 @@ def solve_ida(
 ) -> Solution:
     """The solution of a DAE system at the times `ts` by IDA, an opinion independent of this project's integrators.
 
-    The equations are F(t, Y, Y') = 0 in the `form` "ggl", "index1", "original" or "dummy" (ndae.symbolic.forms.implicit_form),
-    with their analytic Jacobian ∂F/∂Y + c_j ∂F/∂Y'. Multipliers and variables of index 2 are kept out of the error
-    test, and solved for from the others at the output times. Between its steps IDA interpolates: constraints hold there
-    to the accuracy of the interpolant.
+    The equations are F(t, Y, Y') = 0 in the `form` "ggl", "index1", "original" or "dummy"
+    (ndae.symbolic.forms.implicit_form), with their analytic Jacobian ∂F/∂Y + c_j ∂F/∂Y'. Multipliers and variables of
+    index 2 are kept out of the error test, and solved for from the others at the output times. Between its steps IDA
+    interpolates: constraints hold there to the accuracy of the interpolant.
 
     - `system`: a symbolic.DAESystem; `start`, `parameters`, `start_tol` as in solvers.solve_dae.
     - `rtol`, `atol`: relative and absolute tolerance; `atol` one number, one for each entry of the reduced system's y,

@@ -30,7 +30,8 @@ class RadauIIA(Implicit):
     is y_1 = y_0 + Z_s. They are measured as its error is, |Z_ij| / (atol_j + rtol |y_j|). The error is that of a
     quadrature with the further abscissa 0, of order s, put through (I - h γ J)⁻¹.
 
-    With `differentiable`, the increments end with two Newton steps from a fixed point, as in ndae.solvers.stepping.esdirk.
+    With `differentiable`, the increments end with two Newton steps from a fixed point, as in
+    ndae.solvers.stepping.esdirk.
     """
 
     stages: int = eqx.field(static=True, default=7)

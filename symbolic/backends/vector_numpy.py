@@ -10,8 +10,7 @@ import numpy as np
 from ndae.symbolic.backends.loading import load
 from ndae.symbolic.backends.solves import Arrays, eliminate_floats, python_loop
 from ndae.symbolic.backends.vector import CompiledVector
-from ndae.symbolic.code.levelled import Numerics
-from ndae.symbolic.code.levelled import entries as entries_of
+from ndae.symbolic.code.levelled import Numerics, entries as entries_of
 from ndae.symbolic.code.source import PLAIN_ARRAY, SCALAR
 from ndae.symbolic.ground.kept import remembered
 

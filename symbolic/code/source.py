@@ -19,8 +19,7 @@ from ndae.symbolic.expressions.choices import (
     Not,
     Select,
 )
-from ndae.symbolic.expressions.names import identifiers as plain_identifiers
-from ndae.symbolic.expressions.names import in_docstring
+from ndae.symbolic.expressions.names import identifiers as plain_identifiers, in_docstring
 from ndae.symbolic.expressions.reading import SMOOTH_FUNCTIONS
 
 #: Every name that generated source may call besides the definitions' own.

@@ -8,13 +8,13 @@ import numpy as np
 from ndae.symbolic.backends.vector import CompiledVector, parameter_values
 from ndae.symbolic.backends.vector_numpy import NumpyVector
 from ndae.symbolic.forms.leading import LeadingFunction
-from ndae.symbolic.forms.reduced import ReducedSystem
+from ndae.symbolic.forms.reduced_equations import ReducedEquations
 from ndae.symbolic.functions.vector_function import VectorFunction
 from ndae.symbolic.ground.kept import Recomputed, kept, remembered
 
 
 class ReducedFunctions(Recomputed):
-    """The functions of a `ReducedSystem` for "numpy", "jax" or "torch", over any leading batch dimensions.
+    """The functions of a `ReducedEquations` for "numpy", "jax" or "torch", over any leading batch dimensions.
 
     y (..., n_y) is the state of the ODE y' = rates(y, w), w (..., n_w) the leading unknowns, which T(y, w, t) = 0
     determines, and C(y, t) = 0 (n_constraints) the hidden constraints. `t` and values of `parameters={name: value}` are
@@ -22,7 +22,7 @@ class ReducedFunctions(Recomputed):
     missing parameters, or a missing time.
     """
 
-    def __init__(self, reduced: ReducedSystem, backend: str):
+    def __init__(self, reduced: ReducedEquations, backend: str):
         if backend not in ("numpy", "jax", "torch"):
             raise ValueError(f"backend={backend!r}: expected numpy, jax or torch")
         self.reduced, self.backend = reduced, backend

@@ -1,89 +1,14 @@
-"""A DAE after index reduction: an ODE for the state y, the equations for what leads it, and the hidden constraints."""
+"""A system of index 1 whose functions are generated when they are first asked for."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-import sympy as sp
-
-from ndae.symbolic.ground.kept import Recomputed, kept, remembered
-
-
-@dataclass(frozen=True)
-class Block:
-    """One irreducible part of the leading system: equations and the leading unknowns that they are solved for."""
-
-    equations: tuple[int, ...]
-    unknowns: tuple[int, ...]
-    linear: bool
+from ndae.symbolic.forms.functions import ReducedFunctions
+from ndae.symbolic.forms.reduced_equations import ReducedEquations
+from ndae.symbolic.ground.kept import kept, remembered
 
 
-@dataclass(frozen=True, eq=False)  # compiled functions are cached by identity
-class ReducedSystem(Recomputed):
-    """y' = rates(y, w), T(y, w, t) = 0, with the hidden constraints C(y, t) = 0 that the equations imply.
-
-    With c_i the number of times that equation f_i is differentiated and d_j the highest derivative of variable x_j in
-    the result (Pantelides 1988): y holds x_j^(k) for k < d_j, w the leading x_j^(d_j) (a highest derivative, or where
-    d_j = 0 an algebraic variable), T the n equations f_i^(c_i), and C all f_i^(k), k < c_i.
-    """
-
-    system: Any  # the DAESystem that it came from
-    index: int
-    y: tuple[sp.Symbol, ...]  # (N,)
-    w: tuple[sp.Symbol, ...]  # (n,)
-    rates: tuple[sp.Symbol, ...]  # (N,): dy_i/dt, each a symbol of y or w
-    equations: tuple[sp.Expr, ...]  # (n,): T, over y, w, time, parameters
-    differentiations: tuple[int, ...]  # (n,): c_i
-    constraints: tuple[sp.Expr, ...]  # (M,): C, over y, time, parameters, ordered by level
-    constraint_of: tuple[tuple[int, int], ...]  # (M,): (i, k): this constraint is f_i^(k)
-    algebraic_equations: tuple[int, ...]  # the i for which f_i itself contains no derivative
-    blocks: tuple[Block, ...]  # in the order in which they are solved
-    states: tuple[sp.Symbol, ...]  # (n_states,): for each state of the system, the symbol of y or w that it is
-    state_rates: tuple[sp.Symbol | None, ...]  # (n_states,): its derivative in y or w, or None
-    invariants: Mapping[str, sp.Expr] = field(default_factory=dict)  # over y, w, time, parameters
-    time: sp.Symbol | None = None
-    parameters: Mapping[sp.Symbol, float | None] = field(default_factory=dict)
-    origins: tuple[tuple[int, ...], ...] = ()  # (n,): the user's equations that f_i was made of
-
-    # -- levels ------------------------------------------------------------------------------------------------------
-
-    @property
-    def levels(self) -> dict[str, list[tuple[int, str, int]]]:
-        """Where residuals of each level are: "level 0" the constraining equations, "level k" their k-th derivatives.
-
-        Constraining are equations without derivatives, and others where they had to be differentiated themselves, so
-        that every hidden constraint is on some level. An entry (i, "constraint", m) is f_i^(k) found as constraint m,
-        (i, "leading", i) as leading equation i, which is the highest level k = c_i.
-        """
-        place = {entry: m for m, entry in enumerate(self.constraint_of)}
-        held = [i for i, c in enumerate(self.differentiations) if c > 0 or i in self.algebraic_equations]
-        result: dict[str, list[tuple[int, str, int]]] = {}
-        for k in range(max((self.differentiations[i] for i in held), default=-1) + 1):
-            entries = [i for i in held if self.differentiations[i] >= k]
-            result[f"level {k}"] = [
-                (i, "leading", i) if k == self.differentiations[i] else (i, "constraint", place[i, k]) for i in entries
-            ]
-        return result
-
-    # -- text --------------------------------------------------------------------------------------------------------
-
-    def describe(self) -> str:
-        """What the reduction found, to read: index, state, hidden constraints by level, and the leading equations."""
-        lines = [
-            f"{self.system.name}: differentiation index {self.index}",
-            f"  state y      {_listed(self.y)}",
-            f"  leading w    {_listed(self.w)}, solved for in {len(self.blocks)} block{'s' * (len(self.blocks) != 1)}",
-            f"  y'           {_listed(self.rates)}",
-        ]
-        for level in sorted({k for _, k in self.constraint_of}):
-            lines += ["", "constraints" if level == 0 else f"hidden constraints, differentiated {level} x"]
-            rows = [m for m, (_, k) in enumerate(self.constraint_of) if k == level]
-            lines += [f"  0 = {self.constraints[m]}" for m in rows]
-        lines += ["", "leading equations, with how often each was differentiated"]
-        lines += [f"  {c} x  0 = {e}" for c, e in zip(self.differentiations, self.equations, strict=True)]
-        return "\n".join(lines) + "\n"
-
-    # -- compiled ----------------------------------------------------------------------------------------------------
+class ReducedSystem(ReducedEquations):
+    """`ReducedEquations` that compile for each array library."""
 
     def jax(self):
         """Generate the functions of the reduced system for JAX (`ReducedFunctions`); generated once."""
@@ -98,18 +23,8 @@ class ReducedSystem(Recomputed):
         return self._functions("torch")
 
     def _functions(self, backend: str):
-        from ndae.symbolic.forms.functions import ReducedFunctions
-
         return remembered(self._compiled, backend, lambda: ReducedFunctions(self, backend))
 
     @kept
     def _compiled(self) -> dict[str, Any]:
         return {}
-
-
-def _listed(symbols: tuple[sp.Symbol, ...]) -> str:
-    return ", ".join(s.name for s in symbols) or "none"
-
-
-def _listed(symbols: tuple[sp.Symbol, ...]) -> str:
-    return ", ".join(s.name for s in symbols) or "none"

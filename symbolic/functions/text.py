@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from pathlib import Path
+from importlib import resources
 
 import numpy as np
 
@@ -126,7 +126,7 @@ def _prelude(backend: str, only: str | None = None) -> str:
 
 
 def _read(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+    return resources.files("ndae.symbolic.backends").joinpath(name).read_text(encoding="utf-8")
 
 
 def _literal(value) -> str:

@@ -24,8 +24,8 @@ class VectorFunction(Recomputed):
     `parameters` are symbols with default values, or None where every call has to give one. Besides the smooth functions
     the expressions may contain Abs, sign, Max, Min and Piecewise with comparisons; at a kink the derivative is that of
     the first branch that holds. With `sizes_by`, the name of an input, the values are not the expressions themselves
-    but the sizes of what is added up in them as that input moves (ndae.symbolic.code.term_sizes). Raises ValueError on undeclared
-    or doubly declared symbols and unsupported functions.
+    but the sizes of what is added up in them as that input moves (ndae.symbolic.code.term_sizes). Raises ValueError on
+    undeclared or doubly declared symbols and unsupported functions.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ import sympy as sp
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.expressions.partials import partials
 from ndae.symbolic.expressions.reading import substituted
-from ndae.symbolic.systems.system import DAESystem
+from ndae.symbolic.forms.equations import Equations
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Chains:
         return expression
 
 
-def eliminate_aliases(system: DAESystem, keep: Collection[sp.Symbol] = ()) -> tuple[Chains, list[Row]]:
+def eliminate_aliases(system: Equations, keep: Collection[sp.Symbol] = ()) -> tuple[Chains, list[Row]]:
     """Equations x' − u = 0 name u as the derivative of x: u goes as an unknown, its derivative is x''.
 
     Only where u is differentiated somewhere itself (else the equation determines an algebraic u), and not for u in
@@ -107,7 +107,7 @@ def eliminate_aliases(system: DAESystem, keep: Collection[sp.Symbol] = ()) -> tu
     return result, rows
 
 
-def _symbols(system: DAESystem) -> list[sp.Symbol]:
+def _symbols(system: Equations) -> list[sp.Symbol]:
     return sorted(set().union(*(e.free_symbols for e in system.equations)), key=str)
 
 
@@ -117,7 +117,7 @@ def _end(following, x):
     return x
 
 
-def _alias(system: DAESystem, equation: sp.Expr) -> tuple[sp.Symbol, sp.Symbol] | None:
+def _alias(system: Equations, equation: sp.Expr) -> tuple[sp.Symbol, sp.Symbol] | None:
     """(x, u) if the equation is a (x' − u) = 0 with a constant a."""
     entries = {s: entry for s in equation.free_symbols if (entry := system.derivative_of(s)) is not None}
     if len(entries) != 2 or (system.time is not None and system.time in equation.free_symbols):

@@ -6,7 +6,9 @@ from typing import NamedTuple
 import sympy as sp
 
 from ndae.symbolic.expressions.partials import partials
-from ndae.symbolic.forms.reduced import Block, ReducedSystem
+from ndae.symbolic.forms.equations import Equations
+from ndae.symbolic.forms.reduced import ReducedSystem
+from ndae.symbolic.forms.reduced_equations import Block
 from ndae.symbolic.reduction.chains import Chains, Row, eliminate_aliases
 from ndae.symbolic.reduction.dependence import Dependence
 from ndae.symbolic.reduction.graphs import (
@@ -20,7 +22,6 @@ from ndae.symbolic.reduction.graphs import (
 from ndae.symbolic.reduction.index_along_solutions import solution_index
 from ndae.symbolic.reduction.index_of_linear import linear_index
 from ndae.symbolic.reduction.solution_points import solution_points
-from ndae.symbolic.systems.system import DAESystem
 
 _NAMED = 12  # equations or unknowns that an error lists
 
@@ -34,7 +35,7 @@ class Analysis(NamedTuple):
     groups: list[list[int]]  # rows in the order of solution
 
 
-def reduce_index(system: DAESystem) -> ReducedSystem:
+def reduce_index(system: Equations) -> ReducedSystem:
     """Reduce a system to index 1.
 
     1. An equation x' − u = 0 makes u the derivative of x. 2. Pantelides' algorithm says how often each equation must
@@ -55,7 +56,7 @@ def reduce_index(system: DAESystem) -> ReducedSystem:
         keep |= lost  # nothing but its alias determines it
 
 
-def _make_regular(system: DAESystem, chains: Chains, rows: Sequence[Row]):
+def _make_regular(system: Equations, chains: Chains, rows: Sequence[Row]):
     """Rows whose differentiated Jacobian is regular, with their structure and that Jacobian."""
     known: dict[sp.Expr, dict[sp.Symbol, sp.Expr]] = {}
 
@@ -77,7 +78,7 @@ def _make_regular(system: DAESystem, chains: Chains, rows: Sequence[Row]):
         rows = better
 
 
-def analyse(system: DAESystem, chains: Chains, rows: Sequence[Row]) -> Analysis:
+def analyse(system: Equations, chains: Chains, rows: Sequence[Row]) -> Analysis:
     """Pantelides' offsets and the order of solution; raises StructureError, with names, where there are none."""
     signature = [chains.signature(row.expression) for row in rows]
     over, under = unmatched(signature, chains.n_variables)
@@ -89,7 +90,7 @@ def analyse(system: DAESystem, chains: Chains, rows: Sequence[Row]) -> Analysis:
     return Analysis(signature, offsets, leading, solution_order(leading, offsets.matching))
 
 
-def _assemble(system: DAESystem, chains: Chains, rows, analysis: Analysis, jacobian) -> ReducedSystem:
+def _assemble(system: Equations, chains: Chains, rows, analysis: Analysis, jacobian) -> ReducedSystem:
     c, d = analysis.offsets.differentiations, analysis.offsets.orders
     n = chains.n_variables
     y = [(j, k) for k in range(max(d, default=0)) for j in range(n) if k < d[j]]
@@ -137,7 +138,7 @@ def _assemble(system: DAESystem, chains: Chains, rows, analysis: Analysis, jacob
     )
 
 
-def _is_algebraic(system: DAESystem, expression: sp.Expr) -> bool:
+def _is_algebraic(system: Equations, expression: sp.Expr) -> bool:
     entries = (system.derivative_of(s) for s in expression.free_symbols)
     return not any(entry is not None and entry[1] > 0 for entry in entries)
 
@@ -171,7 +172,7 @@ def _index(chains: Chains, rows: Sequence[Row], analysis: Analysis, places) -> i
 # -- refusals --------------------------------------------------------------------------------------------------------
 
 
-def _check_counts(system: DAESystem) -> None:
+def _check_counts(system: Equations) -> None:
     n, m = len(system.equations), len(system.states)
     if n == m:
         return
@@ -224,6 +225,6 @@ def _listed(entries: Sequence[str]) -> str:
     return ", ".join(entries[:_NAMED]) + more
 
 
-def _equations(system: DAESystem, numbers: Sequence[int]) -> str:
+def _equations(system: Equations, numbers: Sequence[int]) -> str:
     one = "equation " if len(numbers) == 1 else "equations "
     return one + _listed([f"{i} (0 = {system.equations[i]})" for i in numbers])

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
@@ -10,25 +9,23 @@ from sympy.core.function import AppliedUndef
 from ndae.symbolic.expressions.corners import as_corners, check_piecewise_smooth
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.expressions.limits import check_size
+from ndae.symbolic.expressions.names import check_name
 from ndae.symbolic.expressions.reading import as_expressions, substituted
+from ndae.symbolic.forms.equations import Equations
 from ndae.symbolic.numeric.divisors import check_divisors
 
-if TYPE_CHECKING:
-    pass
-from ndae.symbolic.systems.system import DAESystem
 
-
-class _Reader:
+class Reader:
     """Turns what the user wrote to expressions over plain symbols, and checks them."""
 
-    def __init__(self, system: DAESystem, functions: Mapping[sp.Expr, sp.Symbol], definitions):
+    def __init__(self, system: Equations, functions: Mapping[sp.Expr, sp.Symbol], definitions):
         self.system, self.functions = system, functions
         self.definitions: dict[sp.Symbol, sp.Expr] = {}
         for symbol, value in definitions.items():
             # Corners are closed before they are put in: SymPy would take every Max apart again, and again.
             where = f"{system.name}: definition {symbol}"
-            value = substituted(as_corners(self._plain(_sized(value, where))), self.definitions, {})
-            self.definitions[symbol] = _sized(value, where)
+            value = substituted(as_corners(self._plain(sized(value, where))), self.definitions, {})
+            self.definitions[symbol] = sized(value, where)
         self._known: dict[sp.Basic, sp.Basic] = {}
 
     def read(self, expression: sp.Expr, where: str, derivatives: bool = True) -> sp.Expr:
@@ -91,7 +88,7 @@ class _Reader:
             )
 
 
-def _read_states(states, time, name) -> tuple[dict, tuple[sp.Symbol, ...], sp.Symbol | None]:
+def read_states(states, time, name) -> tuple[dict, tuple[sp.Symbol, ...], sp.Symbol | None]:
     if isinstance(states, (sp.Symbol, AppliedUndef)):
         states = [states]
     if not isinstance(states, (Iterable, sp.MatrixBase)):
@@ -116,7 +113,7 @@ def _read_states(states, time, name) -> tuple[dict, tuple[sp.Symbol, ...], sp.Sy
     return functions, tuple(symbols), time
 
 
-def _read_parameters(parameters, name) -> dict[sp.Symbol, float | None]:
+def read_parameters(parameters, name) -> dict[sp.Symbol, float | None]:
     if parameters is None:
         parameters = {}
     if not isinstance(parameters, Mapping):
@@ -141,7 +138,7 @@ def _read_parameters(parameters, name) -> dict[sp.Symbol, float | None]:
     return result
 
 
-def _read_definitions(definitions, name) -> dict[sp.Symbol, sp.Expr]:
+def read_definitions(definitions, name) -> dict[sp.Symbol, sp.Expr]:
     result = {}
     if not isinstance(definitions or {}, Mapping):
         raise ValueError(f"{name}: definitions={definitions!r}: expected a mapping, {{symbol: expression}}")
@@ -152,15 +149,44 @@ def _read_definitions(definitions, name) -> dict[sp.Symbol, sp.Expr]:
     return result
 
 
-def _sized(expression: sp.Expr, where: str) -> sp.Expr:
+def sized(expression: sp.Expr, where: str) -> sp.Expr:
     check_size(expression, where)
     return expression
 
 
-def _is_empty(entries) -> bool:
+def is_empty(entries) -> bool:
     return isinstance(entries, Sequence) and len(entries) == 0
 
 
-def _short(expression) -> str:
+def short(expression) -> str:
     text = str(expression) if expression.count_ops() < 200 else f"{expression.count_ops()} operations"
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def check_names(declared: Equations, definitions: Mapping) -> None:
+    """Raise ValueError where a name is declared twice, not to be real, or is that of a derivative of a state."""
+    time = () if declared.time is None else (declared.time,)
+    roles: dict[str, str] = {}
+    roles_of = {"state": declared.states, "parameter": declared.parameters, "time": time, "definition": definitions}
+    for role, symbols in roles_of.items():
+        for symbol in symbols:
+            check_name(symbol.name, f"{declared.name}: the {role}")
+            if symbol.name in roles:
+                raise ValueError(
+                    f"{declared.name}: the name {symbol.name!r} is declared twice (as {roles[symbol.name]} and as "
+                    f"{role}): rename one"
+                )
+            if symbol.is_commutative is False or symbol.is_real is False:
+                raise ValueError(
+                    f"{declared.name}: the {role} {symbol.name!r} is declared not to be real: leave that out"
+                )
+            roles[symbol.name] = role
+    for name, role in roles.items():
+        base = name
+        while base.endswith("_dot"):
+            base = base[: -len("_dot")]
+            if base in declared.by_name:
+                raise ValueError(
+                    f"{declared.name}: the {role} {name!r} has the name of a derivative of the state {base!r}: rename "
+                    "one, or leave it out and write dot(state)"
+                )

@@ -8,24 +8,25 @@ from sympy.core.function import AppliedUndef
 
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.expressions.limits import check_size
-from ndae.symbolic.expressions.names import check_name
 from ndae.symbolic.expressions.reading import as_expressions
-from ndae.symbolic.ground.kept import Recomputed, kept
+from ndae.symbolic.forms.equations import Equations
+from ndae.symbolic.ground.kept import kept
 from ndae.symbolic.systems.reading import (
-    _is_empty,
-    _read_definitions,
-    _read_parameters,
-    _read_states,
-    _Reader,
-    _short,
-    _sized,
+    Reader,
+    check_names,
+    is_empty,
+    read_definitions,
+    read_parameters,
+    read_states,
+    short,
+    sized,
 )
 
 if TYPE_CHECKING:
     from ndae.symbolic.forms.reduced import ReducedSystem
 
 
-class DAESystem(Recomputed):
+class DAESystem(Equations):
     """n equations F(x', x, t; p) = 0 for n states x, in any form and of any differentiation index.
 
     `equations` are SymPy expressions that should vanish, or `sympy.Eq`, over the `states`, their derivatives
@@ -53,26 +54,26 @@ class DAESystem(Recomputed):
     ):
         if not isinstance(name, str) or not name.strip():
             raise ValueError(f"name={name!r}: expected a non-empty text")
-        self.name = name
-        functions, self.states, self.time = _read_states(states, time, name)
-        self.parameters = _read_parameters(parameters, name)
+        functions, symbols, time = read_states(states, time, name)
+        declared = Equations(name, (), symbols, read_parameters(parameters, name), time)
         equations = as_expressions(equations, name)
-        definitions = _read_definitions(definitions, name)
-        self._check_names(definitions)
+        definitions = read_definitions(definitions, name)
+        check_names(declared, definitions)
         for i, e in enumerate(equations):
             check_size(e, f"{name}: equation {i}")
-        reader = _Reader(self, functions, definitions)
-        self.equations = tuple(reader.read(e, f"{name}: equation {i} ({_short(e)})") for i, e in enumerate(equations))
+        reader = Reader(declared, functions, definitions)
+        read = tuple(reader.read(e, f"{name}: equation {i} ({short(e)})") for i, e in enumerate(equations))
         if not isinstance(invariants or {}, Mapping):
             raise ValueError(f"{name}: invariants={invariants!r}: expected a mapping, {{name: expression}}")
-        self.invariants = {
+        conserved = {
             key: reader.read(
-                _sized(as_expressions([value], f"{name}: invariant {key!r}")[0], f"{name}: invariant {key!r}"),
+                sized(as_expressions([value], f"{name}: invariant {key!r}")[0], f"{name}: invariant {key!r}"),
                 f"{name}: invariant {key!r}",
                 derivatives=False,
             )
             for key, value in (invariants or {}).items()
         }
+        super().__init__(name, read, symbols, declared.parameters, time, conserved)
 
     # -- other ways to write it --------------------------------------------------------------------------------------
 
@@ -84,7 +85,7 @@ class DAESystem(Recomputed):
         """
         if not isinstance(f, Mapping):
             raise ValueError(f"f={f!r}: expected a mapping from each differential state to its rate, {{x: expression}}")
-        g = as_expressions(g, f"{rest.get('name', 'system')}: g") if not _is_empty(g) else ()
+        g = as_expressions(g, f"{rest.get('name', 'system')}: g") if not is_empty(g) else ()
         algebraic = [algebraic] if isinstance(algebraic, (sp.Symbol, AppliedUndef)) else list(algebraic)
         rates = as_expressions(list(f.values()), f"{rest.get('name', 'system')}: f") if f else ()
         return cls(
@@ -150,34 +151,9 @@ class DAESystem(Recomputed):
 
     # -- what it is --------------------------------------------------------------------------------------------------
 
-    @property
-    def n_states(self) -> int:
-        """Number of states."""
-        return len(self.states)
-
     def __repr__(self) -> str:
         sizes = f"n_equations={len(self.equations)}, n_states={self.n_states}"
         return f"DAESystem({self.name!r}, {sizes}, parameters={[p.name for p in self.parameters]})"
-
-    def derivative_of(self, symbol: sp.Symbol) -> tuple[sp.Symbol, int] | None:
-        """The state and the order of derivative that a symbol stands for, (x, 0) for x itself; None for others."""
-        base, order = symbol.name, 0
-        while True:
-            state = self._by_name.get(base)
-            if state is not None:
-                return (state, order) if symbol == (dot(state, order) if order else state) else None
-            if not base.endswith("_dot"):
-                return None
-            base, order = base[: -len("_dot")], order + 1
-
-    def is_algebraic(self, i: int) -> bool:
-        """Whether equation i contains no derivative."""
-        found = (self.derivative_of(s) for s in self.equations[i].free_symbols)
-        return not any(entry is not None and entry[1] > 0 for entry in found)
-
-    @kept
-    def _by_name(self) -> dict[str, sp.Symbol]:
-        return {s.name: s for s in self.states}
 
     # -- index reduction ---------------------------------------------------------------------------------------------
 
@@ -213,32 +189,3 @@ class DAESystem(Recomputed):
             lines.append("  parameters: " + ", ".join(f"{p} = {v}" for p, v in self.parameters.items()))
         lines += [f"  invariant {key}: {value}" for key, value in self.invariants.items()]
         return "\n".join(lines)
-
-    def _check_names(self, definitions) -> None:
-        time = () if self.time is None else (self.time,)
-        roles: dict[str, str] = {}
-        declared = {"state": self.states, "parameter": self.parameters, "time": time, "definition": definitions}
-        for role, symbols in declared.items():
-            for symbol in symbols:
-                check_name(symbol.name, f"{self.name}: the {role}")
-                if symbol.name in roles:
-                    raise ValueError(
-                        f"{self.name}: the name {symbol.name!r} is declared twice (as {roles[symbol.name]} and as "
-                        f"{role}): rename one"
-                    )
-                if symbol.is_commutative is False or symbol.is_real is False:
-                    raise ValueError(
-                        f"{self.name}: the {role} {symbol.name!r} is declared not to be real: leave that out"
-                    )
-                roles[symbol.name] = role
-        for name, role in roles.items():
-            base = name
-            while base.endswith("_dot"):
-                base = base[: -len("_dot")]
-                if base in self._by_name:
-                    raise ValueError(
-                        f"{self.name}: the {role} {name!r} has the name of a derivative of the state {base!r}: rename "
-                        "one, or leave it out and write dot(state)"
-                    )
-
-

@@ -17,7 +17,7 @@ from tests.experiments.test_runs import swinging, tiny
 @pytest.fixture(scope="module")
 def weight():
     """The true force as a GraphForce of two links: nothing on the links, the weight on every body."""
-    force = ndae.GraphForce([(None, 0), (0, 1)], dim=2, hidden=4)
+    force = ndae.forces.GraphForce([(None, 0), (0, 1)], dim=2, hidden=4)
     with torch.no_grad():
         force.node[-1].bias.copy_(torch.tensor([0.0, -pendulum.MASS * pendulum.GRAVITY]))
     return force.double()

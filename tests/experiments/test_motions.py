@@ -14,8 +14,7 @@ from scipy.integrate import solve_ivp
 
 from ndae.experiments.cli.options import PROBLEMS as ON_THE_COMMAND_LINE
 from ndae.experiments.problems import names as motions
-from ndae.experiments.problems.library import chaplygin_sleigh as sleigh
-from ndae.experiments.problems.library import robot_arm as arm
+from ndae.experiments.problems.library import chaplygin_sleigh as sleigh, robot_arm as arm
 from ndae.experiments.problems.mechanics import MotionProblem
 from ndae.experiments.problems.trajectories import baselines, split, starts, violations
 from ndae.experiments.runs.config import RunConfig
@@ -117,7 +116,7 @@ def true_motion(problem, n_steps):
 
     return ndae.NeuralMotion(
         problem.constraint.torch(), acting, duration=0.2, n_steps=n_steps, mass=problem.mass,
-        method=ndae.SmoothProjection(tol=1e-12), start_tol=1e-8,
+        method=ndae.methods.SmoothProjection(tol=1e-12), start_tol=1e-8,
     )  # fmt: skip
 
 

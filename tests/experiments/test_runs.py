@@ -54,7 +54,10 @@ def numbers(result: dict) -> dict:
 
 
 def test_configurations_load_without_torch():
-    code = "import sys, ndae.experiments.runs.run as r; r.RunConfig(); print(sorted({'torch', 'jax', 'numpy'} & {*sys.modules}))"
+    code = (
+        "import sys, ndae.experiments.runs.run as r; r.RunConfig(); "
+        "print(sorted({'torch', 'jax', 'numpy'} & {*sys.modules}))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -127,17 +130,17 @@ def test_methods_of_the_paper():
         method = build_method(RunConfig(gamma=3, eta=5, **values) if "gamma" not in values else RunConfig(**values))
         return {type(part): vars(part) for part in getattr(method, "methods", [method])}
 
-    assert list(parts(method="none")) == [ndae.Unconstrained]
-    assert parts(method="auxiliary") == {ndae.Auxiliary: {"eta": 5.0}}
-    assert parts(method="penalty")[ndae.Penalty]["gamma"] == 3.0
-    for method, projection in (("end", ndae.EndProjection), ("smooth", ndae.SmoothProjection)):
+    assert list(parts(method="none")) == [ndae.methods.Unconstrained]
+    assert parts(method="auxiliary") == {ndae.methods.Auxiliary: {"eta": 5.0}}
+    assert parts(method="penalty")[ndae.methods.Penalty]["gamma"] == 3.0
+    for method, projection in (("end", ndae.methods.EndProjection), ("smooth", ndae.methods.SmoothProjection)):
         found = parts(method=method)
-        assert set(found) == {projection, ndae.Penalty, ndae.Auxiliary}
-        assert (found[ndae.Penalty]["gamma"], found[ndae.Auxiliary]["eta"]) == (3.0, 5.0)
+        assert set(found) == {projection, ndae.methods.Penalty, ndae.methods.Auxiliary}
+        assert (found[ndae.methods.Penalty]["gamma"], found[ndae.methods.Auxiliary]["eta"]) == (3.0, 5.0)
         assert set(parts(method=method, gamma=0, eta=0)) == {projection}
-    assert set(parts(method="penalty", gamma=0)) == {ndae.Unconstrained}
-    assert set(parts(method="tangent", gamma=None, eta=None)) == {ndae.Multiplier}
-    assert set(parts(method="tangent")) == {ndae.Multiplier, ndae.Penalty, ndae.Auxiliary}
+    assert set(parts(method="penalty", gamma=0)) == {ndae.methods.Unconstrained}
+    assert set(parts(method="tangent", gamma=None, eta=None)) == {ndae.methods.Multiplier}
+    assert set(parts(method="tangent")) == {ndae.methods.Multiplier, ndae.methods.Penalty, ndae.methods.Auxiliary}
 
 
 def test_methods_of_a_motion():
@@ -145,12 +148,13 @@ def test_methods_of_a_motion():
         model = build_model(tiny(method="multiplier", **values))
         return {type(part) for part in getattr(model.method, "methods", [model.method])}, model.baumgarte
 
-    assert parts() == ({ndae.SmoothProjection}, 0.0)
-    assert parts(stabilisation="ggl") == ({ndae.Multiplier}, 0.0)
-    assert parts(stabilisation="none") == ({ndae.Unconstrained}, 0.0)
+    assert parts() == ({ndae.methods.SmoothProjection}, 0.0)
+    assert parts(stabilisation="ggl") == ({ndae.methods.Multiplier}, 0.0)
+    assert parts(stabilisation="none") == ({ndae.methods.Unconstrained}, 0.0)
     kind, rate = parts(stabilisation="baumgarte")
-    assert kind == {ndae.Unconstrained} and rate > 0
-    assert parts(stabilisation="ggl", gamma=3, eta=5)[0] == {ndae.Multiplier, ndae.Penalty, ndae.Auxiliary}
+    assert kind == {ndae.methods.Unconstrained} and rate > 0
+    of_all = {ndae.methods.Multiplier, ndae.methods.Penalty, ndae.methods.Auxiliary}
+    assert parts(stabilisation="ggl", gamma=3, eta=5)[0] == of_all
     assert build_model(tiny(method="multiplier", dtype="float64")).method.tol < 1e-9
 
 

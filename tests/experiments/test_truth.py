@@ -61,14 +61,14 @@ def motion(problem, force, n_steps=10) -> ndae.NeuralMotion:
     constraint, along = (c if c is None else c.torch() for c in (problem.constraint, problem.velocity_constraint))
     return ndae.NeuralMotion(
         constraint, force, duration=PERIOD, n_steps=n_steps, mass=problem.mass, velocity_constraint=along,
-        method=ndae.SmoothProjection(tol=1e-12),
+        method=ndae.methods.SmoothProjection(tol=1e-12),
     ).double()  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["moving_bead", "sleigh"])
 def test_an_untrained_motion_against_the_reference(name):
     problem = PROBLEMS[name]()
-    model = motion(problem, ndae.MLPForce(problem.nodes, problem.dim, 8))
+    model = motion(problem, ndae.forces.MLPForce(problem.nodes, problem.dim, 8))
     held_out = new_starts(problem, N, 0)
     found = compare(contest_of(model, problem, PERIOD), held_out, TS[-1])
     rollout = found.rollout
@@ -84,9 +84,9 @@ def test_an_untrained_motion_against_the_reference(name):
 def test_times_matter():
     """The true force under constraints at the wrong time is another motion."""
     problem = moving_bead()
-    model = with_true_force(motion(problem, ndae.MLPForce(1, 2, 8)), truth_of(problem).motion)
+    model = with_true_force(motion(problem, ndae.forces.MLPForce(1, 2, 8)), truth_of(problem).motion)
     right = MotionMap(model)
-    assert right.needs_time and not MotionMap(motion(ball(), ndae.MLPForce(1, 3, 8))).needs_time
+    assert right.needs_time and not MotionMap(motion(ball(), ndae.forces.MLPForce(1, 3, 8))).needs_time
     q, v = trajectories(problem, *starts(problem, N, 0, 3), TS)
     ahead, _ = right.advance(q[:, 1], v[:, 1], TS[1])
     np.testing.assert_allclose(ahead, q[:, 2], atol=1e-5)
@@ -97,7 +97,7 @@ def test_times_matter():
 def test_what_drifted_off_is_carried_on():
     """Without stabilisation a motion leaves its constraint, and is compared all the same."""
     problem = ball()
-    model = motion(problem, ndae.MLPForce(1, 3, 8))
+    model = motion(problem, ndae.forces.MLPForce(1, 3, 8))
     q, v = starts(problem, N, 0, 3)
     off, _ = MotionMap(model).advance(1.01 * q, v)
     assert np.isfinite(off).all() and model.start_tol < 1
@@ -107,8 +107,9 @@ def test_what_drifted_off_is_carried_on():
 
 def test_a_network_over_positions_is_compared_too():
     problem = ball()
-    model = ndae.build_network(
-        "mlp", problem.constraint.torch(), ndae.SmoothProjection(), edges=problem.edges, features=6, dim=3, n_layers=2
+    model = ndae.models.build_network(
+        "mlp", problem.constraint.torch(), ndae.methods.SmoothProjection(), edges=problem.edges, features=6, dim=3,
+        n_layers=2,
     )
     held_out = new_starts(problem, N, 0)
     contest = contest_of(model.double().eval(), problem, PERIOD)

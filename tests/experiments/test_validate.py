@@ -61,10 +61,10 @@ def motion(system):
 
 def network(system, method=None, *, seed=0, n_layers=4, dtype=torch.float64, **options):
     """An untrained network over the bodies of a chain."""
-    links = [(ndae.ORIGIN, 0), (0, 1)]
+    links = [(ndae.fields.ORIGIN, 0), (0, 1)]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = ndae.build_network(
+        model = ndae.models.build_network(
             "mlp", system.constraint.torch(), method, edges=links, features=4, dim=2, n_layers=n_layers, **options
         )
     return model.to(dtype).eval()
@@ -98,7 +98,7 @@ def test_the_true_field_has_the_error_of_its_integrator(system, motion, held_out
 
 def test_what_was_learned_does_not_touch_the_true_field(system, motion, held_out):
     """But for the lengths of layers, which weigh the penalty: as strong as in the network."""
-    for method in (None, ndae.SmoothProjection()):
+    for method in (None, ndae.methods.SmoothProjection()):
         one, other = network(system, method), network(system, method, seed=1)
         with torch.no_grad():
             other.log_step.add_(torch.linspace(-1, 1, 4))
@@ -106,7 +106,7 @@ def test_what_was_learned_does_not_touch_the_true_field(system, motion, held_out
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
     q, violations = 1.1 * held_out.q, []
     for change in (0.0, 1.0):
-        model = network(system, ndae.Penalty(3.0))
+        model = network(system, ndae.methods.Penalty(3.0))
         with torch.no_grad():
             model.log_step.add_(change)
         q_after, _ = TrueFieldMap(model, motion, PERIOD).advance(q, held_out.v)
@@ -117,7 +117,7 @@ def test_what_was_learned_does_not_touch_the_true_field(system, motion, held_out
 def test_projections_keep_the_true_field_on_the_constraint(system, motion, held_out):
     q, v = roll_out(TrueFieldMap(network(system, n_layers=1), motion, PERIOD), held_out.q, held_out.v, 5)
     drift = system.constraint.torch().residual(torch.as_tensor(q)).abs().max()
-    projected = TrueFieldMap(network(system, ndae.EndProjection(tol=1e-12), n_layers=1), motion, PERIOD)
+    projected = TrueFieldMap(network(system, ndae.methods.EndProjection(tol=1e-12), n_layers=1), motion, PERIOD)
     q, v = roll_out(projected, held_out.q, held_out.v, 5)
     assert system.constraint.torch().residual(torch.as_tensor(q)).abs().max() < 1e-12 < 1e-7 < drift
     assert np.isfinite(v).all()
@@ -152,14 +152,14 @@ def test_one_period_on_starts_every_time_from_what_is_given(system, motion, refe
 
 
 def test_projections_are_counted(system, motion, held_out):
-    propagator = HorizonMap(network(system, ndae.SmoothProjection(), n_layers=3), motion, PERIOD)
+    propagator = HorizonMap(network(system, ndae.methods.SmoothProjection(), n_layers=3), motion, PERIOD)
     propagator.advance(held_out.q, held_out.v)
     assert (propagator.projections, propagator.unconverged) == (3 * N, 0)
 
 
 def test_models_that_cannot_be_compared_are_refused(system, motion):
-    positions = ndae.build_network(
-        "mlp", system.constraint.torch(), edges=[(ndae.ORIGIN, 0), (0, 1)], features=2, dim=2
+    positions = ndae.models.build_network(
+        "mlp", system.constraint.torch(), edges=[(ndae.fields.ORIGIN, 0), (0, 1)], features=2, dim=2
     )
     with pytest.raises(ValueError, match=r"takes 2 numbers a node and gives 2: .*4 numbers"):
         HorizonMap(positions, motion, PERIOD)
@@ -175,7 +175,7 @@ def test_models_that_cannot_be_compared_are_refused(system, motion):
 @pytest.fixture(scope="module")
 def found(system, held_out):
     """An untrained network against the reference."""
-    return compare(contest_of(network(system, ndae.SmoothProjection()), system, PERIOD), held_out, 0.55)
+    return compare(contest_of(network(system, ndae.methods.SmoothProjection()), system, PERIOD), held_out, 0.55)
 
 
 def test_parts_bound_the_error(found):
@@ -204,7 +204,7 @@ def test_a_network_with_the_true_field_has_learned_everything(system, motion, he
 
 
 def test_a_motion_with_velocities_of_its_own_is_compared_as_it_stands(system, motion, held_out):
-    force = ndae.MLPForce(2, 2, 8)
+    force = ndae.forces.MLPForce(2, 2, 8)
     model = ndae.NeuralMotion(system.constraint.torch(), force, duration=PERIOD, n_steps=8).double()
     untrained = compare(contest_of(model, system, PERIOD), held_out, 0.35)
     rollout = untrained.rollout

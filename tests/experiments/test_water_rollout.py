@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from ndae import EndProjection
 from ndae.experiments.benchmarks import turns, water_cost
 from ndae.experiments.problems.library.water import WaterProblem
 from ndae.experiments.runs.config import RunConfig
@@ -23,6 +22,7 @@ from ndae.experiments.water.measures import (
     temperature_of,
 )
 from ndae.experiments.water.simulate import simulate
+from ndae.methods import EndProjection
 
 pytest.importorskip("openmm", reason="the extra `water` is not installed")
 N = 4

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from ndae import assert_equivariant
 from ndae.experiments.drawing.table import describe_run, make_tables, to_csv
 from ndae.experiments.runs.config import RunConfig
 from ndae.experiments.runs.models import build_model, problem_of
@@ -16,6 +15,7 @@ from ndae.experiments.studies import water_table as water_table
 from ndae.experiments.variants import Variant
 from ndae.experiments.water.simulate import simulate
 from ndae.experiments.water.trajectory import write_extxyz
+from ndae.symmetry import assert_equivariant
 from tests.experiments.command_line import in_process
 
 pytest.importorskip("openmm", reason="the extra `water` is not installed")

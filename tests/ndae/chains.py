@@ -5,7 +5,8 @@ import sympy as sp
 import torch
 from torch import nn
 
-from ndae import ORIGIN, NeuralMotion
+from ndae import NeuralMotion
+from ndae.fields import ORIGIN
 from ndae.forces.potentials import GraphPotential, MLPPotential
 from ndae.symbolic import Function, MechanicalSystem, library
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from ndae import MLPForce, NeuralMotion, SmoothProjection
+from ndae import NeuralMotion
+from ndae.forces import MLPForce
 from ndae.forces.actuation import Damping, InputForce, sampled_inputs
 from ndae.forces.of_system import SystemForce
 from ndae.forces.potentials import GraphPotential, MLPPotential, PotentialForce
+from ndae.methods import SmoothProjection
 from ndae.solvers import integrate
 from ndae.solvers.mechanics.motion_torch import TorchMotion
 from ndae.symbolic import library

@@ -7,17 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from ndae import (
-    EndProjection,
-    MLPField,
-    MLPForce,
-    NeuralDAE,
-    NeuralMotion,
-    Shooting,
-    SmoothProjection,
-    Unconstrained,
-    fit,
-)
+from ndae import NeuralDAE, NeuralMotion, fit
+from ndae.fields import MLPField
+from ndae.forces import MLPForce
+from ndae.methods import EndProjection, SmoothProjection, Unconstrained
+from ndae.models import Shooting
 from ndae.symbolic import library
 from ndae.training.checkpoints import load_checkpoint
 from ndae.training.data_violation import SAMPLES, data_violations

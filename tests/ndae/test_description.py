@@ -81,7 +81,8 @@ def test_what_holds_itself_has_an_end():
     assert any("too deeply nested" in text for text in describe(deep).values())
 
 
-@pytest.mark.parametrize("value", [threading.Lock(), (i for i in range(3)), open, sys.stdout], ids=["lock", "generator", "function", "file"])
+@pytest.mark.parametrize("value", [threading.Lock(), (i for i in range(3)), open, sys.stdout], ids=["lock", "generator",
+"function", "file"])
 def test_what_cannot_be_described_says_so(value):
     if value is open:  # a function of Python's own is known by its name
         assert fingerprint(value)
@@ -96,8 +97,9 @@ from ndae.description import fingerprint
 from symbolic import library
 torch.manual_seed(0)
 chain = library.chain(2, 2).torch()
-print(fingerprint(ndae.build_network("mlp", chain, ndae.Penalty(3.0), edges=[(None, 0), (0, 1)], features=4, dim=2)))
-print(fingerprint(library.chain_pendulum(2)), fingerprint({"b", "a", "c"}), fingerprint(ndae.SystemForce))
+sizes = {"edges": [(None, 0), (0, 1)], "features": 4, "dim": 2}
+print(fingerprint(ndae.models.build_network("mlp", chain, ndae.methods.Penalty(3.0), **sizes)))
+print(fingerprint(library.chain_pendulum(2)), fingerprint({"b", "a", "c"}), fingerprint(ndae.forces.SystemForce))
 """
 
 
@@ -113,7 +115,7 @@ def test_another_process_says_the_same():
 
 def test_e3nn_modules_are_described_in_short():
     water = library.rigid_molecules(2).torch()
-    model = ndae.build_molecular_network(
+    model = ndae.models.build_molecular_network(
         "equivariant-small", water, molecule=("O", "H", "H"), velocity_scale=1.0, n_layers=1
     )
     assert len(describe(model)) < 2000

@@ -6,26 +6,14 @@ import pytest
 import torch
 from e3nn import o3
 
-from ndae import (
-    Auxiliary,
-    EndProjection,
-    EquivariantForce,
-    EquivariantPotential,
-    Multiplier,
-    NeuralDAE,
-    NeuralMotion,
-    Penalty,
-    PotentialForce,
-    SmoothProjection,
-    Unconstrained,
-    assert_equivariant,
-    build_molecular_network,
-    check_equivariance,
-    library,
-)
+from ndae import NeuralDAE, NeuralMotion, library
 from ndae.fields.equivariant import Channels, Convolution, SelfProduct
 from ndae.fields.molecules import Geometry, Molecule
+from ndae.forces import EquivariantForce, EquivariantPotential, PotentialForce
+from ndae.methods import Auxiliary, EndProjection, Multiplier, Penalty, SmoothProjection, Unconstrained
+from ndae.models import build_molecular_network
 from ndae.models.maps import FixedMap
+from ndae.symmetry import assert_equivariant, check_equivariance
 
 WATER = ("O", "H", "H")
 LENGTHS = (0.957, 0.957, 1.513)

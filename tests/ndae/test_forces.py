@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from ndae import ORIGIN, GraphForce, MLPForce, NeuralMotion
+from ndae import NeuralMotion
+from ndae.fields import ORIGIN
+from ndae.forces import GraphForce, MLPForce
 from ndae.symbolic import library
 
 

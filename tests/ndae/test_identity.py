@@ -71,23 +71,23 @@ def motion(
     links=(), hidden=4, depth=1, known=known_force, force=(), further=(), table=(0.0, 1.0), weight=(), g=None, **options
 ) -> nn.Module:
     """All kinds of forces: learned, known as a function, as a table of inputs, and as a system in SymPy."""
-    inputs = ndae.InputForce(ndae.sampled_inputs([0.0, 5.0], table), 2, 2)
+    inputs = ndae.forces.InputForce(ndae.forces.sampled_inputs([0.0, 5.0], table), 2, 2)
     # A mass that is learned is the system's as well, another one is told to the force.
     weight = copy.deepcopy(generated(weight_force, *weight, ("g", g)))
-    forces = [ndae.MLPForce(2, 2, hidden, depth=depth), known(**dict(force)), inputs, weight, *further]
-    options = {"duration": 0.1, "n_steps": 1, "starts": "given", "method": ndae.Penalty(10.0)} | options
+    forces = [ndae.forces.MLPForce(2, 2, hidden, depth=depth), known(**dict(force)), inputs, weight, *further]
+    options = {"duration": 0.1, "n_steps": 1, "starts": "given", "method": ndae.methods.Penalty(10.0)} | options
     return ndae.NeuralMotion(copy.deepcopy(generated(constraint, *links)), forces, **options)
 
 
 def weight_force(g: float | None, mass=1.0, **options) -> nn.Module:
     given = {"mass": None if mass is None else torch.as_tensor(mass), "gravity": g}
     given = {name: value for name, value in given.items() if value is not None}
-    return ndae.SystemForce(library.chain_pendulum(2, **options), given)
+    return ndae.forces.SystemForce(library.chain_pendulum(2, **options), given)
 
 
 def network(links=(), **options) -> nn.Module:
-    options = {"method": ndae.SmoothProjection() + ndae.Auxiliary(1.0), "n_layers": 1} | options
-    return ndae.build_network(
+    options = {"method": ndae.methods.SmoothProjection() + ndae.methods.Auxiliary(1.0), "n_layers": 1} | options
+    return ndae.models.build_network(
         "mlp", copy.deepcopy(generated(constraint, *links)), edges=EDGES, features=4, dim=2, **options
     )
 
@@ -155,10 +155,13 @@ def each(setting: str, *values, path: str | None = None) -> list[tuple[str, dict
 
 
 METHODS = [
-    *(ndae.Penalty(gamma) for gamma in (10.5, 1.0, 9.999999)), ndae.Penalty(10.0, H="gram"), ndae.Unconstrained(),
-    *(ndae.Auxiliary(eta) for eta in (0.1, 1.0)), ndae.EndProjection(), ndae.SmoothProjection(), ndae.Multiplier(),
-    ndae.SmoothProjection(tol=1e-6), ndae.SmoothProjection(max_iterations=7), ndae.Penalty(10.0) + ndae.Auxiliary(2.0),
-    ndae.EndProjection(solver="steepest_descent"), ndae.EndProjection(backward="unrolled"),
+    *(ndae.methods.Penalty(gamma) for gamma in (10.5, 1.0, 9.999999)), ndae.methods.Penalty(10.0, H="gram"),
+    ndae.methods.Unconstrained(),
+    *(ndae.methods.Auxiliary(eta) for eta in (0.1, 1.0)), ndae.methods.EndProjection(), ndae.methods.SmoothProjection(),
+    ndae.methods.Multiplier(),
+    ndae.methods.SmoothProjection(tol=1e-6), ndae.methods.SmoothProjection(max_iterations=7),
+    ndae.methods.Penalty(10.0) + ndae.methods.Auxiliary(2.0),
+    ndae.methods.EndProjection(solver="steepest_descent"), ndae.methods.EndProjection(backward="unrolled"),
 ]  # fmt: skip
 LINKS = [
     (("length", 1.25),), (("length", 0.999),), (("length", (1.0, 2.0)),), (("learn", ("length",)),),
@@ -172,7 +175,7 @@ def _hill(q):
 
 
 def potential(of) -> nn.Module:
-    return ndae.PotentialForce(of)
+    return ndae.forces.PotentialForce(of)
 
 
 WEIGHTS = [("mass", 2.0), ("mass", (1.0, 3.0)), ("gravity", 1.62), ("length", 2.0)]
@@ -189,8 +192,8 @@ OF_MOTIONS = [
     *each("hidden", 5, 8, path="model.force"), *each("depth", 2, path="model.force"),
     *each("force", (("k", 2.0),), (("k", -1.0),), (("drag", 0.2),), (("drag", 0.0),), path="model.force"),
     *each("known", another_force, lambda: of_a_global, path="model.force"),
-    *each("further", (ndae.Damping(2, 2),), (lambda t, y: 0 * y[..., :2],), path="model.force"),
-    *each("further", (potential(ndae.MLPPotential(2, 2, 3)),), (potential(_hill),), path="model.force"),
+    *each("further", (ndae.forces.Damping(2, 2),), (lambda t, y: 0 * y[..., :2],), path="model.force"),
+    *each("further", (potential(ndae.forces.MLPPotential(2, 2, 3)),), (potential(_hill),), path="model.force"),
     *each("table", (0.0, 1.5), (0.0, 1.0000001), ((0.0, 1.0), (1.0, 0.0)), path="model.force"),
     *each("weight", *((part,) for part in WEIGHTS), path="model.force"),
     *each("g", 1.62, 9.81001, path="model.force"),
@@ -260,7 +263,8 @@ def _two_groups(parameters):
 OPTIMIZERS = [
     by("Adam"), by("Adam", betas=(0.9, 0.99)), by("Adam", eps=1e-6), by("Adam", weight_decay=0.1), by("AdamW"),
     by("Adam", amsgrad=True), by("SGD"), by("SGD", momentum=0.9), by("SGD", momentum=0.9, nesterov=True),
-    by("RMSprop"), by("RMSprop", alpha=0.9), ndae.lbfgs(), ndae.lbfgs(1e4), ndae.lbfgs(max_iter=3), _two_groups,
+    by("RMSprop"), by("RMSprop", alpha=0.9), ndae.training.lbfgs(), ndae.training.lbfgs(1e4),
+    ndae.training.lbfgs(max_iter=3), _two_groups,
 ]  # fmt: skip
 OF_FIT = [
     *({"seed": seed} for seed in (0, 1, 4)), *({"batch_size": size} for size in (1, 3, 8)),

@@ -8,7 +8,9 @@ import torch
 from scipy.optimize import least_squares
 from torch import nn
 
-from ndae import NeuralMotion, Shooting, SystemForce, fit
+from ndae import NeuralMotion, fit
+from ndae.forces import SystemForce
+from ndae.models import Shooting
 from ndae.symbolic import library
 from ndae.training import optimizers as lbfgs
 from ndae.training.checkpoints import load_checkpoint

@@ -5,7 +5,8 @@ import pytest
 import sympy as sp
 import torch
 
-from ndae import NeuralMotion, PotentialForce, SystemForce, fit
+from ndae import NeuralMotion, fit
+from ndae.forces import PotentialForce, SystemForce
 from ndae.forces.networks import SumForce
 from ndae.symbolic import Function, MechanicalSystem, library, point
 from ndae.training import optimizers as lbfgs

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from ndae import Auxiliary, EndProjection, Multiplier, NeuralMotion, Penalty, SmoothProjection, Unconstrained, fit
+from ndae import NeuralMotion, fit
+from ndae.methods import Auxiliary, EndProjection, Multiplier, Penalty, SmoothProjection, Unconstrained
 from ndae.solvers import reference_solution
 from ndae.solvers.mechanics.motion_torch import TorchMotion
 from ndae.symbolic import library

@@ -6,8 +6,9 @@ import sympy as sp
 import torch
 from torch import nn
 
-from ndae import Constraint, NeuralMotion, SmoothProjection, Unconstrained, fit, solve_dae
+from ndae import Constraint, NeuralMotion, fit, solve_dae
 from ndae.forces.masses import Masses
+from ndae.methods import SmoothProjection, Unconstrained
 from ndae.symbolic import DAESystem, library
 from tests.ndae.test_motion import LENGTHS, MASSES, SYSTEM, Weight, motion, reference, states
 
@@ -268,7 +269,7 @@ def test_constraints_that_are_redundant_at_a_start_are_refused_by_number():
 
 
 def test_constraints_and_methods_that_do_not_fit_are_refused():
-    from ndae import Penalty
+    from ndae.methods import Penalty
 
     with pytest.raises(ValueError, match="without any constraint"):
         NeuralMotion(None, downhill, duration=0.1)

@@ -4,19 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from ndae import (
-    Auxiliary,
-    Combined,
-    EndProjection,
-    MimeticField,
-    Multiplier,
-    NeuralDAE,
-    Penalty,
-    SmoothProjection,
-    Unconstrained,
-    build_network,
-)
-from ndae.fields import ORIGIN
+from ndae import NeuralDAE
+from ndae.fields import ORIGIN, MimeticField
+from ndae.methods import Auxiliary, Combined, EndProjection, Multiplier, Penalty, SmoothProjection, Unconstrained
+from ndae.models import build_network
 from ndae.symbolic import library
 
 EDGES = [(ORIGIN, 0), (0, 1), (1, 2)]

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from ndae import ORIGIN, NeuralMotion, SmoothProjection, Unconstrained
+from ndae import NeuralMotion
+from ndae.fields import ORIGIN
 from ndae.forces.actuation import Damping, InputForce, sampled_inputs
 from ndae.forces.of_system import SystemForce
 from ndae.forces.potentials import GraphPotential, MLPPotential, PotentialForce
+from ndae.methods import SmoothProjection, Unconstrained
 from ndae.symbolic import library
 from tests.ndae.chains import (
     LINKS,

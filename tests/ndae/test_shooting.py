@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from ndae import NeuralMotion, Unconstrained, fit
+from ndae import NeuralMotion, fit
+from ndae.methods import Unconstrained
 from ndae.models.shooting import Shooting
 from ndae.solvers import reference_solution
 from ndae.symbolic import library

@@ -8,20 +8,12 @@ import pytest
 import torch
 
 import ndae
-from ndae import (
-    Auxiliary,
-    EquivariantPotential,
-    Multiplier,
-    NeuralMotion,
-    PairPotential,
-    Penalty,
-    PotentialForce,
-    SmoothProjection,
-    SoftConstraint,
-    assert_equivariant,
-)
+from ndae import NeuralMotion
+from ndae.forces import EquivariantPotential, PairPotential, PotentialForce, SoftConstraint
+from ndae.methods import Auxiliary, Multiplier, Penalty, SmoothProjection
 from ndae.solvers.depth.velocity_verlet import velocity_verlet_step
 from ndae.symbolic import library
+from ndae.symmetry import assert_equivariant
 
 WATER = ("O", "H", "H")
 MASS = [15.999, 1.008, 1.008]
@@ -312,4 +304,4 @@ def test_choices_that_exclude_each_other_are_refused(options, message):
 def test_velocity_verlet_is_refused_with_multipliers():
     with pytest.raises(ValueError, match="multipliers=False"):
         NeuralMotion(library.chain(2).torch(), lambda t, y: y, duration=1.0, integrator="velocity_verlet")
-    assert ndae.SoftConstraint is SoftConstraint
+    assert ndae.forces.SoftConstraint is SoftConstraint

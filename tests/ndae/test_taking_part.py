@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from ndae import MLPForce, NeuralMotion, Penalty, PotentialForce, SystemForce, fit
+from ndae import NeuralMotion, fit
+from ndae.forces import MLPForce, PotentialForce, SystemForce
 from ndae.forces.actuation import InputForce
+from ndae.methods import Penalty
 from ndae.symbolic import library
 from ndae.training.evaluation import Data
 from ndae.training.taking_part import check_taking_part

@@ -90,8 +90,8 @@ def test_numbers_that_are_none_are_named(tmp_path, options):
 @pytest.mark.parametrize("rate", [1e30, 1e300])
 def test_a_learning_rate_beyond_reason_is_named(tmp_path, rate):
     """The closing map is orthonormal by a factorisation, which fails on weights of 1e30 before anything is infinite."""
-    model = ndae.build_network(
-        "mlp", library.chain(3, 2).torch(), ndae.SmoothProjection(), edges=[(None, 0), (0, 1), (1, 2)],
+    model = ndae.models.build_network(
+        "mlp", library.chain(3, 2).torch(), ndae.methods.SmoothProjection(), edges=[(None, 0), (0, 1), (1, 2)],
         features=4, dim=2, n_layers=1,
     )  # fmt: skip
     with pytest.raises(NonFiniteError, match=r"at epoch 1, step 2: .*smaller learning_rate"):

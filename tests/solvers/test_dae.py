@@ -262,7 +262,7 @@ def test_absolute_tolerances_by_name():
 
 def test_public_names():
     assert ndae.solve_dae is solve_dae
-    assert ndae.Baumgarte is Baumgarte
+    assert ndae.solvers.Baumgarte is Baumgarte
     assert {"dae_flow", "ConsistentStart", "GGL", "consistent_initial_condition", "solve_ida"} <= set(dir(ndae))
 
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from ndae.solvers import ReferenceSolveError, consistent_initial_condition, reference_solution, solve_dae
-from ndae.solvers.dae import leading
-from ndae.solvers.dae import solve as dae
+from ndae.solvers.dae import leading, solve as dae
 from ndae.solvers.dae.solve_torch import solve_torch
 from ndae.symbolic import library
 from ndae.symbolic.forms.functions import ReducedFunctions

@@ -5,8 +5,7 @@ import itertools
 import pytest
 import sympy as sp
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from ndae.solvers.manifold.cyclic_reduction import CyclicReduction
 from ndae.solvers.manifold.gram import (

@@ -11,8 +11,7 @@ from random import Random
 import numpy as np
 import pytest
 import sympy as sp
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from ndae.solvers.dae.solve import solve_dae
 from ndae.symbolic.expressions.derivatives import dot

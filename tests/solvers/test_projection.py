@@ -7,8 +7,7 @@ import pytest
 import scipy.optimize
 import sympy as sp
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from ndae.solvers import ProjectionError, project
 from ndae.symbolic import Function, library

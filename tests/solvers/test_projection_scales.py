@@ -5,8 +5,7 @@ import pytest
 import scipy.optimize
 import sympy as sp
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from ndae.solvers import project
 from ndae.symbolic import ANCHOR, Constraint, norm, point

@@ -6,7 +6,8 @@ import sympy as sp
 import torch
 
 from ndae.symbolic.expressions.derivatives import dot
-from ndae.symbolic.forms.reduced import Block, ReducedSystem
+from ndae.symbolic.forms.reduced import ReducedSystem
+from ndae.symbolic.forms.reduced_equations import Block
 from ndae.symbolic.systems.system import DAESystem
 
 BACKENDS = ("numpy", "jax", "torch")

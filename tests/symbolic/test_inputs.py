@@ -27,7 +27,7 @@ def test_iterators_are_read_once():
 
 def test_arrays_stay_the_users():
     length, ts, values = np.array([1.0, 2.0]), np.array([0.0, 1.0]), np.array([[1.0], [3.0]])
-    chain, inputs = library.chain(2, length=length), ndae.sampled_inputs(ts, values)
+    chain, inputs = library.chain(2, length=length), ndae.forces.sampled_inputs(ts, values)
     compiled = {backend: getattr(chain, backend)() for backend in ("numpy", "torch")}
     q = np.array([0.0, -1.0, 0.0, -3.0])
     length *= 9
@@ -75,7 +75,7 @@ def test_empty_batches(backend):
 def test_integration_of_an_empty_batch():
     y0, t = torch.zeros(0, 4), torch.tensor([0.0, 1.0])
     for method in ("classical_rk4", "dopri5"):
-        assert ndae.integrate(lambda t, y: -y, y0, t, method=method).shape == (0, 2, 4)
+        assert ndae.solvers.integrate(lambda t, y: -y, y0, t, method=method).shape == (0, 2, 4)
 
 
 def test_what_is_interrupted_leaves_nothing_behind():

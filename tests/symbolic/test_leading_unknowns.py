@@ -5,16 +5,15 @@ import numpy as np
 import pytest
 import sympy as sp
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from ndae.symbolic import library
-from ndae.symbolic.backends import vector_jax, vector_torch
-from ndae.symbolic.backends import vector_numpy as vector_backends
+from ndae.symbolic.backends import vector_jax, vector_numpy as vector_backends, vector_torch
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.forms.functions import ReducedFunctions
 from ndae.symbolic.forms.leading import LeadingFunction
-from ndae.symbolic.forms.reduced import Block, ReducedSystem
+from ndae.symbolic.forms.reduced import ReducedSystem
+from ndae.symbolic.forms.reduced_equations import Block
 from ndae.symbolic.systems.system import DAESystem
 from tests.symbolic.reduced_cases import (
     BACKENDS,

@@ -3,8 +3,7 @@
 import numpy as np
 import sympy as sp
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from ndae.symbolic import ANCHOR, Function, point
 

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 import sympy as sp
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from ndae.symbolic.backends import vector_jax, vector_torch
-from ndae.symbolic.backends import vector_numpy as vector_backends
+from ndae.symbolic.backends import vector_jax, vector_numpy as vector_backends, vector_torch
 from ndae.symbolic.functions.vector_function import VectorFunction
 
 x, y, z, t = sp.symbols("x y z t")

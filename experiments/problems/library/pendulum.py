@@ -1,4 +1,4 @@
-"""The paper's pendulum as a problem to learn: data, split and predictors to beat are those of ndae.experiments.problems.pendulum_data."""
+"""The paper's pendulum as a problem to learn: data, split and predictors to beat are those of `pendulum_data`."""
 
 from functools import cached_property
 

@@ -19,7 +19,8 @@ _NETWORKS = ("equivariant-small", "equivariant", "molecular")
 class WaterProblem(LearningProblem):
     """The paper's water, 32 molecules of section 3.2 or `n_molecules`, simulated; or the trajectory in a file.
 
-    `trajectory_file`, `frame_step` (fs): see ndae.experiments.water.trajectory; `of` finds how many molecules are in it.
+    `trajectory_file`, `frame_step` (fs): see ndae.experiments.water.trajectory; `of` finds how many molecules are in
+    it.
     """
 
     name, title, network = "water", "Water molecules at 300 K", "equivariant-small"

@@ -1,0 +1,40 @@
+from . import (
+    experiments as experiments,
+    fields as fields,
+    forces as forces,
+    methods as methods,
+    models as models,
+    solvers as solvers,
+    symbolic as symbolic,
+    symmetry as symmetry,
+    training as training,
+)
+from .models.neural_dae import NeuralDAE as NeuralDAE
+from .models.neural_motion import NeuralMotion as NeuralMotion
+from .solvers.consistent import consistent_initial_condition as consistent_initial_condition
+from .solvers.dae.flow import dae_flow as dae_flow
+from .solvers.dae.solve import solve_dae as solve_dae
+from .solvers.dae.solve_torch import solve_torch as solve_torch
+from .solvers.dae.start import ConsistentStart as ConsistentStart
+from .solvers.errors import IntegrationError as IntegrationError, ProjectionError as ProjectionError
+from .solvers.manifold.projection import project as project
+from .solvers.mechanics.reference import reference_solution as reference_solution
+from .solvers.outside.ida import solve_ida as solve_ida
+from .solvers.outside.radau import solve_radau as solve_radau
+from .solvers.solution import ReferenceSolveError as ReferenceSolveError, Solution as Solution
+from .symbolic import library as library
+from .symbolic.expressions.derivatives import dot as dot
+from .symbolic.expressions.points import (
+    ANCHOR as ANCHOR,
+    norm as norm,
+    point as point,
+)
+from .symbolic.functions.constraint import Constraint as Constraint
+from .symbolic.functions.function import Function as Function
+from .symbolic.reduction.graphs import StructureError as StructureError
+from .symbolic.systems.of_points import MechanicalSystem as MechanicalSystem
+from .symbolic.systems.system import DAESystem as DAESystem
+from .training.evaluation import evaluate as evaluate
+from .training.fit import fit as fit
+
+__version__: str

@@ -1,0 +1,6 @@
+"""`python -m ndae`: the command `ndae`."""
+
+from ndae.experiments.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+from .checkpoints import CheckpointError as CheckpointError, load_weights as load_weights
+from .evaluation import evaluate as evaluate
+from .fit import TrainingResult as TrainingResult, fit as fit
+from .history import NonFiniteError as NonFiniteError
+from .optimizers import lbfgs as lbfgs

@@ -1,0 +1,25 @@
+from .consistent import consistent_initial_condition as consistent_initial_condition
+from .dae.flow import FlowResult as FlowResult, dae_flow as dae_flow
+from .dae.formulations import (
+    GGL as GGL,
+    Baumgarte as Baumgarte,
+    Plain as Plain,
+    Projected as Projected,
+)
+from .dae.solve import solve_dae as solve_dae
+from .dae.solve_torch import solve_torch as solve_torch
+from .dae.start import ConsistentStart as ConsistentStart
+from .depth.classical_rk4 import classical_rk4_step as classical_rk4_step
+from .depth.integrate import integrate as integrate
+from .errors import IntegrationError as IntegrationError, ProjectionError as ProjectionError
+from .manifold.penalty import stabilisation as stabilisation, stabilisation_latent as stabilisation_latent
+from .manifold.projection import (
+    Projection as Projection,
+    project as project,
+    project_latent as project_latent,
+)
+from .mechanics.reference import reference_solution as reference_solution
+from .outside.ida import solve_ida as solve_ida
+from .outside.implicit_solve import MissingExtraError as MissingExtraError
+from .outside.radau import solve_radau as solve_radau
+from .solution import ReferenceSolveError as ReferenceSolveError, Solution as Solution

@@ -9,7 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 import lazy_loader
 
 # The names are those of `__init__.pyi`, each loaded when it is first used: torch and JAX take seconds.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str):
+    if name not in __all__:
+        raise AttributeError(f"ndae has no {name!r}; it has {', '.join(sorted(__all__))}")
+    return _load(name)
+
 
 try:
     __version__ = version("ndae")

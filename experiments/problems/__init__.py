@@ -1,7 +1,6 @@
-"""Problems to cross-check solvers on: standard ones by name, a user's own from a file."""
+"""Problems: standard ones by name, a user's own from a file."""
 
-from ndae.experiments.problems.json_file import ProblemFileError, problem_from_text, read_problem
-from ndae.experiments.problems.loading import load_problem, problem_names
-from ndae.experiments.problems.problem import Problem
+import lazy_loader
 
-__all__ = ["Problem", "ProblemFileError", "load_problem", "problem_from_text", "problem_names", "read_problem"]
+# The names are those of `__init__.pyi`, each loaded when it is first used: torch and JAX take seconds.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -119,7 +119,7 @@ def build_model(config: Learned, n_steps: int) -> "NeuralMotion":
 def learn(config: Learned, out: Path) -> tuple["nn.Module", dict[str, Any]]:
     """The force of a potential, trained under `out` or read from there, and what training said."""
     import ndae
-    from ndae.training import optimizers as lbfgs
+    from ndae.training.optimizers import lbfgs
 
     data = pendulum.pendulum_data(config.n_train, config.horizon, config.seed)
     weights, seconds = None, 0.0

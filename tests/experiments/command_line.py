@@ -9,7 +9,7 @@ from ndae.experiments.cli import commands as cli
 
 def ndae(*arguments, cwd=None, env=None):
     """Run the command in a process of its own."""
-    command = [sys.executable, "-m", "ndae.experiments.cli.commands", *map(str, arguments)]
+    command = [sys.executable, "-m", "ndae", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": os.getcwd()} | (env or {})
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
 

@@ -18,7 +18,7 @@ HEAVY = ("torch", "lightning", "jax", "diffrax", "matplotlib", "sympy", "numpy",
 def loaded(*arguments):
     """Which heavy packages a command imports."""
     code = (
-        "import sys\nfrom experiments import cli\n"
+        "import sys\nfrom ndae.experiments.cli import commands as cli\n"
         f"cli.run({list(arguments)!r})\n"
         f"print('loaded', *[name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     )
@@ -154,7 +154,7 @@ def test_an_interrupt_is_130(capsys, monkeypatch, ending):
 def test_a_reader_that_leaves_early_is_no_error(tmp_path):
     write_record(record(PAPERS[0]), tmp_path / "a.json")
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
-    command = f"{sys.executable} -u -m ndae.experiments.cli.commands table {tmp_path} | true; echo ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -u -m ndae table {tmp_path} | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, timeout=60)
     assert done.stdout.strip() == "0"
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr

@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_is_one_line(capsys, workplace):
 def test_an_interrupted_run_goes_on(capsys, workplace):
     folder = workplace / "interrupted"
     long = ("pendulum", "--network", "mlp", "--n-train", 20, "--epochs", 100_000, "--out", folder)
-    command = [sys.executable, "-m", "ndae.experiments.cli.commands", "train", *map(str, long)]
+    command = [sys.executable, "-m", "ndae", "train", *map(str, long)]
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
 
     def listening():

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from ndae.experiments.drawing.of_study import write_results, write_sweep
-from ndae.experiments.runs import study as compare
+from ndae.experiments.drawing.of_study import write_curves_of, write_results, write_sweep
 from ndae.experiments.runs.records import read_records
 from ndae.experiments.runs.study import Study, run_study, sweep_variants, train_one
 from ndae.experiments.terminal import UserError
@@ -129,7 +128,7 @@ def drawn(monkeypatch):
 
 
 def test_figure_4_has_projections_alone_and_figure_5_with_their_helpers(drawn, tmp_path):
-    compare.write_curves_of([record(variant) for variant in PAPERS + ALONE], tmp_path)
+    write_curves_of([record(variant) for variant in PAPERS + ALONE], tmp_path)
     shared = ["No constraint", "Auxiliary loss η=10", "Penalty γ=10"]
     assert drawn["figure4.png"] == [*shared, "End projection alone", "Smooth projection alone"]
     assert drawn["figure5.png"] == [*shared, "End projection γ,η=10", "Smooth projection γ,η=10"]
@@ -137,7 +136,7 @@ def test_figure_4_has_projections_alone_and_figure_5_with_their_helpers(drawn, t
 
 def test_multipliers_are_in_both_figures_behind_the_projections(drawn, tmp_path):
     multipliers = (Variant("multiplier"), Variant("multiplier", stabilisation="ggl"))
-    compare.write_curves_of([record(variant) for variant in (*multipliers, *PAPERS, ALONE[1])], tmp_path)
+    write_curves_of([record(variant) for variant in (*multipliers, *PAPERS, ALONE[1])], tmp_path)
     assert drawn["figure5.png"][-3:] == ["Smooth projection γ,η=10", "Multiplier", "Multiplier GGL"]
     assert set(drawn["figure4.png"][-3:]) == {"Smooth projection alone", "Multiplier", "Multiplier GGL"}
 
@@ -163,7 +162,7 @@ def test_what_a_study_sets_reaches_its_runs(made, tmp_path):
 
 
 def test_figures_of_several_settings_do_not_overwrite_each_other(drawn, tmp_path):
-    compare.write_curves_of([record(PAPERS[0]), record(PAPERS[0], n_train=1000)], tmp_path)
+    write_curves_of([record(PAPERS[0]), record(PAPERS[0], n_train=1000)], tmp_path)
     assert len(drawn) == 2
 
 

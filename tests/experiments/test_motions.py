@@ -54,7 +54,7 @@ def ball() -> MotionProblem:
 @pytest.fixture
 def bead(monkeypatch):
     """The bead as if it had a file among the others."""
-    monkeypatch.setitem(sys.modules, "ndae.experiments.problems.names.ball", types.SimpleNamespace(PROBLEM=ball()))
+    monkeypatch.setitem(sys.modules, "ndae.experiments.problems.library.ball", types.SimpleNamespace(PROBLEM=ball()))
     monkeypatch.setattr(motions, "PROBLEMS", (*motions.PROBLEMS, "ball"))
     return motions.find("ball")
 
@@ -254,7 +254,7 @@ def test_a_problem_of_ones_own_runs_by_every_method(bead, tmp_path):
 
 BEAD = """
 import sympy as sp
-from experiments.motion_problem import MotionProblem
+from ndae.experiments.problems.mechanics import MotionProblem
 
 q, v = sp.symbols("x y", real=True), sp.symbols("u w", real=True)
 problem = MotionProblem(

@@ -119,7 +119,7 @@ def test_a_file_that_is_not_there(name):
         ("\n1 / 0\n", r"mine\.py: line 2, ZeroDivisionError: division by zero"),
         ("import absent_package\n", r"mine\.py: line 1, ModuleNotFoundError"),
         ("other = 1\n", r"mine\.py defines no `problem`: write `problem = Problem\("),
-        ("problem = 3\n", r"`problem` of .*mine\.py is of type int: give an experiments\.problems\.Problem"),
+        ("problem = 3\n", r"`problem` of .*mine\.py is of type int: give an ndae\.experiments\.problems\.Problem"),
     ],
 )
 def test_a_python_file_that_gives_no_problem(text, said, tmp_path):

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from ndae.experiments.paper import PAPER_TABLE_1
-from ndae.experiments.runs import records
 from ndae.experiments.runs.records import Spread, group, read_record, read_records, read_run, record_name, write_record
 from ndae.experiments.variants import FORCES, STABILISATIONS, Variant
 from tests.experiments.records_for_tests import ALONE, PAPERS, record, write_run
 
-RESULTS = Path(records.__file__).parent / "results"
+RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 
 
 def test_variant_keeps_only_strengths_its_method_uses():

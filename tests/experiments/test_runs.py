@@ -19,6 +19,7 @@ from ndae.experiments.runs import run as runs
 from ndae.experiments.runs.config import RunConfig
 from ndae.experiments.runs.models import build_method, build_model
 from ndae.experiments.runs.run import load_model, run
+from ndae.experiments.variants import STRENGTHS
 from ndae.training.checkpoints import CheckpointError, load_checkpoint
 from tests.killable import start
 
@@ -46,8 +47,8 @@ def tiny(**changes) -> RunConfig:
 
 
 def numbers(result: dict) -> dict:
-    """A result without the times it took."""
-    return {name: value for name, value in result.items() if name not in ("train_seconds", "step_ms")}
+    """A result without the times it took, and without its digest, which is of these as well."""
+    return {name: value for name, value in result.items() if name not in ("train_seconds", "step_ms", "sha256")}
 
 
 # --- configurations --------------------------------------------------------------------------------------------------
@@ -189,7 +190,7 @@ def made(tmp_path_factory):
     folder, results = tmp_path_factory.mktemp("runs"), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pendulum, "simulate", swinging)
-        for method in (name for name in runs.STRENGTHS if name != "soft"):  # the pendulum's links are rigid
+        for method in (name for name in STRENGTHS if name != "soft"):  # the pendulum's links are rigid
             results[method] = run(tiny(method=method), folder / method, progress=False)
     return folder, results
 

@@ -108,7 +108,7 @@ class Pairs(LearningProblem):
 def pairs():
     """The pairs as if they had a file among the other problems."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "ndae.experiments.problems.names.pairs", types.SimpleNamespace(PROBLEM=Pairs()))
+        patch.setitem(sys.modules, "ndae.experiments.problems.library.pairs", types.SimpleNamespace(PROBLEM=Pairs()))
         patch.setattr(motions, "PROBLEMS", (*motions.PROBLEMS, "pairs"))
         yield find("pairs")
 

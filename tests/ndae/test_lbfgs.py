@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ndae.training import optimizers as lbfgs
+from ndae.training.optimizers import lbfgs
 
 
 def test_it_goes_on_where_the_plain_one_stops():

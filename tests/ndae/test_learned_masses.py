@@ -9,7 +9,7 @@ from ndae import NeuralMotion, fit
 from ndae.forces import PotentialForce, SystemForce
 from ndae.forces.networks import SumForce
 from ndae.symbolic import Function, MechanicalSystem, library, point
-from ndae.training import optimizers as lbfgs
+from ndae.training.optimizers import lbfgs
 
 SYSTEM = library.chain_pendulum(2, [1.0, 0.8], [1.0, 3.0])
 LINKS = SYSTEM.constraint

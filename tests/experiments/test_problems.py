@@ -15,8 +15,8 @@ from tests.experiments.command_line import in_process
 
 MODULE = """
 import sympy as sp
-from experiments.problems import Problem
-from symbolic import DAESystem, dot
+from ndae.experiments.problems import Problem
+from ndae.symbolic import DAESystem, dot
 
 x = sp.Symbol("x")
 {name} = {value}

@@ -94,7 +94,7 @@ def test_what_cannot_be_described_says_so(value):
 SCRIPT = """
 import torch, ndae
 from ndae.description import fingerprint
-from symbolic import library
+from ndae.symbolic import library
 torch.manual_seed(0)
 chain = library.chain(2, 2).torch()
 sizes = {"edges": [(None, 0), (0, 1)], "features": 4, "dim": 2}

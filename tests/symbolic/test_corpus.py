@@ -21,8 +21,8 @@ BASE = {
 
 READ = """
 import builtins, json, os, sys
-from experiments.problems import problem_from_text
-from symbolic import parse_expression
+from ndae.experiments.problems import problem_from_text
+from ndae.symbolic import parse_expression
 
 expressions, files, names = json.load(open(sys.argv[1]))
 calls, events, armed = [], [], False

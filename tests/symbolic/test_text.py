@@ -122,7 +122,7 @@ STANDALONE = """
     assert not {"symbolic", "jaxtyping"} & set(sys.modules), "imported the package"
     assert backend == "torch" or "sympy" not in sys.modules
     text = open(sys.argv[2] + "/saved.py").read()
-    assert "import sympy" not in text and "import symbolic" not in text and "from symbolic" not in text
+    assert "import sympy" not in text and "import ndae" not in text and "from ndae" not in text
 """
 
 
@@ -163,7 +163,7 @@ def test_importing_and_printing_load_neither_torch_nor_jax():
         start = time.perf_counter()
         import sympy
         after_sympy = time.perf_counter() - start
-        from symbolic import Constraint, parse_expression
+        from ndae.symbolic import Constraint, parse_expression
         f = Constraint([parse_expression("sqrt(x**2 + y**2) - 1", ["x", "y"])], sympy.symbols("x y"))
         text = f.describe(2) + f.source("torch", 2) + f.source("jax") + f.source("numpy")
         assert not {"torch", "jax", "jaxlib", "lightning", "diffrax"} & set(sys.modules)

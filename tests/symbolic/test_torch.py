@@ -199,7 +199,7 @@ def test_source_does_not_grow_and_five_thousand_instances_compile_as_fast_as_one
 
 COMPILED = """
     import sys, torch
-    from symbolic import library
+    from ndae.symbolic import library
     from tests.symbolic.cases import CASES
     backend, names = sys.argv[1], sys.argv[2:]
     for name in names:

@@ -3,9 +3,6 @@
 import os
 import sys
 
-# The packages whose own exceptions are written for users to read.
-_OURS = ("symbolic", "solvers", "ndae", "experiments")
-
 
 class UserError(Exception):
     """An error the user can mend; its text is the line they see."""
@@ -27,7 +24,8 @@ def note(text: str) -> None:
 
 def is_users(error: BaseException) -> bool:
     """Whether `error` is one that a user can cause and mend, as against a mistake in the program."""
-    ours = type(error).__module__.split(".")[0] in _OURS
+    # Exceptions of the package's own are written for users to read.
+    ours = type(error).__module__.split(".")[0] == "ndae"
     return ours or isinstance(error, ValueError | OSError)
 
 

@@ -116,7 +116,7 @@ class History:
             return None
         difference = self.last_errors - self.best_errors
         mean, error = float(difference.mean()), float(difference.std()) / math.sqrt(len(difference))
-        if mean > 2 * error or last.train_loss > (1 - LATER_GAIN) * best.train_loss:
+        if not difference.any() or mean > 2 * error or last.train_loss > (1 - LATER_GAIN) * best.train_loss:
             return None
         return (
             f"epoch {best.epoch} of {last.epoch} has the smallest validation error, by chance as far as can be told: "

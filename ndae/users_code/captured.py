@@ -12,7 +12,7 @@ from torch import Tensor, nn
 # Functions and objects of these are not looked into: what a user wants trained is not there.
 _LIBRARIES = {
     "builtins", "collections", "functools", "jax", "jaxtyping", "lightning", "math", "numpy", "operator", "scipy",
-    "sympy", "symbolic", "torch", "torchdiffeq",
+    "sympy", "torch", "torchdiffeq",
 }  # fmt: skip
 _DEPTH = 8
 
@@ -112,7 +112,8 @@ def _named(slots: Any) -> tuple[str, ...]:
 
 
 def _is_of_library(module: str | None) -> bool:
-    return (module or "").partition(".")[0] in _LIBRARIES
+    module = module or ""
+    return module.partition(".")[0] in _LIBRARIES or module.startswith("ndae.symbolic")
 
 
 def _is_being_made(module: Any) -> bool:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_OWN_ROOMS = {"ndae", "solvers", "symbolic"}
+# Problems are made there as a user makes them.
+_AS_A_USERS = "ndae.experiments"
 
 
 @functools.cache
@@ -23,7 +24,9 @@ def _installed() -> tuple[Path, ...]:
 def is_library(module: str) -> bool:
     """Whether a module is of the standard library, an installed package or this project, not the user's."""
     root = module.partition(".")[0]
-    if root in _OWN_ROOMS or root in sys.stdlib_module_names - {"__main__"} or root in sys.builtin_module_names:
+    if root == "ndae" and not f"{module}.".startswith(f"{_AS_A_USERS}."):
+        return True
+    if root in sys.stdlib_module_names - {"__main__"} or root in sys.builtin_module_names:
         return True
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None:

@@ -6,10 +6,10 @@ The nouns and verbs are here, each loaded when it is first used; the rest stands
 
 from importlib.metadata import PackageNotFoundError, version
 
-import lazy_loader
+from ndae.solvers.faces import face
 
 # The names are those of `__init__.pyi`, each loaded when it is first used: torch and JAX take seconds.
-_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_load, __dir__, __all__ = face(__name__, __file__)
 
 
 def __getattr__(name: str):

@@ -31,6 +31,7 @@ from .symbolic.expressions.points import (
 )
 from .symbolic.functions.constraint import Constraint as Constraint
 from .symbolic.functions.function import Function as Function
+from .symbolic.ground.extras import MissingExtraError as MissingExtraError
 from .symbolic.reduction.graphs import StructureError as StructureError
 from .symbolic.systems.of_points import MechanicalSystem as MechanicalSystem
 from .symbolic.systems.system import DAESystem as DAESystem

@@ -1,6 +1,6 @@
 """Projection, stabilisation, integration and reference solutions."""
 
-import lazy_loader
+from ndae.solvers.faces import face
 
 # The names are those of `__init__.pyi`, each loaded when it is first used: torch and JAX take seconds.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = face(__name__, __file__)

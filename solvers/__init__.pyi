@@ -20,6 +20,5 @@ from .manifold.projection import (
 )
 from .mechanics.reference import reference_solution as reference_solution
 from .outside.ida import solve_ida as solve_ida
-from .outside.implicit_solve import MissingExtraError as MissingExtraError
 from .outside.radau import solve_radau as solve_radau
 from .solution import ReferenceSolveError as ReferenceSolveError, Solution as Solution

@@ -16,9 +16,9 @@ from ndae.experiments.problems import Problem
 from ndae.experiments.problems.library.robot_arm import PROBLEM as ROBOT_ARM
 from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.errors import ProjectionError
-from ndae.solvers.outside.implicit_solve import MissingExtraError
 from ndae.symbolic import Constraint, DAESystem, VectorFunction, dot, library
 from ndae.symbolic.forms.implicit_form import implicit_form
+from ndae.symbolic.ground.extras import MissingExtraError
 from tests.solvers.dae_cases import hanging, pendulum
 
 TS = np.linspace(0, 1, 5)
@@ -135,7 +135,7 @@ def test_outcomes_and_errors(solved, copied):
     assert copied(start).as_dict() == start.as_dict()
     errors = [
         ndae.ReferenceSolveError("stopped", solution), ProjectionError("off", (1, 2)),
-        MissingExtraError("IDA", "scikit-sundae"), ndae.StructureError("twice", [0, 1], ["x"]),
+        MissingExtraError("IDA", "scikit-sundae", "crosscheck"), ndae.StructureError("twice", [0, 1], ["x"]),
     ]  # fmt: skip
     for error in errors:  # a pool of workers hangs where the error of one can't be read
         found = copied(error)

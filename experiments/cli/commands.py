@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        code = typer.main.get_command(app).main(arguments, prog_name="ndae", standalone_mode=False)
+        code = _command(arguments)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except SystemExit as error:
@@ -57,6 +57,16 @@ def run(arguments: list[str]) -> int:
         resumed = bool(arguments) and arguments[0] in _RESUMED
         note("ndae: interrupted" + "; the same command goes on from the last checkpoint" * resumed)
     return code if isinstance(code, int) else 0
+
+
+def _command(arguments: list[str]) -> int | None:
+    try:
+        return typer.main.get_command(app).main(arguments, prog_name="ndae", standalone_mode=False)
+    except ModuleNotFoundError:
+        from ndae.symbolic.ground.extras import learning
+
+        with learning(f"`ndae {arguments[0]}`"):
+            raise
 
 
 def _report(error: Exception) -> int:

@@ -26,7 +26,8 @@ Progress = Callable[[str, float], None]
 FORMULATIONS = ("projection", "ggl", "baumgarte", "plain")
 OUTSIDE = ("torch", "IDA", "Radau")
 IMPLICIT = ("kvaerno5", "radau13")
-_PACKAGES = {"IDA": "sksundae", "Radau": "solve_dae"}
+# What each imports, and the extra that installs it.
+_PACKAGES = {"torch": ("torchdiffeq", "learn"), "IDA": ("sksundae", "crosscheck"), "Radau": ("solve_dae", "crosscheck")}
 RTOL = 1e-10
 TOLERANCES = (1e-6, 1e-8, RTOL)
 MAX_STEPS = 500_000
@@ -151,7 +152,7 @@ def crosscheck(
     tell("coarse solution", 0.0)
     study.settle(solver)
     plan = [(study.ours, study.solver, name) for name in study.different(formulations)]
-    installed = [name for name in outside if name not in _PACKAGES or find_spec(_PACKAGES[name])]
+    installed = [name for name in outside if find_spec(_PACKAGES[name][0])]
     plan += [(study.by_others, name, form) for name in installed for form in study.forms_for(name)]
     runs: list[tuple[Run, Any]] = []
     for done, (make, name, form) in enumerate(plan):
@@ -166,8 +167,8 @@ def crosscheck(
                 if run.failure is None and run.seconds < _SHORT:
                     run = replace(run, seconds=min(run.seconds, make(name, form, rtol)[0].seconds or math.inf))
             runs.append((run, solution))
-    for name in sorted(set(outside) - set(installed)):
-        reason = "not installed: pip install 'ndae[crosscheck]'"
+    for name in sorted(name for name in set(outside) - set(installed) if study.forms_for(name)):
+        reason = f"not installed: pip install 'ndae[{_PACKAGES[name][1]}]'"
         runs.append((Run(name, "", tolerances[-1], failure=reason), None))
     tell("comparison", 1.0)
     return study.compared(runs)
@@ -249,12 +250,14 @@ class _Study:
 
     def by_others(self, solver: str, form: str, rtol: float) -> tuple[Run, Any]:
         """A solve by torch, IDA or Radau."""
-        from ndae.solvers import solve_ida, solve_radau, solve_torch
-
         options = {"rtol": rtol, "atol": self.atol(rtol), "max_seconds": self.max_seconds, "throw": False}
         arguments = (self.problem.system, self.start, self.ts)
         if solver == "torch":
+            from ndae.solvers import solve_torch
+
             return _timed(solver, form, rtol, lambda: solve_torch(*arguments, max_steps=MAX_STEPS, **options))
+        from ndae.solvers import solve_ida, solve_radau
+
         solve = {"IDA": solve_ida, "Radau": solve_radau}[solver]
         if form not in self._forms:
             from ndae.symbolic.forms.implicit_form import implicit_form

@@ -1,6 +1,6 @@
 """`fit`, and the files that it writes."""
 
-import lazy_loader
+from ndae.solvers.faces import face
 
 # The names are those of `__init__.pyi`, each loaded when it is first used: torch and JAX take seconds.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = face(__name__, __file__)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ndae.solvers.outside.implicit_solve import ImplicitSolve, MissingExtraError, Progress
+from ndae.solvers.outside.implicit_solve import ImplicitSolve, Progress
 from ndae.solvers.solution import SUCCESS, Solution
+from ndae.symbolic.ground.extras import MissingExtraError
 
 # Where the first step fails however often it is cut, it was too long by far: IDA takes it from Y', which holds no
 # derivatives of algebraic variables. As a share of the whole time:
@@ -166,5 +167,5 @@ def _ida() -> Any:
     try:
         from sksundae.ida import IDA
     except ImportError as error:
-        raise MissingExtraError("IDA", "scikit-sundae") from error
+        raise MissingExtraError("IDA", "scikit-sundae", "crosscheck") from error
     return IDA

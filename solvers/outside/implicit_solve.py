@@ -17,17 +17,6 @@ Progress = Callable[[float, str], None]
 UNTESTED = 1e6
 
 
-class MissingExtraError(ImportError):
-    """A solver of the optional extra `crosscheck` is not installed."""
-
-    def __init__(self, solver: str, package: str) -> None:
-        super().__init__(f"{solver} needs the package {package}: pip install 'ndae[crosscheck]'")
-        self._given = solver, package
-
-    def __reduce__(self):
-        return type(self), self._given
-
-
 class Stopped(Exception):
     """The time allowed for a solve is over; raised inside a solver's callbacks."""
 

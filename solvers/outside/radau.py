@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ndae.solvers.arguments import check_settings
-from ndae.solvers.outside.implicit_solve import ImplicitSolve, MissingExtraError, Progress
+from ndae.solvers.outside.implicit_solve import ImplicitSolve, Progress
 from ndae.solvers.solution import SUCCESS, Solution
+from ndae.symbolic.ground.extras import MissingExtraError
 
 # The polynomial of a step is no guess for stages that are more than this many of its lengths away.
 _FAR = 10.0
@@ -98,5 +99,5 @@ def _radau() -> Any:
     try:
         from solve_dae.integrate import RadauDAE
     except ImportError as error:
-        raise MissingExtraError("Radau", "solve-dae") from error
+        raise MissingExtraError("Radau", "solve-dae", "crosscheck") from error
     return RadauDAE

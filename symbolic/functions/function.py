@@ -14,6 +14,7 @@ from ndae.symbolic.expressions.reading import as_expressions, check_smooth, chec
 from ndae.symbolic.functions import reading as validate
 from ndae.symbolic.functions.derivation import Derivation
 from ndae.symbolic.functions.layout import Layout, Structure, gram_structure
+from ndae.symbolic.ground.extras import learning
 from ndae.symbolic.ground.kept import Recomputed, kept
 from ndae.symbolic.numeric.divisors import check_divisors
 
@@ -277,7 +278,8 @@ class Function(Recomputed):
 
     def torch(self, learn: Sequence[str] = ()):
         """Generate the function for torch: an nn.Module (`TorchFunction`) whose parameters in `learn` are trained."""
-        from ndae.symbolic.backends.local_torch import compile_torch
+        with learning("a function in torch"):
+            from ndae.symbolic.backends.local_torch import compile_torch
 
         return compile_torch(self, learn)
 

@@ -7,9 +7,10 @@ import pytest
 
 from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.outside.ida import solve_ida
-from ndae.solvers.outside.implicit_solve import UNTESTED, ImplicitSolve, MissingExtraError
+from ndae.solvers.outside.implicit_solve import UNTESTED, ImplicitSolve
 from ndae.solvers.outside.radau import solve_radau
 from ndae.solvers.solution import ReferenceSolveError
+from ndae.symbolic.ground.extras import MissingExtraError
 from tests.solvers.dae_cases import (
     blow_up,
     hanging,

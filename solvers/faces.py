@@ -1,0 +1,25 @@
+"""What a package shows, loaded when it is first used: torch and JAX take seconds, and torch may not be installed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lazy_loader
+
+
+def face(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of a package: the names of its `__init__.pyi`.
+
+    A name that needs an extra which is not installed raises MissingExtraError.
+    """
+    load, names, public = lazy_loader.attach_stub(package, file)
+
+    def shown(name: str) -> Any:
+        try:
+            return load(name)
+        except ModuleNotFoundError:
+            from ndae.symbolic.ground.extras import learning  # here, since a package's face loads no SymPy
+
+            with learning(f"{package}.{name}"):
+                raise
+
+    return shown, names, public

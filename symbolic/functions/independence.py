@@ -9,6 +9,7 @@ from ndae.symbolic.numeric.sampling import Evaluator, RandomPoints
 _DENSE = 150  # residuals up to which the rank is taken from singular values
 _NEWTON = 60  # residuals up to which points of the manifold are looked at too
 _TOLERANCE = 1e-9  # of singular values, rows scaled to length one
+_ROUNDING = 100  # units of rounding in which a residual may be wrong, of the size of what cancels in it
 _NAMED = 8  # dependent rows that an error lists
 
 
@@ -30,7 +31,7 @@ def check_independent(constraint) -> None:
     if found and all(rows is not None for rows in found):
         raise ValueError(_message(c, found[-1], "at generic points"))
     if c.n_residuals <= _NEWTON and points:
-        singular = [_singular_rows(c, sampler.solve(p), p.local) for p in points]
+        singular = [_singular_rows(sampler, sampler.solve(p), p.local) for p in points]
         if all(rows is not None for rows in singular):
             raise ValueError(_message(c, singular[0], "where the constraint holds"))
 
@@ -65,7 +66,7 @@ class _Sampler:
         from ndae.symbolic.backends.local_numpy import compile_numpy
 
         self.constraint = constraint
-        self.function = compile_numpy(constraint, only=("linearise",))
+        self.function = compile_numpy(constraint, only=("linearise", "scale"))
         self.random = np.random.default_rng(0)
 
     def at(self, y, t, parameters) -> _Point:
@@ -101,11 +102,23 @@ def _dependent_rows(c, local) -> np.ndarray | None:
     return _null_rows(jacobian, np.linalg.norm(jacobian, axis=1), _TOLERANCE)
 
 
-def _singular_rows(c, p: _Point | None, generic_local) -> np.ndarray | None:
-    """Rows that depend on one another, or vanish, at a point of the manifold, measured by their size elsewhere."""
+def _singular_rows(sampler: _Sampler, p: _Point | None, generic_local) -> np.ndarray | None:
+    """Rows that depend on one another, or vanish, at a point of the manifold, measured by their size elsewhere.
+
+    A small gradient that is the same wherever the root may be is small for its units (a circle of 1e-10), and measured
+    by itself. That of a double root is not: it halves with each step of Newton's, and changes over the distance that
+    rounding of the residual leaves open.
+    """
     if p is None:
         return None
-    return _null_rows(_dense(c, p.local), np.linalg.norm(_dense(c, generic_local), axis=1), 1e-6)
+    c = sampler.constraint
+    jacobian, sizes = _dense(c, p.local), np.linalg.norm(_dense(c, generic_local), axis=1)
+    own = np.linalg.norm(jacobian, axis=1)
+    rounding = _ROUNDING * np.finfo(float).eps * sampler.function.scale(p.y, p.t, p.parameters)
+    steps = [np.linalg.lstsq(jacobian, r, rcond=1e-14)[0] for r in (p.c, rounding)]
+    moved = [_dense(c, sampler.at(p.y - step, p.t, p.parameters).local) for step in steps]
+    change = np.max([np.linalg.norm(m - jacobian, axis=1) for m in moved], axis=0)
+    return _null_rows(jacobian, np.where(change < 0.1 * own, own, sizes), 1e-6)
 
 
 def _null_rows(jacobian, lengths, tolerance) -> np.ndarray | None:

@@ -133,6 +133,10 @@ DEPENDENT = {
         "where the constraint holds",
     ),
     "squared": (lambda: Constraint([(x**2 + y**2 - 1) ** 2], [x, y]), "gradient of residual 0 .* vanishes"),
+    "a square, written out": (
+        lambda: Constraint([sp.expand((x - 2 * y - 1) ** 2)], [x, y]),
+        "gradient of residual 0 .* vanishes",
+    ),
     "too many": (lambda: Constraint([x - 1, x - 2], [x]), "2 constraints on 1 states"),
     "both directions": (
         lambda: Constraint.template(link, [a, b], [(0, 1), (1, 2), (1, 0)]),
@@ -275,3 +279,9 @@ def test_library_and_systems_refuse():
     ]:
         with pytest.raises(ValueError, match=message):
             make()
+
+
+@pytest.mark.parametrize("radius", [1e-10, 1e-7, 1.0, 1e6])
+@pytest.mark.parametrize("write", [lambda r: x**2 + y**2 - r**2, lambda r: x * y - r**2], ids=["circle", "hyperbola"])
+def test_constraints_in_small_or_large_units_are_no_double_roots(radius, write):
+    assert Constraint([write(radius)], [x, y]).n_residuals == 1

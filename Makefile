@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Waiting OpenMP threads spin by default, which starves shared cores.
 export OMP_WAIT_POLICY = passive
 
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo test test-slow test-lowest bench lint clean
 
 demo: $(STAMP)
 	$(BIN)/ndae demo --out demo
@@ -19,6 +19,19 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow $(PARALLEL)
+
+# The lowest versions that pyproject.toml allows, resolved by uv, and a fast part of the suite under them. torch is the pinned
+# one, as above.
+LOWEST := .venv-lowest
+FAST := tests/test_house.py tests/symbolic/test_reduce.py tests/symbolic/test_backends.py tests/solvers/test_start.py \
+	tests/solvers/test_projection.py tests/ndae/test_fields.py
+
+test-lowest: $(STAMP)
+	$(BIN)/python -m pip install -q uv
+	test -x $(LOWEST)/bin/python || $(BIN)/uv venv -q --python $(BIN)/python $(LOWEST)
+	$(BIN)/uv pip install -q --python $(LOWEST)/bin/python --find-links "$${PIP_FIND_LINKS:-.}" --resolution lowest-direct \
+		"$$($(BIN)/python -c 'import torch; print(f"torch=={torch.__version__}")')" -e '.[test]'
+	$(LOWEST)/bin/python -m pytest -q $(FAST)
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest -q experiments/benchmarks --benchmark-only --timeout 0
@@ -35,4 +48,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) demo .pytest_cache .hypothesis

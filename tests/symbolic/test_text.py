@@ -157,18 +157,13 @@ def test_names_of_states_and_functions_cannot_break_the_file(tmp_path):
 
 
 def test_importing_and_printing_load_neither_torch_nor_jax():
-    out = python(
+    python(
         """
-        import sys, time
-        start = time.perf_counter()
+        import sys
         import sympy
-        after_sympy = time.perf_counter() - start
         from ndae.symbolic import Constraint, parse_expression
         f = Constraint([parse_expression("sqrt(x**2 + y**2) - 1", ["x", "y"])], sympy.symbols("x y"))
         text = f.describe(2) + f.source("torch", 2) + f.source("jax") + f.source("numpy")
         assert not {"torch", "jax", "jaxlib", "lightning", "diffrax"} & set(sys.modules)
-        print(time.perf_counter() - start, after_sympy)
         """
     )
-    total, of_sympy = map(float, out.split())
-    assert total - of_sympy < 2.0

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from ndae.experiments.cli import commands as cli
 from ndae.experiments.runs.records import write_record
-from tests.experiments.command_line import in_process
+from tests.experiments.command_line import in_process, ndae
 from tests.experiments.records_for_tests import ALONE, PAPERS, record
 
 HEAVY = ("torch", "lightning", "jax", "diffrax", "matplotlib", "sympy", "numpy", "scipy")
@@ -26,12 +27,26 @@ def loaded(*arguments):
     return set(done.stderr.splitlines()[-1].split()[1:])
 
 
+def seconds(*arguments):
+    """Wall time of a command, the best of three: the first fills the file cache, others share the machine."""
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        assert ndae(*arguments).returncode == 0
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
 COMMANDS = ("train", "compare", "sweep", "table", "constraint", "crosscheck", "validate", "demo")
 
 
 @pytest.mark.parametrize("arguments", [("--help",), (), *((command, "--help") for command in COMMANDS)])
 def test_help_loads_nothing_heavy(arguments):
     assert loaded(*arguments) == set()
+
+
+def test_help_answers_within_a_second():
+    assert seconds("--help") < 1.0
 
 
 def test_help_names_every_command(capsys):

@@ -96,16 +96,8 @@ def test_independent_solvers_agree_with_ours(swing):
         loose, tight = digits[*way, 1e-6], digits[*way, 1e-9]
         # A smaller tolerance is a smaller error, unless the steps end on the output times anyway (ours).
         assert tight > loose + 1 or (way[0] == "dopri8" and tight >= loose > 8)
-        if way == ("Radau", "index1"):
-            # No equation of this form holds the positions: local errors, one tolerance a step at most, stay to the end.
-            # Rounding decides when Newton's iteration of 7 stages stalls and a step is halved, so their number differs
-            # with LAPACK's threads, 1095 steps with 6.6 digits or 420 with 9.7, and what they promise goes with it.
-            run = next(run for run in check.runs if (run.solver, run.formulation, run.rtol) == (*way, 1e-9))
-            begin, end = check.problem.t_span
-            assert tight > -math.log10(run.n_steps * run.rtol * (end - begin))
-        else:
-            # Local errors of IDA add up, over its many steps of low order.
-            assert tight > (4.5 if way[0] == "IDA" else 7)
+        # Local errors of IDA add up, over its many steps of low order.
+        assert tight > (4.5 if way[0] == "IDA" else 7)
 
 
 def test_projection_holds_every_level_and_plain_reduction_drifts(swing):
@@ -119,12 +111,13 @@ def test_projection_holds_every_level_and_plain_reduction_drifts(swing):
         assert drift["projection"]["level 0"] < drift[formulation]["level 0"] < drift["plain"]["level 0"]
 
 
-def test_counts_are_those_of_the_solves(swing):
+def test_counts_and_seconds_are_those_of_a_compiled_call(swing):
     check, _ = swing
     for run in check.runs:
         assert run.n_steps >= 100 or run.solver == "IDA"  # ours and Radau's end on the 101 output times
         assert run.n_f_evals > run.n_steps
         assert run.seconds > 0
+        assert run.solver != "dopri8" or run.seconds < 1  # compiling takes longer
 
 
 def test_progress_goes_forward_and_says_what_is_solved(swing):

@@ -1,5 +1,6 @@
 """Index reduction: index and hidden constraints of known systems, and refusals that name what is left over."""
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -433,8 +434,9 @@ def links(n):
 @pytest.mark.parametrize(
     ("make", "n", "index", "free"), [(ladder, 66, 1, 66), (links, 20, 3, 40)], ids=["ladder", "links"]
 )
-@pytest.mark.timeout(120)
-def test_large_systems_are_reduced(make, n, index, free):
+def test_large_systems_take_seconds(make, n, index, free):
     system = make(n)
+    begin = time.process_time()
     reduced = system.reduce()
+    assert time.process_time() - begin < 10
     assert reduced.index == index and freedom(reduced) == free

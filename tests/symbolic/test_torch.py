@@ -177,10 +177,22 @@ def test_copies_pickles_and_saved_weights():
     assert torch.equal(other.residual(y), f.residual(y))
 
 
-def test_source_does_not_grow_and_five_thousand_instances_compile():
-    chain = library.chain(5000)
-    f = chain.torch()
-    assert chain.source("torch") == library.chain(1).source("torch")  # no code is generated for the instances
+def test_source_does_not_grow_and_five_thousand_instances_compile_as_fast_as_one():
+    import time
+
+    def compiled(n):
+        start = time.perf_counter()
+        chain = library.chain(n)
+        f = chain.torch()
+        return time.perf_counter() - start, chain.source("torch"), f
+
+    compiled(1)
+    one, short, _ = min((compiled(1) for _ in range(3)), key=lambda r: r[0])
+    many, long, f = compiled(5000)
+    assert long == short
+    assert (
+        many < one + 2.0
+    )  # seconds: tables and the rank check are linear in the instances, no code is generated for them
     y = torch.randn(2, 10_000)
     assert f.residual(y).shape == (2, 5000) and f.vjp(y, f.residual(y)).shape == y.shape
 

@@ -31,8 +31,9 @@ from ndae.training.identity import Identity, describe_weights, differences
 
 # A first step compiles, allocates and fills caches; it says nothing about the others.
 WARM_UP_STEPS = 3
-# By how much of its loss training has to go on after the best epoch for the choice of that epoch to matter.
-LATER_GAIN = 0.1
+# By how much of its loss training has to go on after the best epoch for the choice of that epoch to matter: losses of
+# neighbouring epochs, over other batches, differ by some tenths.
+LATER_GAIN = 0.3
 _ANOTHER = "give another folder, or resume=False to start over in this one"
 
 

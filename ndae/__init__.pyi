@@ -21,7 +21,7 @@ from .solvers.manifold.projection import project as project
 from .solvers.mechanics.reference import reference_solution as reference_solution
 from .solvers.outside.ida import solve_ida as solve_ida
 from .solvers.outside.radau import solve_radau as solve_radau
-from .solvers.solution import ReferenceSolveError as ReferenceSolveError, Solution as Solution
+from .solvers.solution import Solution as Solution, SolveError as SolveError
 from .symbolic import library as library
 from .symbolic.expressions.derivatives import dot as dot
 from .symbolic.expressions.points import (
@@ -34,7 +34,7 @@ from .symbolic.functions.function import Function as Function
 from .symbolic.ground.extras import MissingExtraError as MissingExtraError
 from .symbolic.reduction.graphs import StructureError as StructureError
 from .symbolic.systems.of_points import MechanicalSystem as MechanicalSystem
-from .symbolic.systems.system import DAESystem as DAESystem
+from .symbolic.systems.system import System as System
 from .training.evaluation import evaluate as evaluate
 from .training.fit import fit as fit
 

@@ -21,4 +21,4 @@ from .manifold.projection import (
 from .mechanics.reference import reference_solution as reference_solution
 from .outside.ida import solve_ida as solve_ida
 from .outside.radau import solve_radau as solve_radau
-from .solution import ReferenceSolveError as ReferenceSolveError, Solution as Solution
+from .solution import Solution as Solution, SolveError as SolveError

@@ -64,11 +64,11 @@ def parameter_arrays(parameters: Mapping[str, Any] | None) -> dict[str, np.ndarr
 
 
 def check_system(system: Any) -> None:
-    """Raises ValueError, with what to write, for what is no DAESystem."""
+    """Raises ValueError, with what to write, for what is no System."""
     if hasattr(system, "reduce") and hasattr(system, "states"):
         return
-    advice = "write system.equations() for it" if hasattr(system, "equations") else "define one with ndae.DAESystem"
-    raise ValueError(f"expected a DAESystem, got {type(system).__name__}: {advice}")
+    advice = "write system.equations() for it" if hasattr(system, "equations") else "define one with ndae.System"
+    raise ValueError(f"expected a System, got {type(system).__name__}: {advice}")
 
 
 def check_parameter_names(system: Any, parameters: Mapping[str, Any] | None) -> None:

@@ -19,7 +19,7 @@ def consistent_initial_condition(
 ) -> Any:
     """Consistent initial values near a guess, some of them kept.
 
-    Of a symbolic.DAESystem: `guess` gives every differential state by name (a mapping), or all states in their order
+    Of a symbolic.System: `guess` gives every differential state by name (a mapping), or all states in their order
     (an array, NaN for algebraic variables that have none). States named in `keep`, one or several, differential or
     algebraic, stay as they are; of the others the differential ones change as little as possible, each relative to its
     guess (absolutely where that is 0), and the algebraic ones follow. Returns a ConsistentStart.
@@ -28,7 +28,7 @@ def consistent_initial_condition(
     results of ndae.solvers.mechanics.reference.consistent_initial_condition.
 
     Raises ValueError for unknown names and for more kept than can be, with the equations that then do not hold, and
-    ReferenceSolveError where Newton's iteration finds no consistent values.
+    SolveError where Newton's iteration finds no consistent values.
     """
     if hasattr(system, "constraint"):
         from ndae.solvers.mechanics.reference import consistent_initial_condition as of_motion

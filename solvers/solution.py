@@ -170,7 +170,7 @@ class Solution:
         return (self.q, ()) if mechanical else (self.x, tuple(self.names))
 
 
-class ReferenceSolveError(RuntimeError):
+class SolveError(RuntimeError):
     """A solve stopped early: `solution` is what it reached, of dae_flow a FlowResult; None where it never started."""
 
     def __init__(self, message: str, solution: Any = None) -> None:

@@ -12,17 +12,17 @@ from ndae.symbolic.ground import forks  # noqa: F401  watches for forks from her
 from ndae.symbolic.parse import parse_expression
 from ndae.symbolic.reduction.graphs import StructureError
 from ndae.symbolic.systems.of_points import MechanicalSystem
-from ndae.symbolic.systems.system import DAESystem
+from ndae.symbolic.systems.system import System
 
 __all__ = [
     "ANCHOR",
     "Constraint",
-    "DAESystem",
     "Function",
     "MechanicalSystem",
     "ReducedFunctions",
     "ReducedSystem",
     "StructureError",
+    "System",
     "VectorFunction",
     "dot",
     "library",

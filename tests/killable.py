@@ -5,8 +5,14 @@ import multiprocessing
 # One server serves the whole session, and only what is preloaded before its first process counts.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["ndae.training._lightning", "ndae.training.fit", "ndae.models.presets", "ndae.symbolic.library",
-    "ndae.solvers.manifold.projection", "ndae.experiments.runs.run"]
+    [
+        "ndae.training._lightning",
+        "ndae.training.fit",
+        "ndae.models.presets",
+        "ndae.symbolic.library",
+        "ndae.solvers.manifold.projection",
+        "ndae.experiments.runs.run",
+    ]
 )
 
 

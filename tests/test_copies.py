@@ -16,7 +16,7 @@ from ndae.experiments.problems import Problem
 from ndae.experiments.problems.library.robot_arm import PROBLEM as ROBOT_ARM
 from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.errors import ProjectionError
-from ndae.symbolic import Constraint, DAESystem, VectorFunction, dot, library
+from ndae.symbolic import Constraint, System, VectorFunction, dot, library
 from ndae.symbolic.forms.implicit_form import implicit_form
 from ndae.symbolic.ground.extras import MissingExtraError
 from tests.solvers.dae_cases import hanging, pendulum
@@ -30,7 +30,7 @@ FAST = {"solver": "dopri5", "formulation": "plain", "rtol": 1e-6}
 @pytest.fixture(scope="module")
 def solved():
     """A system of its own that was reduced, compiled for every backend and solved."""
-    system = DAESystem(pendulum().equations, pendulum().states, pendulum().parameters, name="pendulum")
+    system = System(pendulum().equations, pendulum().states, pendulum().parameters, name="pendulum")
     point = np.array([0.6, -0.8, 0.8, 0.6])
     system.reduce().numpy().solve_leading(point), system.reduce().numpy().constraints_jacobian(point)
     system.reduce().torch().solve_leading(torch.tensor(point))
@@ -48,7 +48,7 @@ def test_a_solved_system(solved):
 
 def test_what_is_kept_is_not_pickled(solved):
     system, _ = solved
-    fresh = DAESystem(pendulum().equations, pendulum().states, pendulum().parameters, name="pendulum")
+    fresh = System(pendulum().equations, pendulum().states, pendulum().parameters, name="pendulum")
     assert pickle.dumps(system) == pickle.dumps(fresh)
     assert b"jax" not in pickle.dumps(system.reduce())
     constraint = library.chain(2)
@@ -104,7 +104,7 @@ def test_a_torch_function_never_takes_a_table_for_another():
 def test_symbols_stay_the_ones_they_were(copied):
     """Also those that are told apart by a number, not by a name."""
     x, y, p = sp.Dummy("x"), sp.Symbol("y", positive=True), sp.Dummy("p", real=True)
-    system = DAESystem([dot(x) + p * x, y - x], [x, y], {p: 2.0}, name="dummies")
+    system = System([dot(x) + p * x, y - x], [x, y], {p: 2.0}, name="dummies")
     again = copied(system)
     assert again.states == (x, y)
     assert list(again.parameters) == [p]
@@ -134,7 +134,7 @@ def test_outcomes_and_errors(solved, copied):
     start = ndae.consistent_initial_condition(system, hanging(0.4))
     assert copied(start).as_dict() == start.as_dict()
     errors = [
-        ndae.ReferenceSolveError("stopped", solution), ProjectionError("off", (1, 2)),
+        ndae.SolveError("stopped", solution), ProjectionError("off", (1, 2)),
         MissingExtraError("IDA", "scikit-sundae", "crosscheck"), ndae.StructureError("twice", [0, 1], ["x"]),
     ]  # fmt: skip
     for error in errors:  # a pool of workers hangs where the error of one can't be read

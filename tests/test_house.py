@@ -75,6 +75,7 @@ def imported(module: str) -> set[str]:
                 found.add(inside if inside in FILES else node.module)
     return found - {module}
 
+
 STUBS = sorted(file.with_suffix(".pyi") for file in FILES.values() if file.with_suffix(".pyi").exists())
 
 
@@ -126,7 +127,7 @@ import ndae, sympy as sp
 from ndae.experiments.problems import problem_names
 x, y = sp.symbols("x y")
 assert ndae.Constraint([x**2 + y**2 - 1], [x, y]).n_residuals == 1
-assert ndae.DAESystem([ndae.dot(x) - y, x + y], [x, y]).index == 1
+assert ndae.System([ndae.dot(x) - y, x + y], [x, y]).index == 1
 assert "robertson" in problem_names()
 assert ndae.solvers.IntegrationError is ndae.IntegrationError
 assert (solvers.WHOSE, symbolic.WHOSE, experiments.WHOSE) == ("mine",) * 3

@@ -13,7 +13,7 @@ from ndae.solvers.consistent import consistent_initial_condition
 from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.dae.solve_torch import solve_torch
 from ndae.solvers.mechanics.reference import reference_solution
-from ndae.symbolic import DAESystem, dot, library
+from ndae.symbolic import System, dot, library
 from tests.solvers.dae_cases import hanging, pendulum, valve, x, z
 
 TS = np.linspace(0, 1, 5)
@@ -109,7 +109,7 @@ def test_jax_is_refused_in_a_child_made_by_fork(function):
 
 def _without_jax():
     """A system written, reduced, started and solved without JAX."""
-    system = DAESystem([dot(x) + 2 * x, z - x**2], [x, z], name="decay")
+    system = System([dot(x) + 2 * x, z - x**2], [x, z], name="decay")
     start = consistent_initial_condition(system, {"x": 1.0, "z": 1.0}, keep=["x"])
     rest = pendulum().reduce().numpy().constraints(np.array([0.6, -0.8, 0.0, 0.0]))
     return start.as_dict(), rest, solve_torch(system, {"x": 1.0}, TS, rtol=1e-8)["x"]
@@ -180,7 +180,7 @@ def in_threads(function, n):
 
 
 def test_threads_reduce_a_system_once():
-    system = DAESystem(valve().equations, valve().states, valve().parameters)
+    system = System(valve().equations, valve().states, valve().parameters)
     first, *others = in_threads(lambda _: system.reduce(), 4)
     assert all(other is first for other in others)
     first, *others = in_threads(lambda _: system.reduce().numpy(), 4)
@@ -190,8 +190,8 @@ def test_threads_reduce_a_system_once():
 def test_threads_that_generate_at_once_get_the_right_numbers():
     """Values and Jacobians come from one tape, which grows as each is asked for."""
     system = library.chain_pendulum(8).equations()
-    alone = DAESystem(system.equations, system.states, system.parameters).reduce().numpy()
-    together = DAESystem(system.equations, system.states, system.parameters).reduce().numpy()
+    alone = System(system.equations, system.states, system.parameters).reduce().numpy()
+    together = System(system.equations, system.states, system.parameters).reduce().numpy()
     y, w = np.random.default_rng(0).normal(size=(2, max(alone.n_y, alone.n_w)))
     y, w = y[: alone.n_y], w[: alone.n_w]
     calls = [
@@ -204,7 +204,7 @@ def test_threads_that_generate_at_once_get_the_right_numbers():
 
 
 def test_two_threads_solve_one_system_at_once():
-    system = DAESystem(pendulum().equations, pendulum().states, pendulum().parameters, name="shared")
+    system = System(pendulum().equations, pendulum().states, pendulum().parameters, name="shared")
     starts, options = [hanging(0.4), hanging(1.1)], {"rtol": 1e-6, "solver": "dopri5", "formulation": "plain"}
     found = in_threads(lambda i: solve_dae(system, starts[i], TS, **options), 2)
     for start, solution in zip(starts, found, strict=True):

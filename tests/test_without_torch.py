@@ -25,7 +25,7 @@ import ndae
 
 x, y, u, v, s = sp.symbols("x y u v s", real=True)
 f = [ndae.dot(x) - u, ndae.dot(y) - v, ndae.dot(u) + s * x, ndae.dot(v) + s * y + 9.81, x**2 + y**2 - 1]
-pendulum = ndae.DAESystem(f, [x, y, u, v, s])
+pendulum = ndae.System(f, [x, y, u, v, s])
 assert pendulum.reduce().index == 3
 start = ndae.consistent_initial_condition(pendulum, {"x": 0.8, "y": -0.5, "u": 0.3, "v": 0.0}, keep=["x", "u"])
 solution = ndae.solve_dae(pendulum, start, np.linspace(0, 1, 5))

@@ -28,7 +28,7 @@ from ndae.symbolic.expressions.corners import as_corners
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.numeric.divisors import check_divisors
 from ndae.symbolic.parse import parse_expression
-from ndae.symbolic.systems.system import DAESystem
+from ndae.symbolic.systems.system import System
 
 MAX_BYTES = 5_000_000
 MAX_STATES = 1_000
@@ -114,7 +114,7 @@ class _Reader:
             )
         t_span, initial, rates = self.span_and_start(fixed, parameters)
         published, recomputed = self.reference(t_span, parameters)
-        system = DAESystem(equations, states, parameters, self.time, definitions=definitions or None, name=self.name)
+        system = System(equations, states, parameters, self.time, definitions=definitions or None, name=self.name)
         return Problem(
             name=self.name,
             system=system,

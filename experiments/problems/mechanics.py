@@ -12,7 +12,7 @@ from ndae.experiments.problems.learning import LearningProblem, Report
 from ndae.experiments.problems.samples import MotionData, MotionSamples
 
 if TYPE_CHECKING:
-    from ndae.symbolic import Constraint, DAESystem
+    from ndae.symbolic import Constraint, System
 
 # A guess of coordinates and velocities, (n_coordinates,) each, drawn by the generator.
 Start = Callable[[np.random.Generator], tuple[Any, Any]]
@@ -33,7 +33,7 @@ class MotionProblem(LearningProblem):
     - `edges`: between nodes, for graph networks; without them no network but "mlp" will do. `network`: the default.
     - `size` (m), called `size_of`: of the system, for scale; the tolerances of projections go by it.
 
-    Raises ValueError for sizes that do not fit, and as Constraint and DAESystem do when they are first used.
+    Raises ValueError for sizes that do not fit, and as Constraint and System do when they are first used.
     """
 
     name: str
@@ -94,11 +94,11 @@ class MotionProblem(LearningProblem):
     # -- what follows from the equations -----------------------------------------------------------------------------
 
     @cached_property
-    def system(self) -> "DAESystem":
+    def system(self) -> "System":
         """The equations of motion with the true force."""
-        from ndae.symbolic import DAESystem
+        from ndae.symbolic import System
 
-        return DAESystem.mechanical(
+        return System.mechanical(
             self.q, self.v, mass=[sp.Float(m) for m in self._masses], force=self._filled(self.force),
             holonomic=self._filled(self.holonomic), velocity_constraints=self._filled(self.velocity_constraints),
             time=self._time_of(self.force, self.holonomic, self.velocity_constraints), name=self.name,

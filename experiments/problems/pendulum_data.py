@@ -112,7 +112,7 @@ def simulate(n_steps: int, dt: float = DT, n_bodies: int = N_BODIES, *, progress
     samples, bit for bit. The motion is chaotic: solutions at tolerances of 1e-12 and 1e-13 agree within 1e-6 m for
     15 s and within 1 cm for 18 s, so on another machine or version of JAX the later samples are of another motion.
 
-    Raises ValueError for a count below one or a step that is not positive, and solvers.ReferenceSolveError.
+    Raises ValueError for a count below one or a step that is not positive, and solvers.SolveError.
     """
     n_steps, n_bodies = _count("n_steps", n_steps), _count("n_bodies", n_bodies)
     if not (isinstance(dt, float | int | np.number) and np.isfinite(dt) and dt > 0):

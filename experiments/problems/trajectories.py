@@ -8,7 +8,7 @@ import sympy as sp
 
 from ndae.experiments.cache import cached_arrays
 from ndae.experiments.problems.samples import MotionData, MotionSamples
-from ndae.symbolic import Constraint, DAESystem
+from ndae.symbolic import Constraint, System
 
 _TOLERANCE = 1e-11
 _RECIPE = {"version": 1, "solver": "dopri8, projection"}
@@ -28,7 +28,7 @@ class Motion(Protocol):
     @property
     def nodes(self) -> int: ...
     @property
-    def system(self) -> DAESystem: ...
+    def system(self) -> System: ...
     @property
     def constraint(self) -> Constraint | None: ...
     @property
@@ -86,7 +86,7 @@ def trajectories(
     """The true motion at the times `ts` (s) from starts (n, n_coordinates), as (n, n_times, n_coordinates) each.
 
     By solve_dae, which puts every step back onto the constraints and those hidden in them. Cached. Raises ValueError
-    for a start that is not consistent, and ReferenceSolveError for one from which there is no motion up to the end.
+    for a start that is not consistent, and SolveError for one from which there is no motion up to the end.
     """
     from ndae.training.description import fingerprint
 

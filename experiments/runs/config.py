@@ -20,7 +20,6 @@ from ndae.experiments.variants import (
 )
 
 if TYPE_CHECKING:
-
     pass
 
 

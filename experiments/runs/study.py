@@ -147,5 +147,3 @@ def _summary(record: Record) -> str:
         f"largest violation {result['violation_max']:.1e} {problem.violation_unit}, "
         f"trained {result['train_seconds']:.0f} s"
     )
-
-

@@ -83,7 +83,7 @@ def validate(
 
     Raises ValueError for a folder without a run, a problem without known equations, a count below one, or a time
     shorter than the network's horizon; `ndae.training.CheckpointError` where there is no sound checkpoint; and
-    `solvers.ReferenceSolveError`.
+    `solvers.SolveError`.
     """
     from ndae.experiments.problems.mechanics import MotionProblem
     from ndae.experiments.runs.run import load_model, problem_of, read_config

@@ -26,7 +26,7 @@ from ndae.solvers.dae.left_out import fill_in, may_be_left_out
 from ndae.solvers.dae.reduced_motion import ReducedMotion
 from ndae.solvers.dae.start import ALGEBRAIC_SLACK, ConsistentStart, check_given, name_places, resolve_start
 from ndae.solvers.dae.switching import MAX_CHANGES, TOLERATED, switching_of
-from ndae.solvers.solution import SUCCESS, ReferenceSolveError
+from ndae.solvers.solution import SUCCESS, SolveError
 from ndae.solvers.stepping.esdirk import Esdirk
 from ndae.solvers.stepping.jumps import Jumps
 from ndae.solvers.stepping.projected_step import EndOnSaveTimes, ProjectedSolver, StepState
@@ -107,7 +107,7 @@ def dae_flow(
     adjoint: diffrax.AbstractAdjoint | None = None,
     throw: bool = True,
 ) -> Callable[..., FlowResult]:
-    """The flow of a symbolic.DAESystem: `flow(start, ts, parameters=None) -> FlowResult`, pure JAX.
+    """The flow of a symbolic.System: `flow(start, ts, parameters=None) -> FlowResult`, pure JAX.
 
     `start` is an array (n_states,) in the order of the states or a mapping by name (algebraic variables may be left
     out, NaN in an array), `ts` (n_times,) increases strictly, `parameters` are values by name. Under jit, vmap and grad
@@ -127,7 +127,7 @@ def dae_flow(
     why, its outputs that were not reached are NaN, and derivatives through them are not finite. To go on with the rest,
     mask before use: `x = jnp.where(result.succeeded[:, None, None], result.x, 0.0)`. Where the status is known in the
     call, that is outside of jit and vmap, it is an error unless `throw=False`: ValueError for a start, parameters or
-    times that are none, ReferenceSolveError (its `solution` is the FlowResult) for a solve that stopped on its way.
+    times that are none, SolveError (its `solution` is the FlowResult) for a solve that stopped on its way.
     Raises ValueError for bad settings and wrong shapes or names, and RuntimeError when called in 32 bits.
     """
     check_settings(solver, max_steps, rtol=rtol, **({} if start_tol is None else {"start_tol": start_tol}))
@@ -262,7 +262,7 @@ def dae_flow(
 def _failure(system: Any, result: FlowResult, start: Any, parameters: Any, start_tol: float | None) -> Exception:
     """The error for a solve that failed, as solve_dae has it where it would not have begun."""
     if int(result.status) not in _NOT_BEGUN:
-        return ReferenceSolveError(f"the solve of {system.name!r} stopped early: {result.reason()}", result)
+        return SolveError(f"the solve of {system.name!r} stopped early: {result.reason()}", result)
     given = list(start.values()) if isinstance(start, Mapping) else start  # keys may be symbols
     values = jax.tree.leaves((given, parameters, result.ts))
     if start_tol is not None and not any(isinstance(value, jax.core.Tracer) for value in values):

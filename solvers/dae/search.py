@@ -17,7 +17,7 @@ from ndae.solvers.dae.start import (
     name_places,
     read_states,
 )
-from ndae.solvers.solution import ReferenceSolveError
+from ndae.solvers.solution import SolveError
 
 _CONVERGED = 1e-13  # a last correction, relative to the guess
 
@@ -77,7 +77,7 @@ class _Search:
             y, w = self._iterate(y, w, max_iterations)
         w, converged = _solve_leading(self.reduced, y, w, self.t0, self.parameters)
         if not converged:
-            raise ReferenceSolveError(
+            raise SolveError(
                 f"the algebraic variables of {self.system.name!r} have no values at t = {self.t0:g} that Newton's "
                 "iteration finds: give a guess of them nearer to a solution"
             )
@@ -112,7 +112,7 @@ class _Search:
             residual, jacobian, _ = self._linearised(y, w)
             if np.all(np.abs(residual) <= _CONVERGED * np.max(np.abs(jacobian) * np.abs(y), axis=1, initial=0.0)):
                 return y, w
-        raise ReferenceSolveError(
+        raise SolveError(
             f"no consistent values of {self.system.name!r} were found near the guess within {max_iterations} Newton "
             f"steps (the last changed a state by {correction:.1e} of its size): either there are none{self._kept()}, "
             "or the constraints lose rank there; give another guess"
@@ -176,7 +176,7 @@ class _Search:
         if not bad.size:
             return
         if not self.kept_names:
-            raise ReferenceSolveError(
+            raise SolveError(
                 f"no consistent values of {self.system.name!r} were found: the constraints lose rank at the guess, "
                 f"where {_constraint(self.reduced, bad[0])} = {residual[bad[0]]:.3g}; give another guess"
             )

@@ -1,6 +1,6 @@
 """Solutions of differential-algebraic systems in float64, by diffrax on their index-reduced form.
 
-A symbolic.DAESystem is reduced to y' = rates(y, w), T(y, w, t) = 0 with hidden constraints C(y, t) = 0; the leading
+A symbolic.System is reduced to y' = rates(y, w), T(y, w, t) = 0 with hidden constraints C(y, t) = 0; the leading
 unknowns w are solved for in every evaluation, y is integrated with adaptive steps, and a formulation says how the
 constraints are kept. Steps end on the output times: between them no interpolant stays on the constraints.
 
@@ -29,7 +29,7 @@ from ndae.solvers.dae.leading import SETTLED, settled, unsettled
 from ndae.solvers.dae.reduced_motion import ReducedMotion
 from ndae.solvers.dae.start import resolve_start
 from ndae.solvers.dae.switching import find_jumps
-from ndae.solvers.solution import SUCCESS, ReferenceSolveError, Solution
+from ndae.solvers.solution import SUCCESS, Solution, SolveError
 from ndae.solvers.stepping.kernel import Outcome, Progress, ReferenceKernel
 
 __all__ = ["describe_states", "output_times", "resolve_start", "solve_dae"]
@@ -52,7 +52,7 @@ def solve_dae(
 ) -> Solution:
     """The solution of a DAE from a consistent start, at the times `ts`, in float64.
 
-    - `system`: a symbolic.DAESystem of any index.
+    - `system`: a symbolic.System of any index.
     - `start`: its initial values at `ts[0]`: a mapping by name, an array (*batch, n_states) in the order of its
       states, or a ConsistentStart. Algebraic variables may be left out (NaN in an array), and so may derivatives that
       are no states, where the equations determine them; where equations of algebraic variables are nonlinear, values
@@ -72,7 +72,7 @@ def solve_dae(
 
     Each of a batch is solved with its own steps. Returns a Solution of all states, with the residuals of all levels and
     the invariants at every output time. Raises ValueError for a bad argument or an inconsistent start, and
-    ReferenceSolveError when a solve stops early; with `throw=False` the reason is in `solution.result`, and the outputs
+    SolveError when a solve stops early; with `throw=False` the reason is in `solution.result`, and the outputs
     end where the last solve stopped.
     """
     check_system(system)
@@ -97,7 +97,7 @@ def solve_dae(
         outcome = kernel.solve(state, ts, rtol, tolerances, max_steps, flat or None, progress, jumps)
     solution = _solution(system, outcome, parameters)
     if throw and not np.all(solution.succeeded):
-        raise ReferenceSolveError(_failure(system, solution), solution)
+        raise SolveError(_failure(system, solution), solution)
     return solution
 
 
@@ -142,5 +142,3 @@ def _solution(system: Any, outcome: Outcome, parameters: Mapping[str, Any] | Non
     else:
         result = result.astype(str)
     return describe_states(system, ts, y, w, parameters, stats=outcome.stats, result=result, n_reached=reached)
-
-

@@ -23,7 +23,7 @@ from ndae.solvers.dae.switching import find_gaps
 from ndae.solvers.depth.integrate import ADAPTIVE
 from ndae.solvers.depth.on_manifold import integrate_on_manifold
 from ndae.solvers.errors import IntegrationError, ProjectionError
-from ndae.solvers.solution import SUCCESS, ReferenceSolveError, Solution
+from ndae.solvers.solution import SUCCESS, Solution, SolveError
 
 Time = float | Tensor | None
 
@@ -129,7 +129,7 @@ def solve_torch(
     and "dopri5"; all of them are explicit, so stiff equations take very many steps. The samples of a batch share their
     steps, so that a solve that stops stops for all of them. After `max_seconds` no further output time is begun.
 
-    Returns a Solution. Raises ValueError for a bad argument or an inconsistent start, and ReferenceSolveError when the
+    Returns a Solution. Raises ValueError for a bad argument or an inconsistent start, and SolveError when the
     solve stops early; with `throw=False` the reason is in `solution.result` and the outputs end where it stopped.
     """
     check_system(system)
@@ -184,7 +184,7 @@ def solve_torch(
         result, reached = np.full(batch, reason), np.full(batch, n)
     solution = describe_states(system, ts[:n], y, w, parameters, stats=stats, result=result, n_reached=reached)
     if throw and reason != SUCCESS:
-        raise ReferenceSolveError(f"the solve of {system.name!r} in torch stopped: {reason}", solution)
+        raise SolveError(f"the solve of {system.name!r} in torch stopped: {reason}", solution)
     return solution
 
 

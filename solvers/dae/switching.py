@@ -126,7 +126,7 @@ class Switching:
 
 
 def find_jumps(system: Any, y0: np.ndarray, ts: np.ndarray, parameters: Parameters, tol: float) -> Jumps | None:
-    """Where the equations of a symbolic.DAESystem switch between the first and the last of `ts`; None if nowhere.
+    """Where the equations of a symbolic.System switch between the first and the last of `ts`; None if nowhere.
 
     `y0` (*batch, N) are starts of the reduced system, `parameters` arrays of the batch's shape or numbers. Raises
     ValueError where a constraint jumps by more than `tol`, and where there are too many times to find.

@@ -18,7 +18,7 @@ import numpy as np
 from ndae.solvers.arguments import check_settings, float64_on_cpu, numbers, output_times, parameter_arrays
 from ndae.solvers.dae.leading import SETTLED
 from ndae.solvers.mechanics.motion_jax import ConstrainedMotion
-from ndae.solvers.solution import LEVELS, SUCCESS, ReferenceSolveError, Solution
+from ndae.solvers.solution import LEVELS, SUCCESS, Solution, SolveError
 from ndae.solvers.stepping.kernel import Outcome, Progress, ReferenceKernel, joined
 
 # Level, its equation, and what its units are divided by.
@@ -59,7 +59,7 @@ def reference_solution(
     - `max_steps`: attempts after which a solve gives up; default a million, or twenty an output time if that is more.
 
     Returns a Solution with multipliers, energy and the residuals of all three levels at every output time.
-    Raises ValueError for a bad argument or an inconsistent start, and ReferenceSolveError when a solve stops early;
+    Raises ValueError for a bad argument or an inconsistent start, and SolveError when a solve stops early;
     with `throw=False` the reason is in `solution.result`, and the outputs end where the last solve stopped.
     """
     ts = output_times(ts)
@@ -73,7 +73,7 @@ def reference_solution(
         _check_start(kernel.call("describe", ts[0], y0, parameters), system, start_tol)
         solution = _solution(kernel.solve(y0, ts, rtol, atol, max_steps, parameters, progress))
     if throw and not np.all(solution.succeeded):
-        raise ReferenceSolveError(_failure(solution), solution)
+        raise SolveError(_failure(solution), solution)
     return solution
 
 
@@ -89,7 +89,7 @@ def consistent_initial_condition(
     """The consistent start nearest to (q0, v0): q with c(q, t0) = 0, and then v with J v + ∂c/∂t = 0 at that q.
 
     Nearest in the metric of the masses. `q0`, `v0` are guesses of shape (*batch, n_states); two arrays of that shape
-    come back. Raises ValueError for a bad argument and ReferenceSolveError where no consistent start is found.
+    come back. Raises ValueError for a bad argument and SolveError where no consistent start is found.
     """
     q0, v0 = _start(system, q0, v0)
     with float64_on_cpu():
@@ -99,7 +99,7 @@ def consistent_initial_condition(
         q, v = np.split(y, 2, axis=-1)
     if not np.all(converged):
         where = "" if q0.ndim == 1 else f" for {np.size(converged) - np.sum(converged)} of {np.size(converged)} starts"
-        raise ReferenceSolveError(
+        raise SolveError(
             f"no consistent start was found within {max_iterations} Newton steps{where}: either c(q) = 0 has no point "
             "near q0, or its Jacobian loses rank there; give a q0 closer to the manifold"
         )

@@ -40,7 +40,7 @@ def solve_ida(
     index 2 are kept out of the error test, and solved for from the others at the output times. Between its steps IDA
     interpolates: constraints hold there to the accuracy of the interpolant.
 
-    - `system`: a symbolic.DAESystem; `start`, `parameters`, `start_tol` as in solvers.solve_dae.
+    - `system`: a symbolic.System; `start`, `parameters`, `start_tol` as in solvers.solve_dae.
     - `rtol`, `atol`: relative and absolute tolerance; `atol` one number, one for each entry of the reduced system's y,
       or by state name; by default `rtol`.
     - `newton`: "modified" keeps one Jacobian over many steps, as IDA does by default, scaled where c_j has changed;
@@ -50,7 +50,7 @@ def solve_ida(
     - `max_steps`, `max_seconds`: when to give up.
 
     `stats` has n_steps, n_f_evals (residuals) and n_jacobian_evals. Raises ValueError for a bad argument or start,
-    MissingExtraError without scikit-sundae, and ReferenceSolveError when IDA stops early; with `throw=False` the
+    MissingExtraError without scikit-sundae, and SolveError when IDA stops early; with `throw=False` the
     reason is in `result`, and the outputs end where it stopped.
     """
     IDA = _ida()

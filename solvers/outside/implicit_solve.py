@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ndae.solvers.solution import SUCCESS, ReferenceSolveError, Solution
+from ndae.solvers.solution import SUCCESS, Solution, SolveError
 
 Progress = Callable[[float, str], None]
 
@@ -174,11 +174,11 @@ class ImplicitSolve:
             self.progress((t - self.ts[0]) / (self.ts[-1] - self.ts[0]), f"t = {t:.4g}")
 
     def solution(self, reason: str, stats: Mapping[str, int], throw: bool, solver: str) -> Solution:
-        """The Solution of the points that were kept; raises ReferenceSolveError on failure if `throw`."""
+        """The Solution of the points that were kept; raises SolveError on failure if `throw`."""
         n = self.n_reached
         made = self._described(self.ts[:n], self.Y[:n], self.Yp[:n], reason, dict(stats))
         if throw and made.result != SUCCESS:
-            raise ReferenceSolveError(f"{solver} stopped: {made.result}", made)
+            raise SolveError(f"{solver} stopped: {made.result}", made)
         return made
 
     def _described(self, ts, Y, Yp, reason, stats) -> Solution:

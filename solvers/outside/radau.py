@@ -39,7 +39,7 @@ def solve_radau(
     default more of them for a smaller `rtol`. `stats` has n_steps, n_accepted, n_rejected, n_f_evals and
     n_jacobian_evals.
 
-    Raises ValueError for a bad argument or start, MissingExtraError without solve-dae, and ReferenceSolveError when it
+    Raises ValueError for a bad argument or start, MissingExtraError without solve-dae, and SolveError when it
     stops early (with `throw=False` the reason is in `result`).
     """
     RadauDAE = _radau()

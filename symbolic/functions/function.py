@@ -294,5 +294,3 @@ class Function(Recomputed):
         from ndae.symbolic.backends.local_numpy import compile_numpy
 
         return compile_numpy(self)
-
-

@@ -12,7 +12,7 @@ from ndae.symbolic.expressions.reading import as_expressions
 def mechanical_equations(
     q, v, mass, force, potential, lagrangian, holonomic, velocity_constraints, multipliers, time, name
 ) -> tuple[list[sp.Expr], list[sp.Symbol], dict[str, sp.Expr]]:
-    """Equations, states (q, v, multipliers) and invariants of `DAESystem.mechanical`; raises ValueError as it says."""
+    """Equations, states (q, v, multipliers) and invariants of `System.mechanical`; raises ValueError as it says."""
     q, v = _symbols(q, f"{name}: q"), _symbols(v, f"{name}: v")
     n = len(q)
     if len(v) != n:

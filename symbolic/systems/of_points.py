@@ -10,7 +10,7 @@ from ndae.symbolic.functions.constraint import Constraint
 from ndae.symbolic.functions.function import Function
 
 if TYPE_CHECKING:
-    from ndae.symbolic.systems.system import DAESystem
+    from ndae.symbolic.systems.system import System
 
 
 class MechanicalSystem:
@@ -64,13 +64,13 @@ class MechanicalSystem:
         """Length of q."""
         return self.constraint.n_states
 
-    def equations(self) -> "DAESystem":
+    def equations(self) -> "System":
         """The same motion as a DAE of index 3, written out over states q0, ..., v0, ... and multipliers lam0, ...
 
         Parameters that are one number stay parameters; those with a value for each instance, and the masses, are put
         in as numbers. One expression a body: for chains of thousands, solve the system as it is.
         """
-        from ndae.symbolic.systems.system import DAESystem
+        from ndae.symbolic.systems.system import System
 
         n = self.n_states
         q, v = (list(sp.symbols(f"{letter}0:{n}", real=True)) for letter in "qv")
@@ -85,7 +85,7 @@ class MechanicalSystem:
             over = q if function.n_states == n else q + v
             return [e.xreplace(clock) for e in function.expanded(over, keep)]
 
-        return DAESystem.mechanical(
+        return System.mechanical(
             q,
             v,
             mass=[float(m) for m in np.repeat(self.mass, self.constraint.dim)],

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ndae.symbolic.forms.reduced import ReducedSystem
 
 
-class DAESystem(Equations):
+class System(Equations):
     """n equations F(x', x, t; p) = 0 for n states x, in any form and of any differentiation index.
 
     `equations` are SymPy expressions that should vanish, or `sympy.Eq`, over the `states`, their derivatives
@@ -78,7 +78,7 @@ class DAESystem(Equations):
     # -- other ways to write it --------------------------------------------------------------------------------------
 
     @classmethod
-    def semi_explicit(cls, f: Mapping, g=(), algebraic=(), parameters=None, time=None, **rest) -> "DAESystem":
+    def semi_explicit(cls, f: Mapping, g=(), algebraic=(), parameters=None, time=None, **rest) -> "System":
         """x' = f(x, z, t), 0 = g(x, z, t): `f` maps each differential state to its rate, `algebraic` lists z.
 
         The keywords `definitions`, `invariants` and `name` are those of the class. Raises ValueError as the class does.
@@ -97,7 +97,7 @@ class DAESystem(Equations):
         )
 
     @classmethod
-    def linearly_implicit(cls, mass_matrix, f, states, parameters=None, time=None, **rest) -> "DAESystem":
+    def linearly_implicit(cls, mass_matrix, f, states, parameters=None, time=None, **rest) -> "System":
         """M(x, t) x' = f(x, t); M may be singular, constant or not.
 
         Raises ValueError unless M is square with a row for each entry of `f`, and as the class does.
@@ -132,7 +132,7 @@ class DAESystem(Equations):
         parameters=None,
         time=None,
         name: str = "system",
-    ) -> "DAESystem":
+    ) -> "System":
         """Constrained motion: q' = v, M v' = F − ∂V/∂q − J(q, t)ᵀ λ − A(q, t)ᵀ μ, c(q, t) = 0, A v + b = 0.
 
         `mass` is one number or expression, one for each coordinate, or a matrix, which may depend on q (what comes
@@ -153,7 +153,7 @@ class DAESystem(Equations):
 
     def __repr__(self) -> str:
         sizes = f"n_equations={len(self.equations)}, n_states={self.n_states}"
-        return f"DAESystem({self.name!r}, {sizes}, parameters={[p.name for p in self.parameters]})"
+        return f"System({self.name!r}, {sizes}, parameters={[p.name for p in self.parameters]})"
 
     # -- index reduction ---------------------------------------------------------------------------------------------
 

@@ -10,24 +10,24 @@ import sympy as sp
 from ndae.experiments.problems import Problem, load_problem, loading, problem_from_text, problem_names
 from ndae.experiments.problems.start import start_of
 from ndae.experiments.terminal import UserError
-from ndae.symbolic import DAESystem, dot
+from ndae.symbolic import System, dot
 from tests.experiments.command_line import in_process
 
 MODULE = """
 import sympy as sp
 from ndae.experiments.problems import Problem
-from ndae.symbolic import DAESystem, dot
+from ndae.symbolic import System, dot
 
 x = sp.Symbol("x")
 {name} = {value}
 """
-PROBLEM = 'Problem("growth", DAESystem([dot(x) - x], [x]), {"x": 1.0}, (0.0, 1.0))'
+PROBLEM = 'Problem("growth", System([dot(x) - x], [x]), {"x": 1.0}, (0.0, 1.0))'
 
 
 def growth() -> Problem:
     """What an entry point may also be: a function that makes the problem."""
     x = sp.Symbol("x")
-    return Problem("growth", DAESystem([dot(x) - x], [x]), {"x": 1.0}, (0.0, 1.0))
+    return Problem("growth", System([dot(x) - x], [x]), {"x": 1.0}, (0.0, 1.0))
 
 
 @pytest.fixture

@@ -108,7 +108,12 @@ def test_what_drifted_off_is_carried_on():
 def test_a_network_over_positions_is_compared_too():
     problem = ball()
     model = ndae.models.build_network(
-        "mlp", problem.constraint.torch(), ndae.methods.SmoothProjection(), edges=problem.edges, features=6, dim=3,
+        "mlp",
+        problem.constraint.torch(),
+        ndae.methods.SmoothProjection(),
+        edges=problem.edges,
+        features=6,
+        dim=3,
         n_layers=2,
     )
     held_out = new_starts(problem, N, 0)

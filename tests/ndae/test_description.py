@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 import ndae
-from ndae.symbolic import DAESystem, dot, library
+from ndae.symbolic import System, dot, library
 from ndae.training.description import describe, fingerprint
 
 
-def oscillator(stiffness: float = 1.0) -> DAESystem:
+def oscillator(stiffness: float = 1.0) -> System:
     x, v = sp.symbols("x v", real=True)
     k = sp.Symbol("k", real=True)
-    return DAESystem([dot(x) - v, dot(v) + k * x + sp.Float("0.1", 17) * v], [x, v], {k: stiffness}, name="oscillator")
+    return System([dot(x) - v, dot(v) + k * x + sp.Float("0.1", 17) * v], [x, v], {k: stiffness}, name="oscillator")
 
 
 def test_what_was_computed_with_an_object_is_no_part_of_it():
@@ -81,8 +81,9 @@ def test_what_holds_itself_has_an_end():
     assert any("too deeply nested" in text for text in describe(deep).values())
 
 
-@pytest.mark.parametrize("value", [threading.Lock(), (i for i in range(3)), open, sys.stdout], ids=["lock", "generator",
-"function", "file"])
+@pytest.mark.parametrize(
+    "value", [threading.Lock(), (i for i in range(3)), open, sys.stdout], ids=["lock", "generator", "function", "file"]
+)
 def test_what_cannot_be_described_says_so(value):
     if value is open:  # a function of Python's own is known by its name
         assert fingerprint(value)

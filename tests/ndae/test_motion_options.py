@@ -9,7 +9,7 @@ from torch import nn
 from ndae import Constraint, NeuralMotion, fit, solve_dae
 from ndae.forces.masses import Masses
 from ndae.methods import SmoothProjection, Unconstrained
-from ndae.symbolic import DAESystem, library
+from ndae.symbolic import System, library
 from tests.ndae.test_motion import LENGTHS, MASSES, SYSTEM, Weight, motion, reference, states
 
 x, y, th, vx, vy, om = sp.symbols("x y th vx vy om")
@@ -43,7 +43,7 @@ def sleigh_states(n=5):
 
 def sleigh_reference(start, ts):
     g, drag = sp.Float(SLOPE), sp.Float(0.2)
-    system = DAESystem.mechanical(
+    system = System.mechanical(
         [x, y, th], [vx, vy, om], mass=[2.0, 2.0, 0.5], force=[2 * g, 0, -drag * om],
         velocity_constraints=[vy * sp.cos(th) - vx * sp.sin(th) - OFFSET * om], name="sleigh",
     )  # fmt: skip

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import sympy as sp
 
-from ndae.symbolic import DAESystem, dot
+from ndae.symbolic import System, dot
 
 GRAVITY = 9.81
 x, y, u, v, z, lam = sp.symbols("x y u v z lam", real=True)
@@ -21,7 +21,7 @@ def pendulum():
     ]  # fmt: skip
     energy = m * (u**2 + v**2) / 2 + m * g * y
     parameters = {m: 1.0, g: GRAVITY, length: 1.0}
-    return DAESystem(equations, [x, y, u, v, lam], parameters, invariants={"energy": energy}, name="pendulum")
+    return System(equations, [x, y, u, v, lam], parameters, invariants={"energy": energy}, name="pendulum")
 
 
 def hanging(angle, rate=0.0, length=1.0):
@@ -38,7 +38,7 @@ def shaken():
         dot(x) - u, dot(y) - v, dot(u) + lam * (x - shake * sp.sin(speed * t)), dot(v) + lam * y + GRAVITY,
         (x - shake * sp.sin(speed * t)) ** 2 + y**2 - 1,
     ]  # fmt: skip
-    return DAESystem(equations, [x, y, u, v, lam], {shake: 0.3, speed: None}, t, name="shaken pendulum")
+    return System(equations, [x, y, u, v, lam], {shake: 0.3, speed: None}, t, name="shaken pendulum")
 
 
 @cache
@@ -46,7 +46,7 @@ def stiff():
     """Prothero and Robinson's problem with an algebraic variable, index 1: x = cos t + e, z = sin t + e."""
     k = sp.Symbol("k", positive=True)
     equations = [dot(x) + k * (x - sp.cos(t)) + z, z - sp.sin(t) - (x - sp.cos(t))]
-    return DAESystem(equations, [x, z], {k: 1e6}, t, name="stiff")
+    return System(equations, [x, z], {k: 1e6}, t, name="stiff")
 
 
 def stiff_solution(ts, e0, k=1e6):
@@ -59,7 +59,7 @@ def stiff_solution(ts, e0, k=1e6):
 def hessenberg():
     """Index 2 in Hessenberg form: x = cos t, y = sin t, z = exp(-t)."""
     push = z - sp.exp(-t)
-    return DAESystem([dot(x) + y - x * push, dot(y) - x - y * push, x**2 + y**2 - 1], [x, y, z], {}, t, name="circle")
+    return System([dot(x) + y - x * push, dot(y) - x - y * push, x**2 + y**2 - 1], [x, y, z], {}, t, name="circle")
 
 
 def hessenberg_solution(ts):
@@ -70,36 +70,36 @@ def hessenberg_solution(ts):
 def valve():
     """A nonlinear algebraic variable, index 1: z = exp(-p t), x = z³ + z."""
     p = sp.Symbol("p", positive=True)
-    return DAESystem([dot(x) + p * (3 * z**3 + z), z**3 + z - x], [x, z], {p: 1.0}, name="valve")
+    return System([dot(x) + p * (3 * z**3 + z), z**3 + z - x], [x, z], {p: 1.0}, name="valve")
 
 
 @cache
 def branches():
     """z² = x: one solution on each branch, z = ±exp(-t) with x = exp(-2 t)."""
-    return DAESystem([dot(x) + 2 * x, z**2 - x], [x, z], name="branches")
+    return System([dot(x) + 2 * x, z**2 - x], [x, z], name="branches")
 
 
 @cache
 def blow_up():
     """x = x(0) / (1 - k x(0) t), and z = x."""
     k = sp.Symbol("k")
-    return DAESystem([dot(x) - k * x * z, z - x], [x, z], {k: 1.0}, name="blow-up")
+    return System([dot(x) - k * x * z, z - x], [x, z], {k: 1.0}, name="blow-up")
 
 
 @cache
 def stuck():
     """(x - 1/2) x' = -1: from x = 1 it ends at t = 1/8, where the leading matrix is singular."""
-    return DAESystem([dot(x) + z, (x - sp.Rational(1, 2)) * z - 1], [x, z], name="stuck")
+    return System([dot(x) + z, (x - sp.Rational(1, 2)) * z - 1], [x, z], name="stuck")
 
 
 @cache
 def shrinking():
     """A pendulum whose link has the length 1 - t."""
     equations = [dot(x) - u, dot(y) - v, dot(u) + lam * x, dot(v) + lam * y + 1, x**2 + y**2 - (1 - t) ** 2]
-    return DAESystem(equations, [x, y, u, v, lam], {}, t, name="shrinking pendulum")
+    return System(equations, [x, y, u, v, lam], {}, t, name="shrinking pendulum")
 
 
 @cache
 def fold():
     """z³ - z = x with x = t - 1: the branch from z(0) = -1.3247 ends at x = 2 / √27, where 3 z² = 1."""
-    return DAESystem([dot(x) - 1, z**3 - z - x], [x, z], name="fold")
+    return System([dot(x) - 1, z**3 - z - x], [x, z], name="fold")

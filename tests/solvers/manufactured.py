@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import sympy as sp
 
-from ndae.symbolic import DAESystem, dot
+from ndae.symbolic import System, dot
 
 t = sp.Symbol("t", real=True)
 #: The span of all of them; several closed forms are zero at its ends and at output times.
@@ -17,7 +17,7 @@ class Manufactured:
     """A system, and what its states are: `exact` by symbol, in units of `scales`."""
 
     seed: int
-    system: DAESystem
+    system: System
     exact: dict[sp.Symbol, sp.Expr]
     scales: dict[sp.Symbol, float]
 
@@ -65,7 +65,7 @@ def manufactured(seed: int) -> Manufactured:
     units = {s: s / sp.Float(scales[s]) for s in states} | {dot(s): dot(s) / sp.Float(scales[s]) for s in states}
     equations = [size * r.xreplace(units) for size, r in zip(sizes, residuals, strict=True)]
     order = random.permutation(len(equations))
-    system = DAESystem([equations[i] for i in order], states, {}, t, name=f"manufactured {seed} ({kind.__name__[1:]})")
+    system = System([equations[i] for i in order], states, {}, t, name=f"manufactured {seed} ({kind.__name__[1:]})")
     return Manufactured(seed, system, {s: scales[s] * e for s, e in exact.items()}, scales)
 
 

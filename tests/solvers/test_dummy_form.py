@@ -9,13 +9,13 @@ from ndae.solvers.outside.ida import solve_ida
 from ndae.solvers.outside.radau import solve_radau
 from ndae.solvers.solution import SUCCESS
 from ndae.symbolic.expressions.derivatives import dot
-from ndae.symbolic.systems.system import DAESystem
+from ndae.symbolic.systems.system import System
 
 pytest.importorskip("sksundae")
 pytest.importorskip("solve_dae")
 
 x, y, u, v, lam, g, length = sp.symbols("x y u v lam g length")
-PENDULUM = DAESystem(
+PENDULUM = System(
     [dot(x) - u, dot(y) - v, dot(u) + lam * x, dot(v) + lam * y + g, x**2 + y**2 - length**2],
     [x, y, u, v, lam],
     {g: 9.81, length: None},

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from ndae.solvers.dae.solve import solve_dae
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.reduction.graphs import StructureError
-from ndae.symbolic.systems.system import DAESystem
+from ndae.symbolic.systems.system import System
 
 t = sp.Symbol("t")
 steady = settings(
@@ -60,7 +60,7 @@ def linear(index, seed, moving=False):
     rates = sp.Matrix([dot(s) for s in states])
     f = (E * solution.diff(t) - A * solution).applyfunc(sp.expand)
     name = f"index {index}, seed {seed}"
-    return DAESystem(list(E * rates - A * sp.Matrix(states) - f), states, time=t, name=name), solution, free
+    return System(list(E * rates - A * sp.Matrix(states) - f), states, time=t, name=name), solution, free
 
 
 def check_structure(system, solution, free, index):
@@ -98,7 +98,7 @@ def test_systems_without_a_unique_solution_are_refused(index, seed):
     others = [e for k, e in enumerate(system.equations) if k != i]
     equations = [*others, sum(rng.choice((-1, 1)) * e for e in others)]
     with pytest.raises(StructureError, match="no unique solution"):
-        DAESystem([sp.expand(e) for e in equations], system.states, time=t).reduce()
+        System([sp.expand(e) for e in equations], system.states, time=t).reduce()
 
 
 def values(system, solution, time):

@@ -14,7 +14,7 @@ from ndae.solvers.dae.solve_torch import solve_torch
 from ndae.solvers.dae.start import resolve_start
 from ndae.solvers.outside.ida import solve_ida
 from ndae.solvers.outside.radau import solve_radau
-from ndae.solvers.solution import ReferenceSolveError
+from ndae.solvers.solution import SolveError
 from ndae.symbolic.reduction.graphs import StructureError
 from tests.solvers.manufactured import SPAN, manufactured
 
@@ -54,7 +54,7 @@ def check(seed, solve, tolerance):
     case = reduced_or_skipped(seed)
     try:
         solution = solve(case)
-    except ReferenceSolveError as error:
+    except SolveError as error:
         if not is_wide(seed):
             raise
         pytest.skip(f"refused: {error}")

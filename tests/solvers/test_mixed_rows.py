@@ -17,7 +17,7 @@ from ndae.solvers.dae.solve_torch import solve_torch
 from ndae.solvers.dae.start import resolve_start
 from ndae.solvers.outside.ida import solve_ida
 from ndae.solvers.outside.radau import solve_radau
-from ndae.symbolic import DAESystem, dot
+from ndae.symbolic import System, dot
 from tests.solvers.dae_cases import hanging, pendulum, u, x, z
 
 TS = np.linspace(0, 1, 11)
@@ -39,7 +39,7 @@ def mixed(name):
     equations = list(pendulum().equations)
     for i, j, factor in MIXED[name]:
         equations[i] += factor * equations[j]
-    return DAESystem(equations, pendulum().states, pendulum().parameters, name=f"pendulum with {name} mixed in")
+    return System(equations, pendulum().states, pendulum().parameters, name=f"pendulum with {name} mixed in")
 
 
 @cache
@@ -130,7 +130,7 @@ def test_own_solvers(name):
 def test_an_algebraic_variable_whose_equation_is_differentiated_may_be_left_out():
     """x' = p with p = u beside it: the constraint needs p', so that p is one of y; its derivative nobody wrote."""
     equations = [dot(x) - z, *pendulum().equations[1:], z - u]
-    system = DAESystem(equations, [*pendulum().states, z], pendulum().parameters, name="pendulum by p")
+    system = System(equations, [*pendulum().states, z], pendulum().parameters, name="pendulum by p")
     assert z in system.reduce().y
     y0, w0 = resolve_start(system, START, 0.0, None, 1e-8)
     states = system.reduce().numpy().states(y0, w0)
@@ -147,7 +147,7 @@ def test_an_algebraic_variable_whose_equation_is_differentiated_may_be_left_out(
 
 def test_what_the_equations_leave_free_is_asked_for_by_its_name():
     """A user's own second derivative: x' is data."""
-    system = DAESystem([dot(x, 2) + x], [x], name="spring")
+    system = System([dot(x, 2) + x], [x], name="spring")
     with pytest.raises(ValueError, match="no value for x_dot; give one"):
         resolve_start(system, {"x": 1.0}, 0.0, None, 1e-8)
     y0, _ = resolve_start(system, {"x": 1.0, "x_dot": 2.0}, 0.0, None, 1e-8)
@@ -158,7 +158,7 @@ def test_where_the_equations_do_not_determine_it_at_a_start():
     """The first row gives x' by x x' = ..., which says nothing at x = 0."""
     equations = list(pendulum().equations)
     equations[0] = x * equations[0] + equations[1]
-    system = DAESystem(equations, pendulum().states, pendulum().parameters, name="lost")
+    system = System(equations, pendulum().states, pendulum().parameters, name="lost")
     assert "x_dot" in {s.name for s in system.reduce().y}
     y0, _ = resolve_start(system, START, 0.0, None, 1e-8)
     assert np.isfinite(y0).all()

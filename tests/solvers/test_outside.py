@@ -9,7 +9,7 @@ from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.outside.ida import solve_ida
 from ndae.solvers.outside.implicit_solve import UNTESTED, ImplicitSolve
 from ndae.solvers.outside.radau import solve_radau
-from ndae.solvers.solution import ReferenceSolveError
+from ndae.solvers.solution import SolveError
 from ndae.symbolic.ground.extras import MissingExtraError
 from tests.solvers.dae_cases import (
     blow_up,
@@ -120,7 +120,7 @@ def test_a_missing_extra_is_named_with_what_to_install(monkeypatch, name, packag
 
 def test_a_blow_up_is_marked(solver):
     ts = np.linspace(0, 2, 20)
-    with pytest.raises(ReferenceSolveError, match="stopped: ") as raised:
+    with pytest.raises(SolveError, match="stopped: ") as raised:
         solver(blow_up(), {"x": 1.0}, ts, max_steps=20_000)
     reached = raised.value.solution
     assert not reached.succeeded
@@ -158,7 +158,7 @@ def test_limits_of_steps_and_time_are_kept(solver):
         ({"atol": [1e-8, 1e-8]}, r"atol has shape \(2,\); give one number"),
         ({"parameters": {"gravity": 1.0}}, "'pendulum' has no parameter 'gravity'"),
         ({"parameters": {"g": np.nan}}, "parameter 'g' must be finite"),
-        ({"system": 3}, "expected a DAESystem, got int"),
+        ({"system": 3}, "expected a System, got int"),
     ],
 )
 def test_bad_arguments_are_named(solver, change, message):

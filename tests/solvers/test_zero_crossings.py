@@ -10,7 +10,7 @@ from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.dae.solve_torch import solve_torch
 from ndae.solvers.outside.ida import solve_ida
 from ndae.solvers.outside.radau import solve_radau
-from ndae.symbolic import DAESystem, dot
+from ndae.symbolic import System, dot
 from tests.solvers.dae_cases import t, x, z
 
 TS = np.linspace(0, 2, 301)
@@ -22,7 +22,7 @@ def current(kind, scale=1.0):
     exact = {"stays": sp.S.Zero, "crosses": t - 1, "starts": sp.sin(3 * t)}[kind]
     known = exact + sp.sin(exact) / 4 + (1 - sp.cos(2 * t)) / 4  # another form, whose rounding is another
     equation = z / scale + sp.sin(z / scale) / 4 + sp.sin(x) ** 2 / 2 - known
-    system = DAESystem([dot(x) - 1, equation / scale], [x, z], {}, t, name=f"current {kind}")
+    system = System([dot(x) - 1, equation / scale], [x, z], {}, t, name=f"current {kind}")
     return system, scale * np.broadcast_to(sp.lambdify(t, exact)(TS), TS.shape)
 
 

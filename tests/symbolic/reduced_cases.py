@@ -8,7 +8,7 @@ import torch
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.forms.reduced import ReducedSystem
 from ndae.symbolic.forms.reduced_equations import Block
-from ndae.symbolic.systems.system import DAESystem
+from ndae.symbolic.systems.system import System
 
 BACKENDS = ("numpy", "jax", "torch")
 CONVERT = {"numpy": np.asarray, "jax": jnp.asarray, "torch": lambda a: torch.as_tensor(np.asarray(a))}
@@ -54,7 +54,7 @@ def car_axis():
     equations += [k * dot(b) - f for b, f in zip(p, force, strict=True)]
     equations += [xb * xl + yb * yl, (xl - xr) ** 2 + (yl - yr) ** 2 - L**2]
     parameters = {eps: 0.01, mass: 10, L: 1, L0: 0.5, r: 0.1, w: 10, grav: 1}
-    return DAESystem(equations, [*q, *p, lam1, lam2], parameters, t, name="car axis").reduce()
+    return System(equations, [*q, *p, lam1, lam2], parameters, t, name="car axis").reduce()
 
 
 def valves():
@@ -67,7 +67,7 @@ def valves():
         sp.exp(c) + c - a * b,
         d + e**3 - x, e - d**3 - y + sp.Max(e, 0),
     ]  # fmt: skip
-    return DAESystem(equations, [x, y, a, b, c, d, e], {k: 0.5}, t, name="valves").reduce()
+    return System(equations, [x, y, a, b, c, d, e], {k: 0.5}, t, name="valves").reduce()
 
 
 def chain(n):
@@ -78,7 +78,7 @@ def chain(n):
     links = [sp.sqrt((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2) - L for a, b in zip(points[1:], points[:-1], strict=True)]
     weight = sum(mass * gravity * s for s in q[1::2])
     parameters = {L: 1.0, mass: 1.0, gravity: 9.82}
-    return DAESystem.mechanical(
+    return System.mechanical(
         q, w, mass=[mass] * 2 * n, potential=weight, holonomic=links, parameters=parameters, name=f"{n} links"
     ).reduce()
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 import sympy as sp
 
-from ndae.symbolic import DAESystem, dot
+from ndae.symbolic import System, dot
 
 MASS, G, INERTIA = 20.0, 9.81, np.diag([0.6, 0.7, 1.1])
 
@@ -60,7 +60,7 @@ def stewart():
         *((legs[i].T * legs[i])[0] - _length(i, t, sp) ** 2 for i in range(6)),
         (p.T * p)[0] - 1,
     ]
-    return DAESystem(equations, [*X, *p, *v, *w, *f, nu], time=t, name="stewart")
+    return System(equations, [*X, *p, *v, *w, *f, nu], time=t, name="stewart")
 
 
 def motion(ts):

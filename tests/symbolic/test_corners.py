@@ -7,7 +7,7 @@ import pytest
 import sympy as sp
 import torch
 
-from ndae.symbolic import DAESystem, dot, parse_expression
+from ndae.symbolic import System, dot, parse_expression
 from ndae.symbolic.expressions.corners import as_corners
 from ndae.symbolic.functions.vector_function import VectorFunction
 
@@ -25,7 +25,7 @@ def maximum(n, kind="Max"):
 
 def operations(expression, states):
     """Definitions behind the values and behind the Jacobian, and nodes of the expression that a system keeps."""
-    system = DAESystem([dot(s) - expression for s in states[:1]] + [dot(s) for s in states[1:]], states)
+    system = System([dot(s) - expression for s in states[:1]] + [dot(s) for s in states[1:]], states)
     function = VectorFunction([system.equations[0]], {"y": states, "rates": [dot(s) for s in states]})
     entries = function.entries("y")[2]
     nodes = sum(1 for _ in sp.preorder_traversal(system.equations[0]))
@@ -53,7 +53,7 @@ def test_definitions_share_their_corners():
     for symbol in d:
         definitions[symbol] = sp.Max(before - 1, y, evaluate=False)
         before = symbol
-    system = DAESystem([dot(x) - before, dot(y) + before], [x, y], definitions=definitions)
+    system = System([dot(x) - before, dot(y) + before], [x, y], definitions=definitions)
     function = VectorFunction(system.equations, {"y": [x, y], "rates": [dot(x), dot(y)]})
     assert function.operations() < 100
 
@@ -62,7 +62,7 @@ def test_a_hidden_constraint_of_a_maximum():
     """0 = w - Max(x1, ..., x20) is differentiated once: the rate of w is that of the greatest."""
     expression, states = maximum(20)
     w, u = sp.symbols("w u")
-    system = DAESystem([w - expression, dot(w) - u, *[dot(s) - (k + 1) for k, s in enumerate(states)]], [*states, w, u])
+    system = System([w - expression, dot(w) - u, *[dot(s) - (k + 1) for k, s in enumerate(states)]], [*states, w, u])
     reduced = system.reduce()
     f = reduced.numpy()
     assert reduced.index == 2
@@ -153,7 +153,7 @@ def test_derivatives_off_the_tape():
 
 
 def test_they_read_as_they_are_written():
-    system = DAESystem([dot(x) - sp.Max(x, y) + sp.sign(y), dot(y) - sp.Abs(x) * sp.Min(x, y)], [x, y])
+    system = System([dot(x) - sp.Max(x, y) + sp.sign(y), dot(y) - sp.Abs(x) * sp.Min(x, y)], [x, y])
     assert (
         "Max(x, y)" in system.describe() and "Min(x, y)*Abs(x)" in system.describe() and "sign(y)" in system.describe()
     )

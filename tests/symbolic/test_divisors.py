@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from ndae.symbolic import Constraint, DAESystem, Function, dot, norm, parse_expression, point
+from ndae.symbolic import Constraint, Function, System, dot, norm, parse_expression, point
 from ndae.symbolic.numeric.divisors import check_divisors
 
 x, y, a, b = sp.symbols("x y a b")
@@ -50,13 +50,13 @@ def test_text_that_divides_by_what_is_small(number):
         lambda: Constraint([x / (a - b) - y], [x, y], {a: 0.3, b: 0.3}),
         lambda: Constraint([x / (a - 3 * b) - y], [x, y], {a: 0.3, b: 0.1}),
         lambda: Constraint.template([norm(p) / a - 1], [p], [(0,), (1,)], parameters={a: [1.0, 0.0]}),
-        lambda: DAESystem([dot(x) - x / ZERO], [x]),
-        lambda: DAESystem([dot(x) - x / y], [x], definitions={y: ZERO}),
-        lambda: DAESystem([dot(x) - x / y], [x], {a: 0.1}, definitions={b: 3 * a, y: b - 0.3}),
-        lambda: DAESystem([dot(x) - sp.Max(x, 1 / ZERO)], [x]),
-        lambda: DAESystem([dot(x) - sp.Piecewise((x, x > 1 / ZERO), (y, True)), dot(y) - x], [x, y]),
-        lambda: DAESystem([dot(x) - sp.Piecewise((x / a, x > 0), (0, True))], [x], {a: 0.0}),
-        lambda: DAESystem([dot(x) - x], [x], invariants={"energy": x / ZERO}),
+        lambda: System([dot(x) - x / ZERO], [x]),
+        lambda: System([dot(x) - x / y], [x], definitions={y: ZERO}),
+        lambda: System([dot(x) - x / y], [x], {a: 0.1}, definitions={b: 3 * a, y: b - 0.3}),
+        lambda: System([dot(x) - sp.Max(x, 1 / ZERO)], [x]),
+        lambda: System([dot(x) - sp.Piecewise((x, x > 1 / ZERO), (y, True)), dot(y) - x], [x, y]),
+        lambda: System([dot(x) - sp.Piecewise((x / a, x > 0), (0, True))], [x], {a: 0.0}),
+        lambda: System([dot(x) - x], [x], invariants={"energy": x / ZERO}),
     ],
 )
 def test_constraints_and_systems(make):
@@ -71,7 +71,7 @@ def test_what_is_read_as_before():
     assert Constraint([x / (a - b) - y], [x, y], [a, b]).numpy().residual(y0, parameters={"a": 2.0, "b": 1.0}) == [1.0]
     assert Constraint([x / (a - b) - y], [x, y], {a: 1.0 + 1e-12, b: 1.0}).numpy().residual(y0)[0] > 1e12
     check_divisors(x / (sp.Rational(1, 3) - sp.Rational(333333333, 10**9)), "here")
-    DAESystem([dot(x) - sp.Piecewise((1 / x, x > 0), (0, True))], [x])
+    System([dot(x) - sp.Piecewise((1 / x, x > 0), (0, True))], [x])
 
 
 def test_a_number_that_doubles_do_not_have():

@@ -12,7 +12,7 @@ from ndae.symbolic.expressions.partials import partials
 from ndae.symbolic.expressions.reading import substituted
 from ndae.symbolic.parse import parse_expression
 from ndae.symbolic.reduction.graphs import StructureError
-from ndae.symbolic.systems.system import DAESystem
+from ndae.symbolic.systems.system import System
 
 x, y, v, w, l, u, z, a, b, N = states = sp.symbols("x y v w l u z a b N")  # noqa: E741
 
@@ -21,7 +21,7 @@ def reduced(equations, states, **parameters):
     """The reduced system of equations as text, x_dot being the derivative of x."""
     known = [*states, *map(dot, states), *(sp.Symbol(p) for p in parameters)]
     read = [parse_expression(e, known, nonsmooth=True) for e in equations]
-    return DAESystem(read, states, {sp.Symbol(p): value for p, value in parameters.items()}).reduce()
+    return System(read, states, {sp.Symbol(p): value for p, value in parameters.items()}).reduce()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import sympy as sp
 
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.forms.implicit_form import direct_unknowns, implicit_form
-from ndae.symbolic.systems.system import DAESystem
+from ndae.symbolic.systems.system import System
 
 t = sp.Symbol("t")
 
@@ -17,7 +17,7 @@ def particle_on_circle():
     """Arevalo's problem, index 3: x = sin t², y = cos t², with a force along the track; λ = -4 t²."""
     x, y, u, v, lam = sp.symbols("x y u v lam")
     equations = [dot(x) - u, dot(y) - v, dot(u) - 2 * y - x * lam, dot(v) + 2 * x - y * lam, x**2 + y**2 - 1]
-    system = DAESystem(equations, [x, y, u, v, lam], time=t, name="circle")
+    system = System(equations, [x, y, u, v, lam], time=t, name="circle")
     s, c = sp.sin(t**2), sp.cos(t**2)
     return system, {"x": s, "y": c, "u": 2 * t * c, "v": -2 * t * s, "lam": -4 * t**2}
 
@@ -26,7 +26,7 @@ def index_two():
     """x' = z + cos t - t², y' = 3 z - sin t - 3 t², 0 = x + y - sin t - cos t: x = sin t, y = cos t, z = t²."""
     x, y, z = sp.symbols("x y z")
     equations = [dot(x) - z - sp.cos(t) + t**2, dot(y) - 3 * z + sp.sin(t) + 3 * t**2, x + y - sp.sin(t) - sp.cos(t)]
-    system = DAESystem(equations, [x, y, z], time=t, name="two")
+    system = System(equations, [x, y, z], time=t, name="two")
     return system, {"x": sp.sin(t), "y": sp.cos(t), "z": t**2}
 
 
@@ -34,7 +34,7 @@ def index_one():
     """Algebraic x and a fully implicit pair, one of them differentiated in a constraint."""
     x, y, z = sp.symbols("x y z")
     equations = [dot(x) - t * dot(y) + x - (1 + t) * y, y - sp.sin(t), z - x * y]
-    system = DAESystem(equations, [x, y, z], time=t, name="one")
+    system = System(equations, [x, y, z], time=t, name="one")
     exact = sp.exp(-t) + t * sp.sin(t)
     return system, {"x": exact, "y": sp.sin(t), "z": exact * sp.sin(t)}
 
@@ -141,7 +141,7 @@ def test_original_equations_of_high_index_are_refused():
 
 def test_second_derivatives_in_the_original_equations():
     x, z, k = sp.symbols("x z k")
-    system = DAESystem([dot(x, 2) + k * x - z, z - sp.cos(t)], [x, z], {k: 4.0}, t, name="forced")
+    system = System([dot(x, 2) + k * x - z, z - sp.cos(t)], [x, z], {k: 4.0}, t, name="forced")
     form = implicit_form(system.reduce(), "original")
     assert [u.name for u in form.unknowns] == ["x", "x_dot", "z"]
     value = np.array([0.3, -0.2, np.cos(0.5)]), np.array([-0.2, np.cos(0.5) - 4 * 0.3, -np.sin(0.5)])
@@ -152,7 +152,7 @@ def test_second_derivatives_in_the_original_equations():
 def pendulum(at):
     x, y, u, v, lam, g, length = sp.symbols("x y u v lam g length")
     equations = [dot(x) - u, dot(y) - v, dot(u) + lam * x, dot(v) + lam * y + g, x**2 + y**2 - length**2]
-    reduced = DAESystem(equations, [x, y, u, v, lam], {g: 9.81, length: None}, name="pendulum").reduce()
+    reduced = System(equations, [x, y, u, v, lam], {g: 9.81, length: None}, name="pendulum").reduce()
     return implicit_form(reduced, "dummy", at=at)
 
 
@@ -169,7 +169,7 @@ def test_dummy_derivatives_level_by_level():
     """s1 = sin t, s2 = s1', ...: everything is determined, so no equation has a rate."""
     states = sp.symbols("s1:5")
     chain = [dot(p) - q for p, q in pairwise(states)]
-    reduced = DAESystem([states[0] - sp.sin(t), *chain], states, time=t).reduce()
+    reduced = System([states[0] - sp.sin(t), *chain], states, time=t).reduce()
     form = implicit_form(reduced, "dummy", at=(np.zeros(3), np.zeros(2), 0.0))
     assert all(form.algebraic) and len(form.equations) == 5
     time = 0.4

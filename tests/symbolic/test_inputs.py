@@ -7,7 +7,7 @@ import sympy as sp
 import torch
 
 import ndae
-from ndae.symbolic import ANCHOR, Constraint, DAESystem, VectorFunction, dot, library, norm, point
+from ndae.symbolic import ANCHOR, Constraint, System, VectorFunction, dot, library, norm, point
 from ndae.symbolic.ground.kept import Recomputed, kept, remembered
 
 x, y = sp.symbols("x y")
@@ -21,7 +21,7 @@ def test_iterators_are_read_once():
     Constraint(iter([x**2 - 1]), iter([x, y]), unconstrained=iter([y]))
     template = Constraint.template(iter([norm(b - a) - 1]), iter([a, b]), over=iter([(ANCHOR, 0), (0, 1)]))
     assert template.n_instances == 2
-    system = DAESystem(iter([dot(x) + y, y - x]), iter([x, y]), iter([]))
+    system = System(iter([dot(x) + y, y - x]), iter([x, y]), iter([]))
     assert system.reduce().index == 1
 
 
@@ -41,7 +41,7 @@ def test_arrays_stay_the_users():
 
 
 def test_a_solution_keeps_its_own_times():
-    system = DAESystem([dot(x) + y, y - x], [x, y], name="decay")
+    system = System([dot(x) + y, y - x], [x, y], name="decay")
     start, ts = np.array([1.0, 1.0]), np.linspace(0, 1, 3)
     solution = ndae.solve_torch(system, start, ts, rtol=1e-6)
     np.testing.assert_array_equal((*start, *ts), (1, 1, 0, 0.5, 1))

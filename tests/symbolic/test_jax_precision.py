@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from ndae.symbolic import DAESystem, VectorFunction, dot, library
+from ndae.symbolic import System, VectorFunction, dot, library
 
 a, b = sp.symbols("a b")
 CHAIN = library.chain(1)
 IN_JAX = CHAIN.jax()
 VECTOR = VectorFunction([a * b], {"y": [a, b]})
 SYSTEM = library.chain_pendulum(1).jax()
-REDUCED = DAESystem([dot(a) + a * b, b**3 + b - a], [a, b], name="valve").reduce()
+REDUCED = System([dot(a) + a * b, b**3 + b - a], [a, b], name="valve").reduce()
 
 # Every public method that takes states, from float64 y.
 CALLS = {

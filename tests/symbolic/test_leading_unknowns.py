@@ -14,7 +14,7 @@ from ndae.symbolic.forms.functions import ReducedFunctions
 from ndae.symbolic.forms.leading import LeadingFunction
 from ndae.symbolic.forms.reduced import ReducedSystem
 from ndae.symbolic.forms.reduced_equations import Block
-from ndae.symbolic.systems.system import DAESystem
+from ndae.symbolic.systems.system import System
 from tests.symbolic.reduced_cases import (
     BACKENDS,
     CASES,
@@ -125,7 +125,7 @@ def test_a_sample_fails_alone():
 
 def root(equation):
     """x' = 1 beside one algebraic equation for lam."""
-    return DAESystem([dot(x) - 1, equation], [x, lam], name="root").reduce()
+    return System([dot(x) - 1, equation], [x, lam], name="root").reduce()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -183,7 +183,7 @@ def test_one_unknown_is_zero_beside_one_that_is_not():
     """The zero one never stops by its own size, the other one never by the rounding of the first equation alone."""
     other = sp.Symbol("other", real=True)
     equations = [lam + sp.sin(other) / 4 - sp.sin(x) / 4, other + other**3 * 1e9 - lam - x - 1e9 * x**3]
-    reduced = DAESystem([dot(x) - 1, *equations], [x, lam, other], name="two").reduce()
+    reduced = System([dot(x) - 1, *equations], [x, lam, other], name="two").reduce()
     points = np.linspace(-2, 2, 41)[:, None]
     w, good = reduced.numpy().solve_leading(points, guess=np.full((41, 3), 0.1))
     assert good.all()
@@ -289,7 +289,7 @@ def test_many_equations_are_few_operations(monkeypatch):
     square = [[sum((a - b) ** 2 for a, b in zip(one, two, strict=True)) for two in q] for one in q]
     forces = [[sum((q[i][k] - q[j][k]) / square[i][j] for j in range(n) if j != i) for k in range(3)] for i in range(n)]
     flat_q, flat_p = [s for g in q for s in g], [s for g in p for s in g]
-    system = DAESystem.mechanical(
+    system = System.mechanical(
         flat_q, flat_p, mass=[1] * 3 * n, force=[f - s / 2 for row, b in zip(forces, p, strict=True)
         for f, s in zip(row, b, strict=True)], holonomic=[sum(s**2 for s in g) - 1 for g in q], name="repelling points",
     )  # fmt: skip
@@ -314,7 +314,7 @@ def test_many_equations_are_few_operations(monkeypatch):
 def test_second_derivatives_of_what_newton_finds():
     """z + sin(z)/4 = x² p: dz/dx and d²z/dx dp by hand, where one step with a frozen Jacobian has the first alone."""
     z, p, s = sp.Symbol("z", real=True), sp.Symbol("p", positive=True), sp.Symbol("s", real=True)
-    system = DAESystem([dot(s) - z, z + sp.sin(z) / 4 - s**2 * p], [s, z], {p: 1.3}, name="implicit")
+    system = System([dot(s) - z, z + sp.sin(z) / 4 - s**2 * p], [s, z], {p: 1.3}, name="implicit")
     reduced = system.reduce()
     f, place = reduced.torch(), [str(w) for w in reduced.w].index("z")
 

@@ -7,7 +7,7 @@ import pytest
 import sympy as sp
 
 from ndae.experiments.problems import ProblemFileError, problem_from_text
-from ndae.symbolic import Constraint, DAESystem, Function, dot, parse_expression
+from ndae.symbolic import Constraint, Function, System, dot, parse_expression
 from ndae.symbolic.expressions.limits import MAX_DEPTH, MAX_OPERATIONS, check_size
 
 x, y, a = sp.symbols("x y a")
@@ -39,7 +39,7 @@ def test_definitions_that_double():
     d = sp.symbols("d:60")
     definitions = {s: b * sp.sin(b) for s, b in zip(d, [x, *d[:-1]], strict=True)}
     with pytest.raises(ValueError, match=r"definition d\d+ has .* operations"):
-        DAESystem([dot(x) - d[-1]], [x], definitions=definitions)
+        System([dot(x) - d[-1]], [x], definitions=definitions)
     texts = {s.name: str(e) for s, e in definitions.items()}
     for equation in ("x_dot - d59", "x_dot - x"):
         with pytest.raises(ProblemFileError, match=r"definition d\d+ has .* operations"):
@@ -52,9 +52,9 @@ def test_what_is_shared_without_end():
         e = e * sp.sin(e)
     for make in (
         lambda: Constraint([e - 1], [x]),
-        lambda: DAESystem([dot(x) - e], [x]),
-        lambda: DAESystem([dot(x) - x], [x], invariants={"e": e}),
-        lambda: DAESystem([dot(x) - x * y], [x], definitions={y: e}),
+        lambda: System([dot(x) - e], [x]),
+        lambda: System([dot(x) - x], [x], invariants={"e": e}),
+        lambda: System([dot(x) - x * y], [x], definitions={y: e}),
     ):
         with pytest.raises(ValueError, match="operations"):
             make()
@@ -66,7 +66,7 @@ def test_depth_and_digits():
         e = 1 + e**2
     for make in (
         lambda: Function([e], [x]),
-        lambda: DAESystem([dot(x) - e], [x]),
+        lambda: System([dot(x) - e], [x]),
         lambda: Function([x * sp.Rational(10**5000 + 1, 10**5000)], [x]),
         lambda: Function([x**100_000], [x]),
     ):
@@ -78,16 +78,16 @@ def test_towers_of_parameters():
     tower = sp.exp(sp.exp(sp.exp(a)))
     for make in (
         lambda: Function([x * tower], [x], {a: 99.0}),
-        lambda: DAESystem([dot(x) - x * tower], [x], {a: 99.0}),
+        lambda: System([dot(x) - x * tower], [x], {a: 99.0}),
         lambda: problem_from_text(json.dumps(FILE | {"parameters": {"a": 99, "b": "exp(exp(exp(a)))"}})),
         lambda: problem_from_text(json.dumps(FILE | {"parameters": {"a": 99}, "exact": {"x": "t*exp(exp(exp(a)))"}})),
         lambda: Function([x * sp.sqrt(a)], [x], {a: -1.0}),
-        lambda: DAESystem([dot(x) - x * sp.log(a)], [x], {a: -1.0}),
+        lambda: System([dot(x) - x * sp.log(a)], [x], {a: -1.0}),
     ):
         with pytest.raises(ValueError, match="no finite real"):
             make()
     # Branches that the parameter itself shuts off count for nothing.
-    DAESystem([dot(x) - sp.Piecewise((x / a, a > 0), (sp.sqrt(a + 1), a > -1), (x, True))], [x], {a: 0.0})
+    System([dot(x) - sp.Piecewise((x / a, a > 0), (sp.sqrt(a + 1), a > -1), (x, True))], [x], {a: 0.0})
 
 
 @pytest.mark.parametrize(
@@ -149,4 +149,4 @@ def test_long_and_honest():
     check_size(sp.Add(*[sp.sin(s) * s for s in sp.symbols("x:2000")]), "a sum")
     assert MAX_OPERATIONS >= 100_000
     states = sp.symbols("x:60")
-    DAESystem([dot(s) - sp.Max(*states[:10], evaluate=False) * s for s in states], states)
+    System([dot(s) - sp.Max(*states[:10], evaluate=False) * s for s in states], states)

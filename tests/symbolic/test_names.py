@@ -10,7 +10,7 @@ import pytest
 import sympy as sp
 import torch
 
-from ndae.symbolic import Constraint, DAESystem, Function, dot
+from ndae.symbolic import Constraint, Function, System, dot
 from ndae.symbolic.expressions.names import identifiers, in_docstring, is_identifier, literal
 from ndae.symbolic.functions.vector_function import VectorFunction
 from tests.symbolic.odd_names import ODD_NAMES
@@ -145,7 +145,7 @@ def test_systems(names):
     roles = [[sp.Symbol(name) for name in names[i::3] if not is_rate_of(name, names)] for i in range(3)]
     x, p, d = (role[: min(map(len, roles))] for role in roles)
     z = [sp.Symbol(f"z{i}_") for i in range(len(x))]
-    system = DAESystem(
+    system = System(
         [dot(a) - (k + 1) * c for k, (a, c) in enumerate(zip(x, d, strict=True))]
         + [b - 3 * a for a, b in zip(x, z, strict=True)],
         [*x, *z],
@@ -200,9 +200,9 @@ def test_names_of_the_leading_function_own_variables():
     names = ["guess_0", "guess_1", "shift_0", "shift_1", "z", "outer", "s0", "values", "newton"]
     states = [sp.Symbol(name) for name in names]
     equations = [s + sp.sin(s) / 2 + sp.cos(states[i - 1]) / 4 - (i + 1) * t for i, s in enumerate(states)]
-    function = DAESystem(equations, states, time=t).reduce().numpy()
+    function = System(equations, states, time=t).reduce().numpy()
     plain = sp.symbols(f"plain:{len(names)}")
-    other = DAESystem([e.xreplace(dict(zip(states, plain, strict=True))) for e in equations], plain, time=t)
+    other = System([e.xreplace(dict(zip(states, plain, strict=True))) for e in equations], plain, time=t)
     w, found = function.solve_leading(np.zeros(0), t=0.7)
     expected, _ = other.reduce().numpy().solve_leading(np.zeros(0), t=0.7)
     assert found
@@ -219,7 +219,7 @@ def test_symbols_named_as_those_of_a_tape():
     def index(names):
         x, y, z = (sp.Symbol(name) for name in names)
         rows = [dot(y) + dot(z) + x - sp.sin(t), dot(y) + dot(z) + y**3 - sp.cos(t), z + z**3 - sp.sin(t) / 2]
-        return DAESystem(rows, [x, y, z], time=t).index
+        return System(rows, [x, y, z], time=t).index
 
     assert index(["1'", "0'", "2'"]) == index(["x", "y", "z"]) == 1
 

@@ -8,7 +8,7 @@ import sympy as sp
 
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.reduction.graphs import StructureError
-from ndae.symbolic.systems.system import DAESystem
+from ndae.symbolic.systems.system import System
 
 t, x, y, z, u, v, w, lam, k = sp.symbols("t x y z u v w lam k")
 g, length, m = sp.symbols("g length m")
@@ -44,7 +44,7 @@ def freedom(reduced):
 
 def test_pendulum_as_five_equations():
     equations = [dot(x) - u, dot(y) - v, m * dot(u) + lam * x, m * dot(v) + lam * y + m * g, CIRCLE]
-    reduced = DAESystem(equations, [x, y, u, v, lam], {**EARTH, m: 1.5}).reduce()
+    reduced = System(equations, [x, y, u, v, lam], {**EARTH, m: 1.5}).reduce()
     assert reduced.index == 3
     assert [s.name for s in reduced.y] == ["x", "y", "u", "v"]
     assert [s.name for s in reduced.w] == ["u_dot", "v_dot", "lam"] and reduced.rates == (u, v, *reduced.w[:2])
@@ -57,7 +57,7 @@ def test_pendulum_as_five_equations():
 
 def test_pendulum_as_three_equations_of_second_order():
     equations = [m * dot(x, 2) + lam * x, m * dot(y, 2) + lam * y + m * g, CIRCLE]
-    reduced = DAESystem(equations, [x, y, lam], {**EARTH, m: 1.5}).reduce()
+    reduced = System(equations, [x, y, lam], {**EARTH, m: 1.5}).reduce()
     assert reduced.index == 3 and freedom(reduced) == 2
     assert proportional(reduced.constraints, [CIRCLE, x * dot(x) + y * dot(y)])
 
@@ -66,7 +66,7 @@ def test_pendulum_whose_velocities_have_a_factor():
     """2 x' = 2 u is as good an alias as x' = u; 3 u = x' is none that names a derivative."""
     tail = [dot(u) + lam * x, dot(v) + lam * y + g, CIRCLE]
     for first in ([2 * dot(x) - 2 * u, v - dot(y)], [dot(x) - 3 * u, dot(y) - 3 * v]):
-        reduced = DAESystem(first + tail, [x, y, u, v, lam], EARTH).reduce()
+        reduced = System(first + tail, [x, y, u, v, lam], EARTH).reduce()
         assert reduced.index == 3 and freedom(reduced) == 2
         assert any(sp.simplify(e / CIRCLE).is_number for e in reduced.constraints)
 
@@ -80,7 +80,7 @@ def test_pendulum_hidden_in_combinations():
         [A + t * CIRCLE, B + sp.sin(t) * A, A + (1 + t) * B + 2 * CIRCLE],
         [A + x * CIRCLE, B, A * sp.exp(y)],
     ):
-        reduced = DAESystem(equations, [x, y, lam], EARTH, t).reduce()
+        reduced = System(equations, [x, y, lam], EARTH, t).reduce()
         assert reduced.index == 3 and freedom(reduced) == 2
         ratio = sp.simplify(reduced.constraints[0] / CIRCLE)
         assert ratio != 0 and not ratio.free_symbols & {lam, dot(x, 2), dot(y, 2)}
@@ -107,7 +107,7 @@ def test_car_axis():
     equations = [dot(s) - rate for s, rate in zip(q, p, strict=True)]
     equations += [M * eps**2 / 2 * dot(s) - f for s, f in zip(p, force, strict=True)]
     parameters = {eps: 0.01, M: 10, L: 1, L0: 0.5, r: 0.1, omega: 10}
-    reduced = DAESystem(equations + held, [*q, *p, lam1, lam2], parameters, t).reduce()
+    reduced = System(equations + held, [*q, *p, lam1, lam2], parameters, t).reduce()
     assert reduced.index == 3 and freedom(reduced) == 4
     moved = [e.diff(t) + sum(e.diff(s) * rate for s, rate in zip(q, p, strict=True)) for e in held]
     assert proportional(reduced.constraints, held + moved)
@@ -117,7 +117,7 @@ def test_a_skate_is_of_index_two():
     angle, spin = sp.symbols("angle spin")
     skate = u * sp.sin(angle) - v * sp.cos(angle)
     inertia = {"mass": [m, m, k], "parameters": {m: 1, k: 2, g: 1}}
-    system = DAESystem.mechanical(
+    system = System.mechanical(
         [x, y, angle], [u, v, spin], force=[0, -g, 0], velocity_constraints=[skate], multipliers=["mu"], **inertia
     )
     reduced = system.reduce()
@@ -131,7 +131,7 @@ def test_a_skate_is_of_index_two():
 def test_a_disc_that_rolls_along_a_slope():
     """Rolling, x' = R φ', with the slope y = 0 as a second constraint: both levels of constraint in one system."""
     phi, spin, R = sp.symbols("phi spin R")
-    system = DAESystem.mechanical([x, y, phi], [u, v, spin], mass=[m, m, k], force=[m * g, 0, 0], holonomic=[y],
+    system = System.mechanical([x, y, phi], [u, v, spin], mass=[m, m, k], force=[m * g, 0, 0], holonomic=[y],
                                   velocity_constraints=[u - R * spin], parameters={m: 1, k: 2, g: 1, R: 1})  # fmt: skip
     reduced = system.reduce()
     assert reduced.index == 3 and freedom(reduced) == 3
@@ -155,7 +155,7 @@ def test_robot_arm_of_index_five():
         sp.cos(q1) + sp.cos(q1 + q3) - sp.cos(path[0]) - sp.cos(path[1]),
         sp.sin(q1) + sp.sin(q1 + q3) - sp.sin(path[0]) - sp.sin(path[1]),
     ]  # fmt: skip
-    reduced = DAESystem(equations, [q1, q2, q3, u1, u2], time=t).reduce()
+    reduced = System(equations, [q1, q2, q3, u1, u2], time=t).reduce()
     assert reduced.index == 5 and freedom(reduced) == 0
     solution = {q1: path[0], q3: path[1] - path[0]}  # what the last two equations say
     low = [e for e in reduced.constraints if not e.free_symbols & {q2, dot(q2)}]
@@ -173,7 +173,7 @@ def test_constant_singular_mass_matrix():
     diode = 1e-6 * (sp.exp((U[1] - U[2]) / 0.026) - 1)
     mass = [[-C1, C1, 0, 0], [C1, -C1, 0, 0], [0, 0, -C2, C2], [0, 0, C2, -C2]]
     current = [(U[0] - sp.sin(t)) / R, U[1] / R + diode, U[2] / R - diode, U[3] / R + U[3] ** 3]
-    system = DAESystem.linearly_implicit(mass, current, U, {R: 1e3, C1: 1e-6, C2: 2e-6}, t)
+    system = System.linearly_implicit(mass, current, U, {R: 1e3, C1: 1e-6, C2: 2e-6}, t)
     reduced = system.reduce()
     assert reduced.index == 1 and freedom(reduced) == 2
     assert proportional([sp.expand(e) for e in reduced.constraints], [sp.expand(current[0] + current[1]),
@@ -201,14 +201,14 @@ def test_ring_modulator_without_its_capacitors():
         5e-4 * dot(I5) - half * U2 + U5 + 17.3 * I5, 5e-4 * dot(I6) + half * U2 - U6 + 17.3 * I6,
         2e-3 * dot(I7) + U1 - half * sp.sin(2000 * sp.pi * t) + 86.3 * I7, 2e-3 * dot(I8) + U2 + 636.3 * I8,
     ]  # fmt: skip
-    reduced = DAESystem(equations, [*U, *current], time=t).reduce()
+    reduced = System(equations, [*U, *current], time=t).reduce()
     assert reduced.index == 2
     assert proportional(reduced.constraints, [I3 + I4 + I5 + I6])
 
 
 def test_hessenberg_index_two():
     equations = {x: -x + z * y, y: z - sp.cos(t)}
-    reduced = DAESystem.semi_explicit(equations, [x - y**2], [z], time=t).reduce()
+    reduced = System.semi_explicit(equations, [x - y**2], [z], time=t).reduce()
     assert reduced.index == 2 and freedom(reduced) == 1
     assert proportional(reduced.constraints, [x - y**2])
     assert proportional(reduced.equations, [dot(x) + x - z * y, dot(y) - z + sp.cos(t), dot(x) - 2 * y * dot(y)])
@@ -218,14 +218,14 @@ def test_hessenberg_index_two():
 def test_a_chain_of_integrators(n):
     """x_1 = sin t, x_k' = x_{k+1}: index n, nothing free, and x_k is the (k-1)-th derivative."""
     states = sp.symbols(f"s1:{n + 1}")
-    reduced = DAESystem([states[0] - sp.sin(t), *[dot(p) - q for p, q in pairwise(states)]], states, time=t).reduce()
+    reduced = System([states[0] - sp.sin(t), *[dot(p) - q for p, q in pairwise(states)]], states, time=t).reduce()
     assert reduced.index == n and freedom(reduced) == 0
     assert set(reduced.constraints) == {s - sp.sin(t).diff(t, i) for i, s in enumerate(states[:-1])}
 
 
 def test_brenan():
     """x' − t y' + x − (1 + t) y = 0, y = sin t (Brenan, Campbell and Petzold 1996): index 1, x = e^-t + t sin t."""
-    system = DAESystem([dot(x) - t * dot(y) + x - (1 + t) * y, y - sp.sin(t)], [x, y], time=t)
+    system = System([dot(x) - t * dot(y) + x - (1 + t) * y, y - sp.sin(t)], [x, y], time=t)
     reduced = system.reduce()
     assert reduced.index == 1 and freedom(reduced) == 1
     assert proportional(reduced.constraints, [y - sp.sin(t)])
@@ -237,7 +237,7 @@ def test_brenan():
 def test_a_time_dependent_pencil_that_structure_misjudges(eta):
     """Gear and Petzold 1984: x' + η t y' + (1 + η) y = e^-t, x + η t y = e^-t has index 2."""
     equations = [dot(x) + eta * t * dot(y) + (1 + eta) * y - sp.exp(-t), x + eta * t * y - sp.exp(-t)]
-    reduced = DAESystem(equations, [x, y], time=t).reduce()
+    reduced = System(equations, [x, y], time=t).reduce()
     assert reduced.index == 2 and freedom(reduced) == 0 and not reduced.y
     found = sp.solve(reduced.equations, reduced.w, dict=True)[0]
     # The first minus the derivative of the second is y = e^-t + e^-t.
@@ -248,7 +248,7 @@ def test_a_time_dependent_pencil_that_structure_misjudges(eta):
 def test_a_dense_constant_system():
     """x' + y' = z, 2 x' + 2 y' = x + 3 z: the combination x + z is a constraint that no equation shows."""
     equations = [dot(x) + dot(y) - z, 2 * dot(x) + 2 * dot(y) - x - 3 * z, x - y + z - t]
-    reduced = DAESystem(equations, [x, y, z], time=t).reduce()
+    reduced = System(equations, [x, y, z], time=t).reduce()
     assert reduced.index == 1 and freedom(reduced) == 1
     assert proportional(reduced.constraints, [x + z, x - y + z - t])
 
@@ -258,7 +258,7 @@ def test_a_dense_constant_system():
 
 def test_state_dependent_singular_mass_matrix():
     """Rows (x, y) and y (x, y): y times the first minus the second is y (1) − (x − y)."""
-    system = DAESystem.linearly_implicit([[x, y], [x * y, y**2]], [1, x - y], [x, y])
+    system = System.linearly_implicit([[x, y], [x * y, y**2]], [1, x - y], [x, y])
     reduced = system.reduce()
     assert reduced.index == 1 and freedom(reduced) == 1
     assert proportional(reduced.constraints, [2 * y - x])
@@ -267,7 +267,7 @@ def test_state_dependent_singular_mass_matrix():
 def test_constraints_by_cancellation():
     """A variable that cancels does not count: (y + 1)² − y² − 2 y has no y."""
     false = (y + 1) ** 2 - y**2 - 2 * y
-    reduced = DAESystem([dot(x) - y * z, dot(y) - z, x * false - sp.sin(t)], [x, y, z], time=t).reduce()
+    reduced = System([dot(x) - y * z, dot(y) - z, x * false - sp.sin(t)], [x, y, z], time=t).reduce()
     assert reduced.index == 2
     assert [sp.simplify(e - (x - sp.sin(t))) for e in reduced.constraints] == [0]
     assert not reduced.constraints[0].has(y)
@@ -277,17 +277,17 @@ def test_index_of_a_nonlinear_system_that_structure_misjudges():
     """Reissig, Martinson and Barton (2000) made nonlinear: the difference of two equations is free of y' and z'."""
     for f in (y**3 + y, sp.exp(y), sp.Piecewise((y, y > 0), (2 * y, True)) + sp.atan(x) / 9):
         equations = [dot(y) + dot(z) + x - sp.sin(t), dot(y) + dot(z) + f, z + z**3 - t]
-        reduced = DAESystem(equations, [x, y, z], time=t).reduce()
+        reduced = System(equations, [x, y, z], time=t).reduce()
         assert reduced.index == 1 and freedom(reduced) == 1
     # With the product the difference contains z' again, and z'' is needed.
     equations = [dot(y) + dot(z) + x - sp.sin(t), dot(y) + dot(z) * (1 + y) + y**3, z + z**3 - t]
-    assert DAESystem(equations, [x, y, z], time=t).index == 2
+    assert System(equations, [x, y, z], time=t).index == 2
 
 
 def test_products_of_rates():
     """x' y' = z and x' y' = 1 + sin² t: nonlinear in the rates, their difference is a constraint all the same."""
     equations = [dot(x) * dot(y) - z, dot(x) * dot(y) - 1 - sp.sin(t) ** 2, dot(z) - w * x + z, x - t - w]
-    reduced = DAESystem(equations, [x, y, z, w], time=t).reduce()
+    reduced = System(equations, [x, y, z, w], time=t).reduce()
     assert sp.simplify(reduced.constraints[0] ** 2 - (z - 1 - sp.sin(t) ** 2) ** 2) == 0
     assert freedom(reduced) == 1
 
@@ -303,7 +303,7 @@ def test_ordinary_differential_equations():
         ([dot(x, 3) + x, dot(y, 2) - dot(x, 2) * y], [x, y], 5),
         ([dot(x) + 2 * dot(y) - x, dot(x) - dot(y) + y], [x, y], 2),
     ):
-        reduced = DAESystem(equations, states).reduce()
+        reduced = System(equations, states).reduce()
         assert reduced.index == 0 and not reduced.constraints and freedom(reduced) == order
 
 
@@ -335,7 +335,7 @@ REFUSED = {  # equations, states, what the message says, equations and unknowns 
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused(case):
     equations, states, message, numbers, names = REFUSED[case]
-    system = DAESystem(equations, states, {k: 1.0}, t, name="nonsense")
+    system = System(equations, states, {k: 1.0}, t, name="nonsense")
     with pytest.raises(StructureError, match=message) as error:
         system.reduce()
     assert str(error.value).startswith("nonsense: ")
@@ -360,7 +360,7 @@ REDUNDANT = {
 @pytest.mark.parametrize("case", REDUNDANT)
 def test_redundant_constraints_are_refused(case):
     constraints = REDUNDANT[case]
-    system = DAESystem.mechanical(X3, V3, mass=1, holonomic=constraints, name="redundant")
+    system = System.mechanical(X3, V3, mass=1, holonomic=constraints, name="redundant")
     with pytest.raises(StructureError, match=r"structurally singular|depend on one another") as error:
         system.reduce()
     assert error.value.equations == tuple(range(6, 6 + len(constraints)))
@@ -375,16 +375,16 @@ def test_redundant_constraints_are_refused(case):
 )  # fmt: skip
 def test_what_nothing_determines_where_the_equations_hold(equations):
     with pytest.raises(StructureError, match="wherever they hold, these equations depend on one another"):
-        DAESystem(equations, [x, y, z], time=t).reduce()
+        System(equations, [x, y, z], time=t).reduce()
 
 
 def test_independent_constraints_are_not():
     for constraints in ([x**2 - y, y**2 - z], [x**2 + y**2 - 1, z * x - 2], [x * y, z - 1], [y**2 - x**3]):
-        assert DAESystem.mechanical(X3, V3, mass=1, holonomic=constraints).index == 3
+        assert System.mechanical(X3, V3, mass=1, holonomic=constraints).index == 3
 
 
 def test_more_constraints_than_coordinates():
-    system = DAESystem.mechanical([x, y], [u, v], mass=1, holonomic=[x - 1, y - 1, x - y])
+    system = System.mechanical([x, y], [u, v], mass=1, holonomic=[x - 1, y - 1, x - y])
     with pytest.raises(StructureError, match="too many equations for the unknowns x, y") as error:
         system.reduce()
     assert error.value.equations == (4, 5, 6) and error.value.unknowns == ("lam0", "lam1", "lam2")
@@ -392,7 +392,7 @@ def test_more_constraints_than_coordinates():
 
 def test_dependence_at_the_parameter_values_alone():
     """With k = 2 the rows are parallel, with another k they are not: no formula in k is right for both."""
-    system = DAESystem([dot(x) + k * dot(y) - z, dot(x) + 2 * dot(y) - x, z - x - y], [x, y, z], {k: 2.0})
+    system = System([dot(x) + k * dot(y) - z, dot(x) + 2 * dot(y) - x, z - x - y], [x, y, z], {k: 2.0})
     with pytest.raises(StructureError, match=r"at these parameter values alone \(k = 2.0\): write these numbers"):
         system.reduce()
 
@@ -400,7 +400,7 @@ def test_dependence_at_the_parameter_values_alone():
 def test_many_left_over_are_counted():
     states = sp.symbols("s1:31")
     with pytest.raises(StructureError, match="s12 and 18 more") as error:
-        DAESystem([sum(states)], states).reduce()
+        System([sum(states)], states).reduce()
     assert len(error.value.unknowns) == 30
 
 
@@ -415,7 +415,7 @@ def ladder(n):
         equations.append((U[i - 1] if i else sp.sin(t)) - U[i] - 2 * across[i])
         equations.append(across[i] - down[i] - (across[i + 1] if i + 1 < n else 0))
         equations.append(dot(U[i]) / 3 - down[i])
-    return DAESystem(equations, [*U, *across, *down], time=t)
+    return System(equations, [*U, *across, *down], time=t)
 
 
 def links(n):
@@ -428,7 +428,7 @@ def links(n):
     work = sum(e * f for e, f in zip(held, tension, strict=True))
     equations += [dot(r[i]) + work.diff(p[i]) for i in range(n)]
     equations += [dot(s[i]) + g + work.diff(q[i]) for i in range(n)]
-    return DAESystem(equations + held, [*p, *q, *r, *s, *tension], {g: 9.81})
+    return System(equations + held, [*p, *q, *r, *s, *tension], {g: 9.81})
 
 
 @pytest.mark.parametrize(

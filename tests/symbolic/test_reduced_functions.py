@@ -7,7 +7,7 @@ import sympy as sp
 
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.forms.functions import ReducedFunctions
-from ndae.symbolic.systems.system import DAESystem
+from ndae.symbolic.systems.system import System
 from tests.symbolic.reduced_cases import BACKENDS, CONVERT, by_sympy, case, pendulum, t
 
 
@@ -99,7 +99,7 @@ def test_compiled_once():
 def test_what_was_found_can_be_read():
     x, y, u, v, T, g = sp.symbols("x y u v T g")
     equations = [dot(x) - u, dot(y) - v, dot(u) + T * x, dot(v) + T * y + g, x**2 + y**2 - 1]
-    text = DAESystem(equations, [x, y, u, v, T], {g: 9.81}, name="swing").reduce().describe()
+    text = System(equations, [x, y, u, v, T], {g: 9.81}, name="swing").reduce().describe()
     assert text.startswith("swing: differentiation index 3\n")
     assert "hidden constraints, differentiated 1 x\n  0 = 2*u*x + 2*v*y\n" in text
     assert "  2 x  0 = 2*u**2 + 2*u_dot*x + 2*v**2 + 2*v_dot*y" in text

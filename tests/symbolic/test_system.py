@@ -6,12 +6,12 @@ import pytest
 import sympy as sp
 
 from ndae.symbolic.expressions.derivatives import dot
-from ndae.symbolic.systems.system import DAESystem
+from ndae.symbolic.systems.system import System
 
 t, x, y, z, u, v, k = sp.symbols("t x y z u v k")
 m, g, length = sp.symbols("m g length", positive=True)
 X, Y = sp.Function("X")(t), sp.Function("Y")(t)
-mechanical = DAESystem.mechanical
+mechanical = System.mechanical
 
 
 def same(equations, expected):
@@ -35,7 +35,7 @@ def test_derivatives_of_states():
 
 
 def test_which_derivative_a_symbol_is():
-    system = DAESystem([dot(x, 2) - z, z - sp.sin(t)], [x, z], time=t)
+    system = System([dot(x, 2) - z, z - sp.sin(t)], [x, z], time=t)
     assert system.derivative_of(x) == (x, 0) and system.derivative_of(dot(x, 2)) == (x, 2)
     assert system.derivative_of(t) is None and system.derivative_of(sp.Symbol("x_dot", real=True)) is None
     assert [system.is_algebraic(i) for i in (0, 1)] == [False, True]
@@ -45,43 +45,43 @@ def test_which_derivative_a_symbol_is():
 
 
 def test_functions_of_time_are_symbols_afterwards():
-    system = DAESystem([X.diff(t, 2) + k * Y * X.diff(t), sp.Eq(X**2, Y + sp.cos(t))], [X, Y], {k: 2})
+    system = System([X.diff(t, 2) + k * Y * X.diff(t), sp.Eq(X**2, Y + sp.cos(t))], [X, Y], {k: 2})
     a, b = system.states
     assert (a.name, b.name, system.time) == ("X", "Y", t)
     same(system.equations, [dot(a, 2) + k * b * dot(a), a**2 - b - sp.cos(t)])
 
 
 def test_derivatives_of_expressions_over_functions_are_carried_out():
-    system = DAESystem([sp.Derivative(X * Y, t) - 1, Y - t], [X, Y])
+    system = System([sp.Derivative(X * Y, t) - 1, Y - t], [X, Y])
     a, b = system.states
     same(system.equations, [a * dot(b) + b * dot(a) - 1, b - t])
 
 
 def test_equations_one_by_one_as_eq_or_as_matrix():
-    same(DAESystem(sp.Eq(dot(x), -x), x).equations, [dot(x) + x])
-    same(DAESystem(sp.Matrix([dot(x) + y, y - 1]), sp.Matrix([x, y])).equations, [dot(x) + y, y - 1])
+    same(System(sp.Eq(dot(x), -x), x).equations, [dot(x) + x])
+    same(System(sp.Matrix([dot(x) + y, y - 1]), sp.Matrix([x, y])).equations, [dot(x) + y, y - 1])
 
 
 def test_parameters_and_inputs():
     drive = sp.Symbol("drive")
     equations, definitions = [dot(x) + k * x - drive, y - x * g], {drive: sp.sin(3 * t)}
-    system = DAESystem(equations, [x, y], {k: 2, g: None}, t, definitions=definitions, name="driven")
+    system = System(equations, [x, y], {k: 2, g: None}, t, definitions=definitions, name="driven")
     assert system.parameters == {k: 2.0, g: None} and isinstance(system.parameters[k], float)
     same(system.equations, [dot(x) + k * x - sp.sin(3 * t), y - x * g])
-    assert DAESystem([dot(x) - k], x, [k]).parameters == {k: None}
+    assert System([dot(x) - k], x, [k]).parameters == {k: None}
 
 
 def test_definitions_are_put_in_in_order():
     a, b = sp.symbols("a b")
-    system = DAESystem([dot(x) - a - b], [x], definitions={a: x**2, b: a + 1}, invariants={"twice": 2 * b})
+    system = System([dot(x) - a - b], [x], definitions={a: x**2, b: a + 1}, invariants={"twice": 2 * b})
     same(system.equations, [dot(x) - 2 * x**2 - 1])
     same([system.invariants["twice"]], [2 * x**2 + 2])
     with pytest.raises(ValueError, match="'a' is not declared"):
-        DAESystem([dot(x) - a - b], [x], definitions={b: a + 1, a: x**2})
+        System([dot(x) - a - b], [x], definitions={b: a + 1, a: x**2})
 
 
 def test_corners_become_piecewise():
-    system = DAESystem([dot(x) - sp.Abs(y), y - sp.Max(x, 0)], [x, y])
+    system = System([dot(x) - sp.Abs(y), y - sp.Max(x, 0)], [x, y])
     assert not any(e.has(sp.Abs, sp.Max) for e in system.equations)
     for value in (-1.5, 2.5):
         at = {x: value, y: value, dot(x): 0}
@@ -89,35 +89,35 @@ def test_corners_become_piecewise():
 
 
 def test_describe_and_repr():
-    system = DAESystem([dot(x) - y, k * x + y], [x, y], {k: 3}, invariants={"sum": x + k}, name="two")
+    system = System([dot(x) - y, k * x + y], [x, y], {k: 3}, invariants={"sum": x + k}, name="two")
     text = system.describe()
     for part in ("two: 2 equations, 2 states", f"0 = {dot(x) - y}", "states: x, y", "k = 3.0", "invariant sum: k + x"):
         assert part in text
-    assert repr(system) == "DAESystem('two', n_equations=2, n_states=2, parameters=['k'])"
+    assert repr(system) == "System('two', n_equations=2, n_states=2, parameters=['k'])"
 
 
 # -- semi-explicit and linearly implicit -----------------------------------------------------------------------------
 
 
 def test_semi_explicit():
-    system = DAESystem.semi_explicit({x: z - x, y: -x}, [x + y + z - sp.sin(t)], [z], time=t, name="semi")
+    system = System.semi_explicit({x: z - x, y: -x}, [x + y + z - sp.sin(t)], [z], time=t, name="semi")
     assert system.states == (x, y, z) and system.name == "semi"
     same(system.equations, [dot(x) - z + x, dot(y) + x, x + y + z - sp.sin(t)])
-    same(DAESystem.semi_explicit({X: -X}).equations, [sp.Symbol("X_dot", real=True) + sp.Symbol("X", real=True)])
-    assert DAESystem.semi_explicit({x: z}, z - x, z).states == (x, z)
-    assert DAESystem.semi_explicit({x: z}, z - x, z).index == 1
+    same(System.semi_explicit({X: -X}).equations, [sp.Symbol("X_dot", real=True) + sp.Symbol("X", real=True)])
+    assert System.semi_explicit({x: z}, z - x, z).states == (x, z)
+    assert System.semi_explicit({x: z}, z - x, z).index == 1
     with pytest.raises(ValueError, match="expected a mapping from each differential state to its rate"):
-        DAESystem.semi_explicit([x], [y])
+        System.semi_explicit([x], [y])
 
 
 def test_linearly_implicit():
-    constant = DAESystem.linearly_implicit([[1, -1], [-1, 1]], [y - x, sp.sin(t) - y], [x, y], time=t)
+    constant = System.linearly_implicit([[1, -1], [-1, 1]], [y - x, sp.sin(t) - y], [x, y], time=t)
     same(constant.equations, [dot(x) - dot(y) - y + x, dot(y) - dot(x) - sp.sin(t) + y])
     assert constant.index == 1
-    moving = DAESystem.linearly_implicit(sp.Matrix([[x, y], [0, 0]]), [0, x**2 - y - k], [x, y], {k: 1.0})
+    moving = System.linearly_implicit(sp.Matrix([[x, y], [0, 0]]), [0, x**2 - y - k], [x, y], {k: 1.0})
     same(moving.equations, [x * dot(x) + y * dot(y), -(x**2) + y + k])
     with pytest.raises(ValueError, match=r"mass matrix of shape \(1, 2\) for 1 right-hand sides and 1 states"):
-        DAESystem.linearly_implicit([[1, 0]], [x], [x])
+        System.linearly_implicit([[1, 0]], [x], [x])
 
 
 # -- mechanical ------------------------------------------------------------------------------------------------------
@@ -202,36 +202,36 @@ def test_velocity_constraints():
 # -- refusals --------------------------------------------------------------------------------------------------------
 
 REFUSED = {
-    "no name": (lambda: DAESystem([dot(x)], x, name=" "), "expected a non-empty text"),
-    "no equations": (lambda: DAESystem([], x), "no expressions: give at least one"),
-    "no states": (lambda: DAESystem([dot(x)], []), "no states: give at least one"),
-    "text as state": (lambda: DAESystem([dot(x)], ["x"]), "state 'x': expected a SymPy symbol, or a function of time"),
-    "text as equation": (lambda: DAESystem(["x"], x), r"text \('x'\)"),
-    "truth value": (lambda: DAESystem([True], x), "not a scalar SymPy expression"),
-    "text as time": (lambda: DAESystem([dot(x)], x, time="t"), "time='t': expected a SymPy symbol"),
-    "another time": (lambda: DAESystem([X], [X], time=k), r"state X\(t\) is no function of the time k"),
-    "two times": (lambda: DAESystem([X], [X, sp.Function("Y")(k)]), r"state Y\(k\) is no function of the time t"),
-    "undeclared": (lambda: DAESystem([dot(x) - y], x), r"equation 0 \(x_dot - y\): the symbol 'y' is not declared"),
-    "undeclared input": (lambda: DAESystem([X.diff(t) - Y], [X]), r"function Y\(t\) is not declared: .* input"),
-    "another x": (lambda: DAESystem([dot(x) - sp.Symbol("x", real=True)], x), "'x' is not the one declared"),
-    "another x_dot": (lambda: DAESystem([sp.Symbol("x_dot", real=True)], x), r"derivatives by dot\(x\)"),
-    "twice a state": (lambda: DAESystem([dot(x)], [x, x]), "'x' is declared twice"),
-    "state and parameter": (lambda: DAESystem([dot(x)], [x], [x]), "as state and as parameter"),
-    "state and definition": (lambda: DAESystem([dot(x)], x, definitions={x: y}), "as state and as definition"),
-    "parameter x_dot": (lambda: DAESystem([dot(x)], x, [dot(x)]), "name of a derivative of the state 'x'"),
-    "state x_dot": (lambda: DAESystem([dot(x)], [x, dot(x)]), "name of a derivative of the state 'x'"),
-    "text as parameter": (lambda: DAESystem([dot(x)], x, {"k": 1}), "parameter 'k': expected a SymPy symbol as key"),
-    "value is text": (lambda: DAESystem([dot(x)], x, {k: "a"}), "parameter k is 'a': expected a number, or None"),
-    "infinite value": (lambda: DAESystem([dot(x)], x, {k: math.inf}), "k is inf: expected a finite number"),
-    "text as definition": (lambda: DAESystem([dot(x)], x, definitions={"k": x}), "definition 'k': expected a SymPy"),
-    "rate as invariant": (lambda: DAESystem([dot(x)], x, invariants={"e": dot(x)}), "contains the derivative x_dot"),
-    "undeclared invariant": (lambda: DAESystem([dot(x)], x, invariants={"e": y}), "invariant 'e': the symbol 'y'"),
-    "text as invariant": (lambda: DAESystem([dot(x)], x, invariants={"e": "x"}), "invariant 'e': .* is text"),
-    "a jump": (lambda: DAESystem([dot(x) - sp.floor(x)], x), r"floor in floor\(x\), which is not smooth"),
-    "a rare function": (lambda: DAESystem([dot(x) - sp.gamma(x)], x), "unsupported gamma"),
-    "imaginary": (lambda: DAESystem([dot(x) - sp.I * x], x), "imaginary unit"),
-    "infinity": (lambda: DAESystem([dot(x) - sp.oo], x), "only finite numbers"),
-    "rate of an expression": (lambda: DAESystem.semi_explicit({x**2: x}), r"dot\(x\*\*2\): expected a state"),
+    "no name": (lambda: System([dot(x)], x, name=" "), "expected a non-empty text"),
+    "no equations": (lambda: System([], x), "no expressions: give at least one"),
+    "no states": (lambda: System([dot(x)], []), "no states: give at least one"),
+    "text as state": (lambda: System([dot(x)], ["x"]), "state 'x': expected a SymPy symbol, or a function of time"),
+    "text as equation": (lambda: System(["x"], x), r"text \('x'\)"),
+    "truth value": (lambda: System([True], x), "not a scalar SymPy expression"),
+    "text as time": (lambda: System([dot(x)], x, time="t"), "time='t': expected a SymPy symbol"),
+    "another time": (lambda: System([X], [X], time=k), r"state X\(t\) is no function of the time k"),
+    "two times": (lambda: System([X], [X, sp.Function("Y")(k)]), r"state Y\(k\) is no function of the time t"),
+    "undeclared": (lambda: System([dot(x) - y], x), r"equation 0 \(x_dot - y\): the symbol 'y' is not declared"),
+    "undeclared input": (lambda: System([X.diff(t) - Y], [X]), r"function Y\(t\) is not declared: .* input"),
+    "another x": (lambda: System([dot(x) - sp.Symbol("x", real=True)], x), "'x' is not the one declared"),
+    "another x_dot": (lambda: System([sp.Symbol("x_dot", real=True)], x), r"derivatives by dot\(x\)"),
+    "twice a state": (lambda: System([dot(x)], [x, x]), "'x' is declared twice"),
+    "state and parameter": (lambda: System([dot(x)], [x], [x]), "as state and as parameter"),
+    "state and definition": (lambda: System([dot(x)], x, definitions={x: y}), "as state and as definition"),
+    "parameter x_dot": (lambda: System([dot(x)], x, [dot(x)]), "name of a derivative of the state 'x'"),
+    "state x_dot": (lambda: System([dot(x)], [x, dot(x)]), "name of a derivative of the state 'x'"),
+    "text as parameter": (lambda: System([dot(x)], x, {"k": 1}), "parameter 'k': expected a SymPy symbol as key"),
+    "value is text": (lambda: System([dot(x)], x, {k: "a"}), "parameter k is 'a': expected a number, or None"),
+    "infinite value": (lambda: System([dot(x)], x, {k: math.inf}), "k is inf: expected a finite number"),
+    "text as definition": (lambda: System([dot(x)], x, definitions={"k": x}), "definition 'k': expected a SymPy"),
+    "rate as invariant": (lambda: System([dot(x)], x, invariants={"e": dot(x)}), "contains the derivative x_dot"),
+    "undeclared invariant": (lambda: System([dot(x)], x, invariants={"e": y}), "invariant 'e': the symbol 'y'"),
+    "text as invariant": (lambda: System([dot(x)], x, invariants={"e": "x"}), "invariant 'e': .* is text"),
+    "a jump": (lambda: System([dot(x) - sp.floor(x)], x), r"floor in floor\(x\), which is not smooth"),
+    "a rare function": (lambda: System([dot(x) - sp.gamma(x)], x), "unsupported gamma"),
+    "imaginary": (lambda: System([dot(x) - sp.I * x], x), "imaginary unit"),
+    "infinity": (lambda: System([dot(x) - sp.oo], x), "only finite numbers"),
+    "rate of an expression": (lambda: System.semi_explicit({x**2: x}), r"dot\(x\*\*2\): expected a state"),
     "one velocity": (lambda: mechanical([x, y], [u], mass=1), "2 coordinates q and 1 velocities v"),
     "no coordinates": (lambda: mechanical([], [], mass=1), "q is empty"),
     "expression as q": (lambda: mechanical(x**2, [u], mass=1), r"q contains x\*\*2: expected SymPy symbols"),
@@ -252,11 +252,11 @@ REFUSED = {
     "text as mass": (lambda: mechanical([x], [u], mass="m"), "mass='m' is text"),
     "forces by name": (lambda: mechanical([x], [u], mass=1, force={x: 1}), "force: expected a list of SymPy"),
     "number as name": (lambda: mechanical([x], [u], mass=1, holonomic=[x], multipliers=[3]), "multiplier 3: expected"),
-    "states None": (lambda: DAESystem([x], None), "states=None: expected a list of SymPy symbols"),
-    "rate of k": (lambda: DAESystem([dot(x) - dot(k)], x, {k: 1}), "the derivative k_dot of k, a parameter, which is"),
-    "k of t": (lambda: DAESystem([dot(x)], x, {Y: 1}), r"Y\(t\): parameters are constant; write an input as an"),
-    "imaginary state": (lambda: DAESystem([x], sp.Symbol("q", imaginary=True)), "'q' is declared not to be real"),
-    "a huge number": (lambda: DAESystem([x - 10**400], x), r"contains -?1000.*\.\.\. \(40\d characters\), which is no"),
+    "states None": (lambda: System([x], None), "states=None: expected a list of SymPy symbols"),
+    "rate of k": (lambda: System([dot(x) - dot(k)], x, {k: 1}), "the derivative k_dot of k, a parameter, which is"),
+    "k of t": (lambda: System([dot(x)], x, {Y: 1}), r"Y\(t\): parameters are constant; write an input as an"),
+    "imaginary state": (lambda: System([x], sp.Symbol("q", imaginary=True)), "'q' is declared not to be real"),
+    "a huge number": (lambda: System([x - 10**400], x), r"contains -?1000.*\.\.\. \(40\d characters\), which is no"),
     "names": (lambda: mechanical([x], [u], mass=1, holonomic=[x], multipliers=["a", "b"]), "2 multipliers named for 1"),
     "name in use": (lambda: mechanical([x], [u], mass=1, holonomic=[x], multipliers=["x"]), "'x' is declared twice"),
 }  # fmt: skip

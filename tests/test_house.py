@@ -107,6 +107,17 @@ def test_everything_is_imported_under_one_name():
     assert not alone
 
 
+def test_nothing_private_of_other_packages_is_imported():
+    """What begins with an underscore may be gone in the next release."""
+    private = [
+        f"{module} imports {name}"
+        for module, names in IMPORTS.items()
+        for name in names
+        if name.split(".")[0] != "ndae" and any(part[0] == "_" and part[1] != "_" for part in name.split("."))
+    ]
+    assert not private
+
+
 @pytest.mark.parametrize("stub", STUBS, ids=module_of)
 def test_faces_show_what_there_is(stub):
     face = import_module(module_of(stub))

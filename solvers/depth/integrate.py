@@ -7,16 +7,16 @@ from torch import Tensor
 from torchdiffeq import odeint, odeint_adjoint
 
 from ndae.solvers._types import State, Times, Trajectory
-from ndae.solvers.depth import classical_rk4  # noqa: F401  registers "classical_rk4"
+from ndae.solvers.depth.classical_rk4 import classical_rk4_adjoint, classical_rk4_path, grid_of
 from ndae.solvers.errors import IntegrationError
 
-#: Name here -> name in torchdiffeq 0.2.5, and the order of convergence.
+#: Name here -> name in torchdiffeq 0.2.5 (None: a rule of our own), and the order of convergence.
 FIXED_STEP = {
     "euler": ("euler", 1),
     "midpoint": ("midpoint", 2),
     "heun2": ("heun2", 2),
     "heun3": ("heun3", 3),
-    "classical_rk4": ("classical_rk4", 4),
+    "classical_rk4": (None, 4),
     "three_eighths_rk4": ("rk4", 4),
 }
 ADAPTIVE = {
@@ -26,8 +26,9 @@ ADAPTIVE = {
     "dopri5": ("dopri5", 5),
     "dopri8": ("dopri8", 8),
 }
-#: torchdiffeq's options for fixed-step and for adaptive methods.
+#: Options of the classical rule, and torchdiffeq's for its other fixed-step methods and for adaptive ones.
 OPTIONS = {
+    "classical_rk4": {"grid_constructor"},
     False: {"grid_constructor", "interp", "perturb"},
     True: {"first_step", "min_step", "max_step", "step_t", "jump_t", "safety", "ifactor", "dfactor", "norm", "dtype"},
 }
@@ -56,7 +57,8 @@ def integrate(
     Fixed-step methods ("euler", "midpoint", "heun2", "heun3", "classical_rk4", "three_eighths_rk4") step from each
     time to the next, or by `step_size` (same unit as t) with linear interpolation onto t; adaptive ones
     ("adaptive_heun", "fehlberg2", "bosh3", "dopri5", "dopri8") hold the error of a step under atol + rtol |y|, with
-    one step size for the whole batch, and end steps on all of t. `options` go to torchdiffeq as they are.
+    one step size for the whole batch, and end steps on all of t. `options` go to torchdiffeq as they are; of
+    "classical_rk4", which is none of its methods, `grid_constructor(field, y0, t)` gives the times to step to.
 
     With `adjoint=True` gradients come from the adjoint equation, integrated backwards by the same method (Chen et al.,
     Neural ODEs, 2018): memory does not grow with the steps, and the gradient is exact up to the method's error. It
@@ -69,9 +71,15 @@ def integrate(
     name, adaptive = _method(method)
     _check(y0, t, method, adaptive, step_size, rtol, atol, throw)
     options = dict(options or {})
-    unknown = options.keys() - OPTIONS[adaptive]
-    if unknown:
-        raise ValueError(f"options {sorted(unknown)} are unknown to {method!r}: it has {sorted(OPTIONS[adaptive])}")
+    known = OPTIONS.get(method, OPTIONS[adaptive])
+    if options.keys() - known:
+        raise ValueError(f"options {sorted(options.keys() - known)} are unknown to {method!r}: it has {sorted(known)}")
+    if step_size is not None and "grid_constructor" in options:
+        raise ValueError(
+            "step_size and options['grid_constructor'] are both given: each says where steps end, give one"
+        )
+    if "grid_constructor" in options:
+        options["grid_constructor"] = _checked_grid(options["grid_constructor"])
     if not y0.numel():  # no sample to choose a step by
         return y0.unsqueeze(-2).expand(*y0.shape[:-1], len(t), y0.shape[-1])
     if adaptive:
@@ -83,21 +91,32 @@ def integrate(
         )
     elif step_size is not None:
         options["step_size"] = step_size
-    arguments = {"rtol": rtol, "atol": atol, "method": name, "options": options}
-    try:
+    parameters = _adjoint_parameters(field, adjoint_parameters) if adjoint else ()
+    if name is None:
+        grid = options.get("grid_constructor") or (None if step_size is None else grid_of(step_size))
+        times = t.to(y0.device)
         if adjoint:
-            adjoint_params = _adjoint_parameters(field, adjoint_parameters)
-            solution = odeint_adjoint(field, y0, t, **arguments, adjoint_params=adjoint_params)
+            solution = classical_rk4_adjoint(field, y0, times, parameters, grid)
         else:
-            solution = odeint(field, y0, t, **arguments)
-    except AssertionError as error:  # the way in which torchdiffeq reports a failed adaptive step
-        raise IntegrationError(_failure(str(error), method, rtol, atol, options)) from error
+            solution = classical_rk4_path(field, y0, times, grid)
+    else:
+        watched = _Watched(field)
+        arguments = {"rtol": rtol, "atol": atol, "method": name, "options": options}
+        try:
+            if adjoint:
+                solution = odeint_adjoint(watched, y0, t, **arguments, adjoint_params=parameters)
+            else:
+                solution = odeint(watched, y0, t, **arguments)
+        except AssertionError as error:  # the way in which torchdiffeq reports a failed adaptive step
+            if watched.is_asked:  # the field's own
+                raise
+            raise IntegrationError(watched.failure(method, t, rtol, atol, max_steps)) from error
     if throw and not adaptive:
         _check_finite(solution, t, method)
     return solution.movedim(0, -2)
 
 
-def _method(method: str) -> tuple[str, bool]:
+def _method(method: str) -> tuple[str | None, bool]:
     if method in FIXED_STEP:
         return FIXED_STEP[method][0], False
     if method in ADAPTIVE:
@@ -130,34 +149,73 @@ def _check(y0, t, method, adaptive, step_size, rtol, atol, throw) -> None:
         raise ValueError(f"throw=False is for fixed-step methods: {method!r} has no state to return when a step fails")
 
 
-def _adjoint_parameters(field, parameters):
+def _adjoint_parameters(field, parameters) -> tuple[Tensor, ...]:
     if parameters is not None:
         return tuple(parameters)
     if isinstance(field, torch.nn.Module):
-        return None  # torchdiffeq takes the module's own
+        return tuple(field.parameters())
     raise ValueError(
         "adjoint=True needs to know what field depends on: make it an nn.Module, or give adjoint_parameters=[...] "
         "(an empty list when it has none)"
     )
 
 
-def _failure(reason: str, method: str, rtol, atol, options) -> str:
-    if "underflow" in reason and reason.split()[-1] in ("0.0", "nan"):
-        what = "the field returned values that are not finite (NaN or infinite), so no step size is accepted"
-    elif "underflow" in reason:
-        what = (
-            f"the step size fell to {reason.split()[-1]}, below what the time can resolve: the solution may blow up, "
-        )
-        what += f"be discontinuous or stiff, or rtol={rtol} and atol={atol} be out of reach"
-    elif "non-finite" in reason:
-        what = "the state became non-finite (NaN or infinite)"
-    elif "max_num_steps" in reason:
-        what = (
-            f"{options['max_num_steps']} steps were not enough: raise max_steps, or loosen rtol={rtol} and atol={atol}"
-        )
-    else:
-        what = reason
-    return f"integration by {method!r} failed: {what}"
+def _checked_grid(constructor: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def grid(field, y0: Tensor, t: Tensor) -> Tensor:
+        times = constructor(field, y0, t)
+        if not (times[0] == t[0] and times[-1] == t[-1]):
+            raise ValueError(
+                f"options['grid_constructor'] gave times from {times[0]:g} to {times[-1]:g}, expected from {t[0]:g} to "
+                f"{t[-1]:g}: a grid begins and ends where t does"
+            )
+        return times
+
+    return grid
+
+
+class _Watched:
+    """A field with what torchdiffeq says of its steps, by its callbacks: from this follows why one failed."""
+
+    def __init__(self, field: Callable[..., Tensor]) -> None:
+        self._field, self.is_asked = field, False
+        # (t, dt) of the last attempt, and whether a stage was evaluated since.
+        self._attempt, self._begun = None, True
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        self._begun = self.is_asked = True
+        rate = self._field(t, y)
+        self.is_asked = False
+        return rate
+
+    def callback_step(self, t: Tensor, y: Tensor, dt: Tensor) -> None:
+        self._attempt, self._begun = (t.detach(), dt.detach()), False
+        if hasattr(self._field, "callback_step"):
+            self._field.callback_step(t, y, dt)
+
+    def __getattr__(self, name: str):
+        # The other callbacks, where the field has them.
+        if name.startswith("callback_"):
+            return getattr(self._field, name)
+        raise AttributeError(name)
+
+    def failure(self, method: str, ts: Times, rtol, atol, max_steps: int) -> str:
+        """Why no further step was taken. An attempt is announced before its time and state are looked at, and stages
+        are evaluated after: one that got none was refused for these, and otherwise the number of steps was."""
+        t, dt = self._attempt or (ts[0], None)
+        if self._begun:
+            what = f"{max_steps} steps were not enough: raise max_steps, or loosen rtol={rtol} and atol={atol}"
+        else:
+            forth = dt if ts[-1] > ts[0] else -dt
+            if t + forth != t and bool(dt.isfinite()):
+                what = "the state became non-finite (NaN or infinite)"
+            elif dt > 0:
+                what = (
+                    f"the step size fell to {dt.item():.3g}, below what the time can resolve: the solution may blow "
+                    f"up, be discontinuous or stiff, or rtol={rtol} and atol={atol} be out of reach"
+                )
+            else:
+                what = "the field returned values that are not finite (NaN or infinite), so no step size is accepted"
+        return f"integration by {method!r} failed at t = {t.item():.6g}: {what}"
 
 
 def _check_finite(solution: Tensor, t: Tensor, method: str) -> None:

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torchdiffeq
 from jaxtyping import TypeCheckError
 
 from ndae.solvers import IntegrationError, classical_rk4_step, integrate
@@ -92,6 +93,68 @@ def test_the_two_rk4_differ():
     t = torch.tensor([0.0, 0.7], dtype=torch.float64)
     a, b = (integrate(spiral, Y0, t, method=m)[:, -1] for m in ("classical_rk4", "three_eighths_rk4"))
     assert 1e-9 < (a - b).abs().max() < 1e-2
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("step_size", [None, 0.125])
+def test_the_classical_rule_is_its_step_to_the_last_bit(back, step_size):
+    """Values and direct gradients are those of the steps one by one; of times that binary fractions give exactly."""
+    t = torch.linspace(0.0, 1.0, 5, dtype=torch.float64)
+    t = t.flip(0) if back else t
+    field, found = Oscillator(), []
+    y0 = Y0.clone().requires_grad_()
+    y = integrate(field, y0, t, method="classical_rk4", step_size=step_size)
+    grid = t if step_size is None else t[0] + (t[-1] - t[0]).sign() * step_size * torch.arange(9, dtype=t.dtype)
+    z, steps = y0, [y0]
+    for i in range(len(grid) - 1):
+        z = classical_rk4_step(field, grid[i], z, grid[i + 1] - grid[i])
+        steps.append(z)
+    z = torch.stack(steps[:: 1 if step_size is None else 2], -2)
+    for path in (y, z):
+        found.append((path.detach(), *torch.autograd.grad(path[:, -1].sum(), [y0, field.matrix])))
+    for ours, by_hand in zip(*found, strict=True):
+        assert torch.equal(ours, by_hand)
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("method", ["three_eighths_rk4", "heun3", "dopri5"])
+def test_methods_of_torchdiffeq_are_its_own_to_the_last_bit(method, adjoint, back):
+    t = torch.linspace(0.1, 0.8, 4, dtype=torch.float64)
+    t = t.flip(0) if back else t
+    field, found = Oscillator(), []
+    solve = torchdiffeq.odeint_adjoint if adjoint else torchdiffeq.odeint
+    name = {"three_eighths_rk4": "rk4"}.get(method, method)
+    options = {"step_t": t[1:]} if method == "dopri5" else {}
+    for path in (
+        lambda y, t: integrate(field, y, t, method=method, adjoint=adjoint).movedim(-2, 0),
+        lambda y, t: solve(field, y, t, method=name, options=options),
+    ):
+        y0, times = Y0.clone().requires_grad_(), t.clone().requires_grad_()
+        y = path(y0, times)
+        found.append((y.detach(), *torch.autograd.grad(y.sin().sum(), [y0, times, field.matrix])))
+    for ours, its_own in zip(*found, strict=True):
+        assert torch.equal(ours, its_own)
+
+
+def test_gradient_of_times_by_the_classical_adjoint():
+    field, found = Oscillator(), []
+    for adjoint in (False, True):
+        t = torch.linspace(0.0, 1.0, 101, dtype=torch.float64).requires_grad_()
+        y = integrate(field, Y0, t, method="classical_rk4", adjoint=adjoint)
+        found.append(torch.autograd.grad(y.sin().sum(), t)[0])
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-6)
+
+
+def test_a_grid_of_ones_own():
+    t = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    for method in ("classical_rk4", "three_eighths_rk4"):
+        fine = {"grid_constructor": lambda field, y0, t: torch.linspace(0.0, 1.0, 65, dtype=t.dtype)}
+        y = integrate(spiral, Y0, t, method=method, options=fine)
+        torch.testing.assert_close(y[:, -1], spiral_solution(Y0, 1.0), rtol=0, atol=1e-8)
+        short = {"grid_constructor": lambda field, y0, t: t[:-1]}
+        with pytest.raises(ValueError, match=r"from 0 to 0.5, expected from 0 to 1"):
+            integrate(spiral, Y0, t, method=method, options=short)
 
 
 def test_gradient_of_a_learned_step_size():
@@ -201,14 +264,31 @@ def test_bad_arguments(changes, match):
 
 
 def test_blow_up_is_told():
-    """y' = y² leaves every bound at t = 1."""
-    t = torch.tensor([0.0, 2.0], dtype=torch.float64)
-    with pytest.raises(IntegrationError, match=r"dopri5.*step size fell|finite"):
-        integrate(lambda t, y: y**2, torch.ones(1, dtype=torch.float64), t)
-    with pytest.raises(IntegrationError, match="not finite"):
-        integrate(lambda t, y: y * float("nan"), torch.ones(1, dtype=torch.float64), t)
-    with pytest.raises(IntegrationError, match=r"7 steps.*max_steps"):
+    """y' = y² leaves every bound at t = 1, and so backwards does y' = −y²."""
+    t, one = torch.tensor([0.0, 2.0], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    with pytest.raises(IntegrationError, match=r"dopri5.* at t = 1: the step size fell"):
+        integrate(lambda t, y: y**2, one, t)
+    with pytest.raises(IntegrationError, match=r"dopri5.* at t = 1: the step size fell"):
+        integrate(lambda t, y: -(y**2), one, t.flip(0))
+    with pytest.raises(IntegrationError, match=r"at t = 0: .*values that are not finite"):
+        integrate(lambda t, y: y * float("nan"), one, t)
+    with pytest.raises(IntegrationError, match=r"at t = 0.97.*values that are not finite"):
+        integrate(lambda t, y: torch.where(t > 1, float("nan"), -y), one, t)
+    with pytest.raises(IntegrationError, match=r"at t = 1.0.*the state became non-finite"):
+        integrate(lambda t, y: y**2, one, t, options={"min_step": 0.01})
+    with pytest.raises(IntegrationError, match=r"at t = 0\.\d+: 7 steps.*max_steps"):
         integrate(spiral, Y0, t, max_steps=7, rtol=1e-10)
+    with pytest.raises(IntegrationError, match=r"at t = 0: 0 steps.*max_steps"):
+        integrate(spiral, Y0, t, max_steps=0)
+
+
+def test_an_assertion_of_the_field_is_its_own():
+    def field(t, y):
+        assert t < 0.5, "half past"
+        return -y
+
+    with pytest.raises(AssertionError, match="half past"):
+        integrate(field, Y0, torch.tensor([0.0, 1.0], dtype=torch.float64))
 
 
 def test_a_bad_sample_is_named_and_harms_no_other():

@@ -1,4 +1,8 @@
-"""Numerical failures, raised by default."""
+"""Numerical failures, raised by default, and from where on a linear solve is one."""
+
+#: So many machine epsilons of what is added up in it may be left of an equation that counts as solved: LU and Cholesky
+#: leave a few, times the growth of their pivots.
+ROUNDINGS = 2.0**16
 
 
 class ProjectionError(RuntimeError):

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 SUCCESS = "successful"
+# The groups of a mechanical system, in words.
+_WORDS = {"q": "coordinates", "v": "velocities", "multiplier": "multipliers"}
 LEVELS = ("position", "velocity", "acceleration")
 
 
@@ -127,47 +129,79 @@ class Solution:
             drift[name] = _float_or_array(np.abs(value - value[..., :1]).max(axis=-1))
         return drift
 
-    def error(self, other: "Solution") -> Float[np.ndarray, "*batch n_times"]:
-        """Largest difference |q - q_other| at every output time, or of all variables where one has no q.
+    def error(self, other: "Solution", of: str | Sequence[str] = "all") -> Float[np.ndarray, "*batch n_times"]:
+        """Largest difference |x - x_other| at every output time, over the variables `of`, each in its own unit.
 
-        Raises ValueError unless both solutions have the same output times and as many coordinates, in the same order.
+        `of`: "all" that both have, multipliers and other algebraic variables among them, for these may be wrong where
+        the states are right; a group of both, such as "q" or "multiplier"; or names of variables. Of two mechanical
+        systems the groups q, v and multiplier are compared one by one, whatever the variables are called.
+
+        Raises ValueError unless both solutions have the same output times and the same variables, in the same order.
         """
         if self.ts.shape != other.ts.shape or not np.array_equal(self.ts, other.ts):
             raise ValueError(
                 f"the solutions have different output times ({_span(self.ts)} and {_span(other.ts)}); "
                 "solve both with the same `ts` to compare them"
             )
-        mechanical = "q" in self.groups and "q" in other.groups
-        (mine, names), (theirs, others) = (s._compared(mechanical) for s in (self, other))
-        what = "coordinates" if mechanical else "variables"
-        if mine.shape[-1] != theirs.shape[-1]:
-            raise ValueError(
-                f"the solutions have {mine.shape[-1]} and {theirs.shape[-1]} {what}; "
-                f"write one in the {what} of the other to compare them"
-            )
-        if not mechanical and names and others and names != others:
-            i = next(i for i, pair in enumerate(zip(names, others, strict=True)) if pair[0] != pair[1])
-            raise ValueError(
-                f"the solutions have different variables: number {i} is {names[i]!r} in one and {others[i]!r} in the "
-                "other; write both over the same states, in the same order, to compare them"
-            )
-        return np.abs(mine - theirs).max(axis=-1)
+        pairs = [(self._compared(part), other._compared(part)) for part in self._parts(other, of)]
+        for (mine, names, what), (theirs, others, _) in pairs:
+            if mine.shape[-1] != theirs.shape[-1]:
+                raise ValueError(
+                    f"the solutions have {mine.shape[-1]} and {theirs.shape[-1]} {what}; "
+                    f"write one in the {what} of the other to compare them"
+                )
+            if names and others and names != others:
+                i = next(i for i, pair in enumerate(zip(names, others, strict=True)) if pair[0] != pair[1])
+                raise ValueError(
+                    f"the solutions have different variables: number {i} is {names[i]!r} in one and {others[i]!r} in "
+                    "the other; write both over the same states, in the same order, to compare them"
+                )
+        return np.concatenate([np.abs(mine[0] - theirs[0]) for mine, theirs in pairs], axis=-1).max(axis=-1)
 
-    def agrees_until(self, other: "Solution", tol: float = 1e-6) -> float | np.ndarray:
+    def agrees_until(self, other: "Solution", tol: float = 1e-6, of: str | Sequence[str] = "q") -> float | np.ndarray:
         """Last output time up to which `error` stays at or below `tol`; -inf where the starts already differ.
 
         Two solutions of a chaotic system part exponentially, whatever their accuracy: beyond this time neither says
-        where the system is, only how it may move. A float, or an array of the batch's shape.
+        where the system is, only how it may move. So coordinates are what counts by default, or all variables where
+        one of both has no q; `of` as in `error`. A float, or an array of the batch's shape.
         """
-        agrees = np.logical_and.accumulate(self.error(other) <= tol, axis=-1)
+        if of == "q" and not ("q" in self.groups and "q" in other.groups):
+            of = "all"
+        agrees = np.logical_and.accumulate(self.error(other, of) <= tol, axis=-1)
         count = agrees.sum(axis=-1)
         return _float_or_array(np.where(count > 0, self.ts[np.maximum(count, 1) - 1], -np.inf))
 
     def _group(self, name: str) -> np.ndarray | None:
         return self.x[..., self.groups[name]] if name in self.groups else None
 
-    def _compared(self, mechanical: bool) -> tuple[np.ndarray, tuple[str, ...]]:
-        return (self.q, ()) if mechanical else (self.x, tuple(self.names))
+    def _parts(self, other: "Solution", of: str | Sequence[str]) -> list[str | tuple[str, ...]]:
+        """The groups to compare one by one, or names; () stands for all variables as they are."""
+        both = [name for name in self.groups if name in other.groups]
+        if of == "all":
+            return [name for name in _WORDS if name in both] if "q" in both else [()]
+        if isinstance(of, str) and of in both:
+            return [of]
+        names = (of,) if isinstance(of, str) else tuple(map(str, of))
+        for name in names:
+            if name not in self.names or name not in other.names:
+                shared = ", ".join(n for n in self.names if n in other.names)
+                raise ValueError(
+                    f"of={name!r} is in one of the solutions at most: both have the groups "
+                    f"{', '.join(both) or '(none)'} and the variables {shared or '(none)'}"
+                )
+        if not names:
+            raise ValueError('of names no variable: give "all", a group such as "multiplier", or names')
+        return [names]
+
+    def _compared(self, part: str | tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...], str]:
+        """Values of a part, their names where these have to agree, and what they are called."""
+        if isinstance(part, str):
+            named = self.names and part not in _WORDS
+            names = tuple(np.asarray(self.names, dtype=object)[self.groups[part]]) if named else ()
+            return self.x[..., self.groups[part]], names, _WORDS.get(part, f"{part} variables")
+        if part:
+            return np.stack([self[name] for name in part], axis=-1), part, "variables"
+        return self.x, tuple(self.names), "variables"
 
 
 class SolveError(RuntimeError):

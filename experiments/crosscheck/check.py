@@ -81,6 +81,8 @@ class CrossCheck:
     - `stiff`: whether the explicit solver was given up.
     - `hidden`: how many hidden constraints there are; with none, every formulation is the same solve, made once.
     - `left_out`: algebraic variables that are zero up to rounding all along, and so are not scored.
+    - `not_given`: variables that the reference has no end value of, so that they have no digits: what is known of them
+      is how runs agree.
     - `n_outputs`: how many times each solve gives the solution at; all but IDA end a step on each.
     """
 
@@ -95,11 +97,19 @@ class CrossCheck:
     runs: tuple[Run, ...]
     hidden: int = 0
     left_out: tuple[str, ...] = ()
+    not_given: tuple[str, ...] = ()
     n_outputs: int = 0
 
     def digits(self, run: Run, differential: bool = True) -> float | None:
-        """Significant correct digits of the worst component of a run: of the differential ones, or of all."""
+        """Significant correct digits of the worst component of a run: of the differential ones, or of all given."""
         return None if run.digits is None else run.digits.least(self.differential if differential else None)
+
+    @property
+    def judges_algebraic(self) -> bool:
+        """Whether the reference has any variable that is not differential, if the problem has such."""
+        return any(name not in self.differential for name in self.reference) or not any(
+            name not in self.differential for name in self.not_given
+        )
 
     def levels(self) -> list[str]:
         """The levels of residuals that any run has, in order."""
@@ -277,7 +287,9 @@ class _Study:
     def compared(self, runs: Sequence[tuple[Run, Any]]) -> CrossCheck:
         """The runs with their digits."""
         reference, kind, published = self._reference()
-        left_out = tuple(name for name, value in reference.items() if self._is_nothing(name, value))
+        states = self.problem.states
+        left_out = tuple(name for name in states if self._is_nothing(name, reference.get(name, 0.0)))
+        not_given = tuple(name for name in states if name not in reference and name not in left_out)
         reference = {name: value for name, value in reference.items() if name not in left_out}
         published = {name: value for name, value in published.items() if name not in left_out}
         sizes = sizes_at_end(reference, {name: self.coarse[name] for name in reference})
@@ -287,7 +299,7 @@ class _Study:
                 ends = {name: float(solution[name][-1]) for name in reference}
                 run = replace(run, digits=score(ends, reference, sizes))
             scored.append(run)
-        scored = self._agreeing(scored, [solution for _, solution in runs], tuple(reference))
+        scored = self._agreeing(scored, [solution for _, solution in runs], (*reference, *not_given))
         return CrossCheck(
             problem=self.problem,
             index=self.reduced.index,
@@ -300,6 +312,7 @@ class _Study:
             runs=tuple(scored),
             hidden=len(self.reduced.constraints),
             left_out=left_out,
+            not_given=not_given,
             n_outputs=len(self.ts),
         )
 

@@ -31,6 +31,7 @@ def to_json(check: CrossCheck) -> dict[str, Any]:
         "stiff": check.stiff,
         "hidden_constraints": check.hidden,
         "zero": list(check.left_out),
+        "not_given": list(check.not_given),
         "reference": {
             "kind": check.reference_kind,
             "origin": problem.texts.get("reference_origin"),
@@ -125,6 +126,8 @@ def width_of(made: Any) -> int:
 def _digits(check: CrossCheck, run: Run, differential: bool) -> str:
     if run.failure:
         return "failed" if differential else ""
+    if not differential and not check.judges_algebraic:
+        return "not given"
     return digits_text(check.digits(run, differential))
 
 
@@ -167,7 +170,7 @@ def notes(check: CrossCheck) -> list[str]:
         "published": "the end values that it gives" + (f" ({origin})" if origin else ""),
     }
     lines = [
-        f"digits: correct ones of the worst differential variable at the end (all: of the worst variable), against "
+        f"digits: correct ones of the worst differential variable at the end (all: of the worst of all given), against "
         f"{said.get(check.reference_kind, unknown)}; of a variable that passes through zero, against its "
         "largest magnitude",
         "outputs: digits in which all variables agree, at the worst output time, with the best run of another kind; "
@@ -183,6 +186,11 @@ def notes(check: CrossCheck) -> list[str]:
         lines.append(f"the published values themselves have {limit:.1f} digits (the worst, {worst})")
     if check.left_out:
         lines.append(f"zero up to rounding all along, so without digits and not counted: {_listed(check.left_out)}")
+    if check.not_given:
+        lines.append(
+            f"not given by the reference, so without digits, and judged by how runs agree at the outputs alone: "
+            f"{_listed(check.not_given)}"
+        )
     if not check.hidden and any(run.formulation == "plain" for run in check.runs):
         lines.append("there are no hidden constraints to keep: every formulation is the same solve as plain")
     if problem.index is not None and problem.index != check.index:

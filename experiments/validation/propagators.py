@@ -12,6 +12,7 @@ from ndae import NeuralDAE, NeuralMotion
 from ndae.experiments.validation.truth import ProblemMotion
 from ndae.methods import Method
 from ndae.solvers import IntegrationError
+from ndae.solvers.manifold.multipliers import unsettled
 from ndae.solvers.mechanics.motion_torch import TorchMotion
 
 # Derivatives of predictions are central differences of fourth order over this time (s), made in float64 with
@@ -35,7 +36,8 @@ class Propagator(Protocol):
         """Coordinates and velocities, (n, n_states) each, one period later.
 
         One with an attribute `needs_time` that is true is also given the time `t` (s) of all of them. A sample that
-        cannot be carried on comes back as NaN, and never touches the others.
+        cannot be carried on comes back as NaN, and never touches the others. One with `n_multipliers` above 0 has a
+        method `multiplier(q, v, t)` for states at times (n,), which gives as many numbers each, or NaN.
         """
         ...
 
@@ -105,24 +107,40 @@ class HorizonMap:
 class MotionMap:
     """A NeuralMotion over one `period` (s), its own duration: it has velocities, so it is a propagator as it stands.
 
-    `projections` and `unconverged` count its own projections. `needs_time`: whether its constraints move.
+    `projections` and `unconverged` count its own projections. `needs_time`: whether its constraints move. A multiplier
+    that does not solve its equations is NaN.
     """
 
     def __init__(self, model: NeuralMotion) -> None:
         self.period, self._model = model.duration, copy.copy(model)
         # What drifted off is to be seen, not refused.
         self._model.start_tol = float("inf")
-        constraints = model.constraint, model.velocity_constraint
-        self.needs_time = any(c is not None and c.needs_time for c in constraints)
+        constraints = [c for c in (model.constraint, model.velocity_constraint) if c is not None]
+        self.needs_time = any(c.needs_time for c in constraints)
+        self.n_multipliers = sum(c.n_residuals for c in constraints) if model.multipliers else 0
         self.projections = self.unconverged = 0
 
     def advance(self, q: States, v: States, t: float = 0.0) -> tuple[States, States]:
         return _advance(lambda y: self._step(y, t), q, v)
 
-    def _step(self, y: Tensor, t: float) -> Tensor:
+    def multiplier(self, q: States, v: States, t: np.ndarray) -> np.ndarray:
+        y = torch.as_tensor(np.concatenate([q, v], -1))
+        at = torch.as_tensor(t)
+        found = y.new_full((len(y), self.n_multipliers), torch.nan)
+        with torch.no_grad():
+            for rows in y.isfinite().all(-1).nonzero().squeeze(-1).split(_CHUNK):
+                x = self._nodes(y[rows])
+                lam, error = self._model.solved_multiplier(x, at[rows].to(x))
+                wrong = unsettled(error, *x.flatten(1).chunk(2, -1))
+                found[rows] = lam.masked_fill(wrong.unsqueeze(-1), torch.nan).to(y)
+        return found.numpy()
+
+    def _nodes(self, y: Tensor) -> Tensor:
         like = next(self._model.parameters(), y)
-        x = torch.cat([part.unflatten(-1, (-1, self._model.dim)) for part in y.to(like).chunk(2, -1)], -1)
-        found = self._model.trajectory(x, [t, t + self.period])
+        return torch.cat([part.unflatten(-1, (-1, self._model.dim)) for part in y.to(like).chunk(2, -1)], -1)
+
+    def _step(self, y: Tensor, t: float) -> Tensor:
+        found = self._model.trajectory(self._nodes(y), [t, t + self.period], throw=False)
         for projection in found.projections:
             self.projections += projection.converged.numel()
             self.unconverged += int((~projection.converged).sum())

@@ -19,9 +19,15 @@ UNITS = {
     "position_violation": "m",
     "velocity_violation": "m_per_s",
     "energy_error": "J",
+    "multiplier_error": "of_scale",
 }
 _PARTS = ("learning", "velocities", "integrator")
-_MEASURES = {"position_violation": "|c|\n(m)", "velocity_violation": "|dc/dt|\n(m/s)", "energy_error": "energy\n(J)"}
+_MEASURES = {
+    "position_violation": "|c|\n(m)",
+    "velocity_violation": "|dc/dt|\n(m/s)",
+    "energy_error": "energy\n(J)",
+    "multiplier_error": "λ\n(share)",
+}
 _ROWS = 6
 
 
@@ -33,7 +39,8 @@ class Validation:
     - `ts` (n_times,): times since the held-out states (s), `period` (s) apart; `held_out_times` (n,): when those
       states occurred, and `samples_end` when the last sample of the run's data did, None for motions of their own.
     - `size` (m): how large the system is, called `size_of`; `energy_range` (J): what its potential energy differs by,
-      None where energy is not looked at.
+      None where energy is not looked at; `multiplier_scale` (n_multipliers,): the largest size of each multiplier in
+      the reference, which their errors are shares of, None for a model without multipliers.
     - `reference_error` (n_times,): largest distance (m) of the reference from a solve at ten times its tolerance.
     - `unrelated`: mean distance (m) of two states that have nothing to do with each other, None for one trajectory.
     - `one_period` (from `ts[1]` on), `rollout`: curves by name, see `UNITS`.
@@ -57,6 +64,7 @@ class Validation:
     control_errors: Curves
     projections: int = 0
     unconverged: int = 0
+    multiplier_scale: np.ndarray | None = None
 
     @property
     def threshold(self) -> float:
@@ -88,6 +96,7 @@ class Validation:
             "size_m": self.size,
             "threshold_m": self.threshold,
             "energy_range_J": self.energy_range,
+            "multiplier_scale": self.multiplier_scale,
             "unrelated_m": self.unrelated,
             "reference_error_m": self.reference_error,
             "one_period": {"times_s": self.ts[1:], **_statistics(self.one_period)},
@@ -233,7 +242,7 @@ def _other_cells(now: Curves) -> list[str]:
     return [
         *(_cm(_quantile(now[name], 0.5)) for name in _PARTS if name in now),
         *(_number(now[name].max()) for name in ("position_violation", "velocity_violation") if name in now),
-        *(_number(_quantile(now[name], 0.5)) for name in ("energy_error",) if name in now),
+        *(_number(_quantile(now[name], 0.5)) for name in ("energy_error", "multiplier_error") if name in now),
     ]
 
 
@@ -276,6 +285,13 @@ def _notes(found: Validation) -> list[str]:
         notes.append("|dc/dt|     largest violation of the constraints on velocities, of all trajectories")
     if found.energy_range is not None:
         notes.append(f"energy      error, of a range of {found.energy_range:.0f} J; median")
+    if found.multiplier_scale is None:
+        notes.append("λ           not compared: the model has no multipliers")
+    else:
+        low, high = (_number(size) for size in (found.multiplier_scale.min(), found.multiplier_scale.max()))
+        notes.append(
+            f"λ           error of the worst multiplier, of its largest size in the reference ({low} to {high}); median"
+        )
     return notes
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ndae.experiments.problems.mechanics import MotionProblem
 from ndae.solvers.manifold.gram import apply_metric
-from ndae.solvers.manifold.multipliers import constrained_acceleration
-from ndae.solvers.manifold.velocity_constraints import joint_acceleration
+from ndae.solvers.manifold.multipliers import check_settled
+from ndae.solvers.manifold.velocity_constraints import joint_acceleration, joint_acceleration_error
 from ndae.solvers.mechanics.motion_torch import TorchMotion
 from ndae.symbolic import Function
 
@@ -49,15 +49,24 @@ class ProblemMotion(torch.nn.Module):
 
     def acceleration(self, q: Tensor, v: Tensor, t: Any = None) -> Tensor:
         """v' = M⁻¹ (F − Jᵀ λ − Aᵀ μ), in m/s²."""
+        return self._solve(q, v, t)[2]
+
+    def multiplier(self, q: Tensor, v: Tensor, t: Any = None) -> Tensor:
+        """λ, then μ; raises SolveError where they do not solve their equations."""
+        solved, metric = self._solve(q, v, t), self._inverse_mass.to(q)
+        error = joint_acceleration_error(self.constraint, self.along, q, v, *solved, metric, t=t)
+        check_settled(error, q, v, self.name)
+        return solved[1]
+
+    def _solve(self, q: Tensor, v: Tensor, t: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """M⁻¹ F, all multipliers, and v'."""
         metric = self._inverse_mass.to(q)
         if self.along is None:
             free = apply_metric(self.constraint, metric, self.force(q, v, t))
-            return constrained_acceleration(self.constraint, q, v, free, metric, t=t)[1]
-        blocks = torch.block_diag(
-            *(metric if metric.ndim == 3 else metric.repeat_interleave(q.shape[-1] // len(metric)))
-        )
-        free = self.force(q, v, t) @ blocks
-        return joint_acceleration(self.constraint, self.along, q, v, free, metric, t=t)[1]
+        else:
+            blocks = metric if metric.ndim == 3 else metric.repeat_interleave(q.shape[-1] // len(metric))
+            free = self.force(q, v, t) @ torch.block_diag(*blocks)
+        return free, *joint_acceleration(self.constraint, self.along, q, v, free, metric, t=t)
 
 
 class _Force(torch.nn.Module):

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 TRAJECTORIES, SECONDS = 50, 5.0
 # The reference, and what it is checked against.
 _TOLERANCE, _LOOSER = 1e-12, 1e-11
+# A multiplier that is nowhere a larger share of the largest one is zero.
+_NOTHING = 1e-12
 
 Progress = Callable[[float, float, str], object]
 
@@ -177,7 +179,7 @@ def compare(
     truth = truth_of(held_out.system)
     true_q, true_v, energy = truth.solve(held_out.q, held_out.v, ts, _TOLERANCE)
     looser_q, *_ = truth.solve(held_out.q, held_out.v, ts, _LOOSER)
-    measure = _Measure(truth, ts, energy)
+    measure = _Measure(truth, ts, energy, contest.model, true_q, true_v)
     distance = measure.distance
 
     say(2, 4, "one period on")
@@ -209,6 +211,7 @@ def compare(
         size=held_out.size,
         size_of=held_out.size_of,
         energy_range=held_out.energy_range,
+        multiplier_scale=measure.multiplier_scale,
         reference_error=distance(looser_q, true_q).max(0),
         unrelated=float(distance(true_q, np.roll(true_q, n // 2, 0)).mean()) if n > 1 else None,
         one_period={name: curve[:, 1:] for name, curve in one_period.items()},  # the first time has no prediction
@@ -220,10 +223,34 @@ def compare(
 
 
 class _Measure:
-    """Distances, violations and energies of motions (n, n_times, n_states); what is not finite counts as infinite."""
+    """Distances, violations, energies and multipliers of motions (n, n_times, n_states); what is not finite counts as
+    infinite. Multipliers are those of the `model`, if it has such, against those of the reference q, v."""
 
-    def __init__(self, truth: "Truth", ts: np.ndarray, energy: np.ndarray | None) -> None:
-        self._truth, self._ts, self._energy = truth, ts, energy
+    def __init__(
+        self,
+        truth: "Truth",
+        ts: np.ndarray,
+        energy: np.ndarray | None,
+        model: "Propagator",
+        true_q: np.ndarray,
+        true_v: np.ndarray,
+    ) -> None:
+        import torch
+
+        self._truth, self._ts, self._energy, self._model = truth, ts, energy, model
+        self.multiplier_scale = None
+        n_multipliers = getattr(model, "n_multipliers", 0)
+        if n_multipliers:
+            at = torch.as_tensor(ts).expand(true_q.shape[:-1])
+            self._multiplier = truth.motion.multiplier(torch.as_tensor(true_q), torch.as_tensor(true_v), at).numpy()
+            if self._multiplier.shape[-1] != n_multipliers:
+                raise ValueError(
+                    f"the model has {n_multipliers} multipliers and its reference {self._multiplier.shape[-1]}: to be "
+                    "compared they have to be under the same constraints"
+                )
+            scale = np.abs(self._multiplier).max((0, 1))
+            # One that is zero up to rounding has no scale of its own.
+            self.multiplier_scale = np.where(scale > _NOTHING * scale.max(), scale, scale.max() or 1.0)
 
     def distance(self, q: np.ndarray, other: np.ndarray) -> np.ndarray:
         """Mean distance of a point from where the other has it, in m, (n, n_times)."""
@@ -231,7 +258,8 @@ class _Measure:
         return _or_infinite(np.linalg.norm(points, axis=-1).mean(-1))
 
     def of_motion(self, q: np.ndarray, v: np.ndarray) -> dict[str, np.ndarray]:
-        """Largest violation at both levels, and error of the energy, (n, n_times) each, as far as there are such."""
+        """Largest violation at both levels, and errors of the energy and of the worst multiplier, (n, n_times) each,
+        as far as there are such."""
         import torch
 
         at, moving = torch.as_tensor(q), torch.as_tensor(v)
@@ -240,6 +268,11 @@ class _Measure:
         if self._energy is not None:
             energy = self._truth.motion.energy(at, moving)
             curves["energy_error"] = (energy - torch.as_tensor(self._energy)).abs()
+        if self.multiplier_scale is not None:
+            flat = (x.reshape(-1, x.shape[-1]) for x in (q, v))
+            found = self._model.multiplier(*flat, np.tile(self._ts, len(q))).reshape(self._multiplier.shape)
+            errors = np.abs(found - self._multiplier) / self.multiplier_scale
+            curves["multiplier_error"] = torch.as_tensor(errors).amax(-1)
         return {name: _or_infinite(curve.numpy()) for name, curve in curves.items()}
 
 

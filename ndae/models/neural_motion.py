@@ -14,15 +14,20 @@ from ndae._types import Features, Output
 from ndae.forces.masses import Mass, Masses
 from ndae.forces.networks import SumForce, check_masses, force_at
 from ndae.manifold import Manifold
-from ndae.methods import Auxiliary, Method, Multiplier, SmoothProjection, Unconstrained
+from ndae.methods import Method, SmoothProjection, Unconstrained
+from ndae.models.motion_arguments import VERLET, check_choices, check_numbers, motion_sizes
 from ndae.models.prediction import Prediction
 from ndae.models.starts import check_starts
 from ndae.solvers import Projection, integrate, project
 from ndae.solvers.depth.classical_rk4 import classical_rk4_step
 from ndae.solvers.depth.integrate import ADAPTIVE
 from ndae.solvers.depth.velocity_verlet import velocity_verlet_step
-from ndae.solvers.manifold.multipliers import constrained_acceleration, tangent_velocity
-from ndae.solvers.manifold.velocity_constraints import joint_acceleration, joint_tangent_velocity
+from ndae.solvers.manifold.multipliers import check_settled
+from ndae.solvers.manifold.velocity_constraints import (
+    joint_acceleration,
+    joint_acceleration_error,
+    joint_tangent_velocity,
+)
 from ndae.users_code.captured import captured
 
 # A force (batch, nodes, dim) from the time and the state (batch, nodes, 2 dim), positions before velocities.
@@ -30,21 +35,20 @@ Force = Callable[[Any, Features], Output]
 # A number a sample, (batch,); the shape is checked with a message of our own.
 PerSample = Tensor | Sequence[float]
 
-STARTS = ("check", "project", "given")
-VERLET = "velocity_verlet"
-
 
 @dataclass(frozen=True)
 class Motion:
     """A motion at `n_times` times: positions and velocities of the nodes, and the multipliers.
 
     A multiplier is the force of its constraint in the direction of the constraint's gradient; of a distance, the
-    tension. Those of velocity constraints come last. `regularisation` and `projections` are as in Prediction.
+    tension. Those of velocity constraints come last. `multiplier_error` is how well they solve their equations, as a
+    share of what is added up there. `regularisation` and `projections` are as in Prediction.
     """
 
     q: Float[Tensor, "batch n_times nodes dim"]
     v: Float[Tensor, "batch n_times nodes dim"]
     multiplier: Float[Tensor, "batch n_times n_multipliers"]
+    multiplier_error: Float[Tensor, "batch n_times"]
     regularisation: Tensor
     projections: tuple[Projection, ...]
 
@@ -103,11 +107,11 @@ class NeuralMotion(nn.Module):
         atol: float = 1e-9,
     ):
         super().__init__()
-        _check(duration, n_steps, n_times, baumgarte, starts, start_tol)
+        check_numbers(duration, n_steps, n_times, baumgarte, starts, start_tol)
         if method is None:
             method = SmoothProjection(tol=None) if multipliers else Unconstrained()
-        _check_choices(multipliers, method, float(baumgarte), integrator, adjoint)
-        self.nodes, self.dim = _sizes(constraint, velocity_constraint, method)
+        check_choices(multipliers, method, float(baumgarte), integrator, adjoint)
+        self.nodes, self.dim = motion_sizes(constraint, velocity_constraint, method)
         self.features = 2 * self.dim
         self.constraint, self.velocity_constraint, self.method = constraint, velocity_constraint, method
         self.multipliers = multipliers
@@ -157,9 +161,10 @@ class NeuralMotion(nn.Module):
         """Positions and velocities at the `n_times` times of `predict`."""
         return torch.stack([torch.cat([q, v], -1) for q, v, _ in self._path(x, t0, duration)[1]], -3)
 
-    def trajectory(self, x: Features, ts: Any) -> Motion:
+    def trajectory(self, x: Features, ts: Any, *, throw: bool = True) -> Motion:
         """The motion at the times `ts` (s), which increase from the start at `ts[0]`; steps are `duration / n_steps`
-        long or shorter, and end on them. Raises ValueError for other times, and as `check` for starts."""
+        long or shorter, and end on them. Raises ValueError for other times, and as `check` for starts; and SolveError
+        where multipliers do not solve their equations, unless `throw=False`: `multiplier_error` then says where."""
         ts = [float(t) for t in ts]
         if len(ts) < 2 or not all(a < b for a, b in itertools.pairwise(ts)):
             raise ValueError("ts are the start and at least one more time, increasing")
@@ -171,21 +176,44 @@ class NeuralMotion(nn.Module):
         for t0, t1 in itertools.pairwise(ts):
             n_steps = math.ceil((t1 - t0) / longest * (1 - 1e-9))
             states.append(self._advance(*states[-1], t0, t1 - t0, n_steps, manifold, is_last=t1 == ts[-1]))
-        multiplier = [self.multiplier(torch.cat(state, -1), t) for t, state in zip(ts, states, strict=True)]
+        solved = [self.solved_multiplier(torch.cat(state, -1), t) for t, state in zip(ts, states, strict=True)]
+        multiplier, error = (torch.stack(parts, 1) for parts in zip(*solved, strict=True))
         term = self.method.regularisation(manifold)
         q, v = (torch.stack(parts, 1) for parts in zip(*states, strict=True))
+        if throw:
+            check_settled(error, q.flatten(-2), v.flatten(-2), "the motion (sample, time)")
         return Motion(
             q,
             v,
-            torch.stack(multiplier, 1),
+            multiplier,
+            error,
             q.new_zeros(()) if term is None else term,
             tuple(manifold.projections),
         )
 
     def multiplier(self, x: Features, t: float | Tensor | None = None) -> Float[Tensor, "batch n_multipliers"]:
-        """λ at states `(batch, nodes, 2 dim)`; none, `(batch, 0)`, where the motion has no multipliers."""
-        q, v = self._split(x)
-        return self._dynamics(t, q.flatten(-2), v.flatten(-2), self.masses.inverse(q))[0]
+        """λ at states `(batch, nodes, 2 dim)`; none, `(batch, 0)`, where the motion has no multipliers.
+
+        Raises SolveError where it does not solve its equations."""
+        lam, error = self.solved_multiplier(x, t)
+        check_settled(error, *(part.flatten(-2) for part in self._split(x)), "the motion")
+        return lam
+
+    def solved_multiplier(
+        self, x: Features, t: float | Tensor | None = None
+    ) -> tuple[Float[Tensor, "batch n_multipliers"], Float[Tensor, " batch"]]:
+        """λ of `multiplier`, and how well it solves its equations, as a share of what is added up there."""
+        q, v = (part.flatten(-2) for part in self._split(x))
+        inverse_mass = self.masses.inverse(q)
+        free = self._free(t, q, v, inverse_mass)
+        lam, a = self._constrained(t, q, v, free, inverse_mass)
+        if not self.multipliers:
+            return lam, lam.new_zeros(lam.shape[:-1])
+        with torch.no_grad():
+            error = joint_acceleration_error(
+                self.constraint, self.velocity_constraint, q, v, free, lam, a, inverse_mass, alpha=self.baumgarte, t=t
+            )
+        return lam, error
 
     def energy(self, x: Features) -> Float[Tensor, " batch"]:
         """`½ vᵀ M v + V(q)` (J) at states `(batch, nodes, 2 dim)`, V of the forces that have a potential.
@@ -305,23 +333,27 @@ class NeuralMotion(nn.Module):
         return torch.cat([q, self._tangent(q, v, inverse_mass, manifold.time)], -1)
 
     def _tangent(self, q: Tensor, v: Tensor, inverse_mass: Mass | None, t: Any) -> Tensor:
-        if self.velocity_constraint is None:
-            return tangent_velocity(self.constraint, q, v, inverse_mass, t=t)
         return joint_tangent_velocity(self.constraint, self.velocity_constraint, q, v, inverse_mass, t=t)
 
     def _dynamics(self, t: Any, q: Tensor, v: Tensor, inverse_mass: Mass | None) -> tuple[Tensor, Tensor]:
         """λ and v' at flat states (batch, n_states)."""
+        return self._constrained(t, q, v, self._free(t, q, v, inverse_mass), inverse_mass)
+
+    def _free(self, t: Any, q: Tensor, v: Tensor, inverse_mass: Mass | None) -> Tensor:
+        """M⁻¹ F at flat states."""
         nodes = [part.unflatten(-1, (-1, self.dim)) for part in (q, v)]
         force = force_at(self.force, t, torch.cat(nodes, -1), self._told_mass)
         if force.shape != nodes[0].shape:
             raise ValueError(f"the force has shape {tuple(force.shape)}, expected {tuple(nodes[0].shape)}")
         if inverse_mass is not None:
             force = _by_node(inverse_mass, force)
+        return force.flatten(-2)
+
+    def _constrained(self, t: Any, q: Tensor, v: Tensor, free: Tensor, inverse_mass: Mass | None) -> tuple:
+        """λ and v' where M⁻¹ F is known."""
         if not self.multipliers:
-            return force.new_zeros((*force.shape[:-2], 0)), force.flatten(-2)
-        free, options = force.flatten(-2), {"alpha": self.baumgarte, "t": t}
-        if self.velocity_constraint is None:
-            return constrained_acceleration(self.constraint, q, v, free, inverse_mass, **options)
+            return free.new_zeros((*free.shape[:-1], 0)), free
+        options = {"alpha": self.baumgarte, "t": t}
         return joint_acceleration(self.constraint, self.velocity_constraint, q, v, free, inverse_mass, **options)
 
     def _residual(self, q: Tensor, v: Tensor, t: Any) -> Tensor:
@@ -358,54 +390,3 @@ class NeuralMotion(nn.Module):
 def _by_node(mass: Mass, nodes: Tensor) -> Tensor:
     """Masses, or their inverses, times what the nodes have, (batch, nodes, dim)."""
     return mass[:, None] * nodes if mass.ndim == 1 else (mass * nodes.unsqueeze(-2)).sum(-1)
-
-
-def _sizes(constraint: Any, along: Any, method: Method) -> tuple[int, int]:
-    """Nodes and coordinates of each, from the constraints; raises ValueError where these do not fit."""
-    if constraint is None:
-        if along is None:
-            raise ValueError("a motion without any constraint: give constraint=, velocity_constraint=, or both")
-        if not isinstance(method, SmoothProjection | Unconstrained):
-            raise ValueError(
-                f"{method!r} acts on positions, which nothing constrains here: give SmoothProjection(), which keeps "
-                "velocities on their constraint after every step, or Unconstrained()"
-            )
-        nodes, dim = 1, along.n_states // 2
-    else:
-        nodes, dim = constraint.n_points, constraint.dim
-    if along is not None and along.n_states != 2 * nodes * dim:
-        raise ValueError(
-            f"the velocity constraint is over {along.n_states} states, expected {2 * nodes * dim}: write it over all "
-            f"{nodes * dim} coordinates, then their velocities, in the same order"
-        )
-    return nodes, dim
-
-
-def _check_choices(multipliers: bool, method: Method, baumgarte: float, integrator: str, adjoint: bool) -> None:
-    """Raise ValueError for choices that exclude each other."""
-    if not multipliers and (baumgarte or any(isinstance(part, Multiplier) for part in method.parts)):
-        raise ValueError(
-            f"method={method!r}, baumgarte={baumgarte:g}: both work by multipliers, and there are none with "
-            "multipliers=False: leave them out"
-        )
-    if integrator == VERLET and (multipliers or adjoint or not isinstance(method, Unconstrained | Auxiliary)):
-        raise ValueError(
-            f"integrator={VERLET!r} is for motions without multipliers (multipliers=False), under Unconstrained() or "
-            "Auxiliary(...), with adjoint=False: give 'classical_rk4'"
-        )
-
-
-def _check(duration, n_steps, n_times, baumgarte, starts, start_tol) -> None:
-    if not (math.isfinite(duration) and duration > 0):
-        raise ValueError(f"duration is a time in seconds, positive and finite, not {duration!r}")
-    for name, value in (("n_steps", n_steps), ("n_times", n_times)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is a whole number of at least 1, not {value!r}")
-    if n_steps % n_times:
-        raise ValueError(f"n_steps={n_steps} is no multiple of n_times={n_times}: every time ends a step")
-    if not (math.isfinite(baumgarte) and baumgarte >= 0):
-        raise ValueError(f"baumgarte is a rate in 1/s, not negative, not {baumgarte!r}")
-    if starts not in STARTS:
-        raise ValueError(f"starts={starts!r} is unknown: give one of {', '.join(STARTS)}")
-    if not (math.isfinite(start_tol) and start_tol > 0):
-        raise ValueError(f"start_tol is the largest violation of a start, positive, not {start_tol!r}")

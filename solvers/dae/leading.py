@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-#: Up to here an equation is solved, in units of what is added up in it: LU leaves a few machine epsilons, times the
-#: growth of its pivots.
-SETTLED = 2.0**16 * np.finfo(np.float64).eps
+from ndae.solvers.errors import ROUNDINGS
+
+#: Up to here an equation is solved, in units of what is added up in it.
+SETTLED = ROUNDINGS * np.finfo(np.float64).eps
 #: From here on it is taken for wrong where nothing can be solved again, and nothing is known of the rounding of y.
 GONE_WRONG = 1e-6
 #: Newton steps of a second solve.

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ndae.solvers._types import Residual, State
+from ndae.solvers._types import Flag, PerSample, Residual, State
+from ndae.solvers.errors import ROUNDINGS
 from ndae.solvers.manifold.closing import close, lift
 from ndae.solvers.manifold.gram import apply_metric, solve_gram
 from ndae.solvers.manifold.linearisation import Problem
+from ndae.solvers.solution import SolveError
 
 Time = float | Tensor | None
 
@@ -58,12 +61,66 @@ def constrained_acceleration(
     (n_points, dim, dim). States are (..., n_states). Differentiable with respect to all inputs.
     """
     local = constraint.local_jacobian(q, t, parameters)
-    right = constraint.apply_jacobian(local, free) + constraint.curvature(q, v, t, parameters)
-    if isinstance(alpha, Tensor) or alpha:
-        right = right + 2 * alpha * constraint.velocity(q, v, t, parameters)
-        right = right + alpha**2 * constraint.residual(q, t, parameters)
+    right = constraint.apply_jacobian(local, free) + _beside(constraint, q, v, alpha, t, parameters)
     lam = solve_gram(constraint, local, inverse_mass, right)
     return lam, free - apply_metric(constraint, inverse_mass, constraint.apply_transpose(local, lam))
+
+
+def acceleration_left(
+    constraint,
+    q: State,
+    v: State,
+    free: State,
+    lam: Residual,
+    a: State,
+    inverse_mass: Tensor | None = None,
+    *,
+    alpha: float | Tensor = 0.0,
+    t: Time = None,
+    parameters: Mapping | None = None,
+) -> tuple[Residual, PerSample]:
+    """What λ and a of `constrained_acceleration` leave of J a + curvature + 2 α ċ + α² c = 0, and its largest entry
+    over the size of what is added up in it: some machine epsilons, times 16 where constraints depend on one another.
+    """
+    local = constraint.local_jacobian(q, t, parameters)
+    beside = _beside(constraint, q, v, alpha, t, parameters)
+    metric = None if inverse_mass is None else inverse_mass.abs()
+    pushed = apply_metric(constraint, metric, constraint.apply_transpose(local.abs(), lam.abs()))
+    sizes = constraint.apply_jacobian(local.abs(), free.abs() + pushed) + beside.abs()
+    left = constraint.apply_jacobian(local, a) + beside
+    return left, largest_share(left, sizes)
+
+
+def largest_share(left: Residual, sizes: Residual) -> PerSample:
+    """The largest |left| / size of each sample."""
+    return (left.abs() / (sizes + torch.finfo(left.dtype).tiny)).amax(-1)
+
+
+def unsettled(error: PerSample, q: State, v: State) -> Flag:
+    """Whether multipliers with that error do not solve their equations, at states that are finite."""
+    solved = error <= ROUNDINGS * torch.finfo(error.dtype).eps  # never true of a NaN
+    return ~solved & q.isfinite().all(-1) & v.isfinite().all(-1)
+
+
+def check_settled(error: PerSample, q: State, v: State, whose: str) -> None:
+    """Raise SolveError, naming the first sample, where multipliers do not solve their equations."""
+    wrong = unsettled(error, q, v)
+    if bool(wrong.any()):
+        index = tuple(wrong.nonzero()[0].tolist())
+        raise SolveError(
+            f"the multipliers of {whose} solve their equations only to {float(error[index]):.1e} of what is added up "
+            f"in them{f' at state {index}' if index else ''} ({int(wrong.sum())} of {wrong.numel()}): constraints "
+            "depend on one another there"
+        )
+
+
+def _beside(constraint, q: Tensor, v: Tensor, alpha: float | Tensor, t: Time, parameters: Mapping | None) -> Tensor:
+    """What is added to J a: curvature, and the pull of Baumgarte's stabilisation."""
+    added = constraint.curvature(q, v, t, parameters)
+    if isinstance(alpha, Tensor) or alpha:
+        added = added + 2 * alpha * constraint.velocity(q, v, t, parameters)
+        added = added + alpha**2 * constraint.residual(q, t, parameters)
+    return added
 
 
 def tangent_velocity(

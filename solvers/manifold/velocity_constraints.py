@@ -9,7 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ndae.solvers._types import Residual, State
+from ndae.solvers._types import PerSample, Residual, State
+from ndae.solvers.manifold.multipliers import (
+    acceleration_left,
+    constrained_acceleration,
+    largest_share,
+    tangent_velocity,
+)
 
 Time = float | Tensor | None
 
@@ -27,26 +33,46 @@ def joint_acceleration(
 ) -> tuple[Residual, State]:
     """λ and a of M a = F - Jᵀ λ - Aᵀ μ with c̈ + 2 α ċ + α² c = 0 and ṙ + α r = 0, given `free` = M⁻¹ F.
 
-    `constraint`: compiled, c(q, t), or None; `along`: compiled over (q, v), r = A(q, t) v + b(q, t), whose multipliers
-    μ come behind those of c. Reactions are along Aᵀ, so that they do no work where b = 0 (d'Alembert and Lagrange;
-    Bloch: Nonholonomic Mechanics and Control, 1.3). `inverse_mass` as in `constrained_acceleration`.
+    `constraint`: compiled, c(q, t), or None; `along`: compiled over (q, v), r = A(q, t) v + b(q, t), or None, whose
+    multipliers μ come behind those of c. Reactions are along Aᵀ, so that they do no work where b = 0 (d'Alembert and
+    Lagrange; Bloch: Nonholonomic Mechanics and Control, 1.3). `inverse_mass` as in `constrained_acceleration`.
     """
-    rows, bias = _rows(constraint, along, q, v, t)
-    right = _times(rows, free) + bias
-    if alpha:
-        pull = alpha * along.residual(torch.cat([q, v], -1), t)
-        if constraint is not None:
-            at_position = 2 * alpha * constraint.velocity(q, v, t) + alpha**2 * constraint.residual(q, t)
-            pull = torch.cat([at_position, pull], -1)
-        right = right + pull
-    lam, reaction = _solved(rows, right, inverse_mass)
+    if along is None:
+        return constrained_acceleration(constraint, q, v, free, inverse_mass, alpha=alpha, t=t)
+    rows, bias = _rows(constraint, along, q, v, t, alpha)
+    lam, reaction = _solved(rows, _times(rows, free) + bias, inverse_mass)
     return lam, free - reaction
+
+
+def joint_acceleration_error(
+    constraint: Any,
+    along: Any,
+    q: State,
+    v: State,
+    free: State,
+    lam: Residual,
+    a: State,
+    inverse_mass: Tensor | None = None,
+    *,
+    alpha: float = 0.0,
+    t: Time = None,
+) -> PerSample:
+    """How well λ and a of `joint_acceleration` solve its equations, as of `acceleration_left`."""
+    if along is None:
+        return acceleration_left(constraint, q, v, free, lam, a, inverse_mass, alpha=alpha, t=t)[1]
+    rows, bias = _rows(constraint, along, q, v, t, alpha)
+    sizes = rows.abs()
+    lifted = sizes if inverse_mass is None else _weighed(sizes, inverse_mass.abs())
+    added = _times(sizes, free.abs()) + _times(sizes, _times(lifted.mT, lam.abs())) + bias.abs()
+    return largest_share(_times(rows, a) + bias, added)
 
 
 def joint_tangent_velocity(
     constraint: Any, along: Any, q: State, v: State, inverse_mass: Tensor | None = None, *, t: Time = None
 ) -> State:
     """The velocity nearest to v, in the metric of the masses, with J v + ∂c/∂t = 0 and A v + b = 0."""
+    if along is None:
+        return tangent_velocity(constraint, q, v, inverse_mass, t=t)
     rows, _ = _rows(constraint, along, q, v, t)
     rate = along.residual(torch.cat([q, v], -1), t)
     if constraint is not None:
@@ -55,17 +81,22 @@ def joint_tangent_velocity(
 
 
 def _rows(
-    constraint: Any, along: Any, q: Tensor, v: Tensor, t: Time
+    constraint: Any, along: Any, q: Tensor, v: Tensor, t: Time, alpha: float = 0.0
 ) -> tuple[Float[Tensor, "*batch m n"], Float[Tensor, "*batch m"]]:
-    """J over A, and what their derivatives by time add to J a and A a: curvature, and ∂r/∂q v + ∂r/∂t."""
+    """J over A, and what is added to J a and A a: curvature, and ∂r/∂q v + ∂r/∂t, and the pull of α."""
     y = torch.cat([q, v], -1)
     by_q, rows = along.jacobian(y, t).split(q.shape[-1], -1)
     bias = _times(by_q, v)
     if along.needs_time:
         bias = bias + along.time_derivative(y, t)
+    if alpha:
+        bias = bias + alpha * along.residual(y, t)
     if constraint is None:
         return rows, bias
-    return torch.cat([constraint.jacobian(q, t), rows], -2), torch.cat([constraint.curvature(q, v, t), bias], -1)
+    curvature = constraint.curvature(q, v, t)
+    if alpha:
+        curvature = curvature + 2 * alpha * constraint.velocity(q, v, t) + alpha**2 * constraint.residual(q, t)
+    return torch.cat([constraint.jacobian(q, t), rows], -2), torch.cat([curvature, bias], -1)
 
 
 def _solved(rows: Tensor, right: Tensor, inverse_mass: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,12 @@ from torch import Tensor
 
 from ndae.solvers._types import PerSample, Residual, State
 from ndae.solvers.manifold.gram import apply_metric
-from ndae.solvers.manifold.multipliers import constrained_acceleration, tangent_velocity
+from ndae.solvers.manifold.multipliers import (
+    acceleration_left,
+    check_settled,
+    constrained_acceleration,
+    tangent_velocity,
+)
 from ndae.solvers.manifold.projection import project
 
 Time = float | Tensor | None
@@ -78,11 +83,19 @@ class TorchMotion(torch.nn.Module):
 
     def acceleration(self, q: State, v: State, t: Time = None) -> State:
         """v' = M⁻¹ (F − Jᵀ λ), in m/s²."""
-        return self._solve(q, v, t)[1]
+        return self._solve(q, v, t)[2]
 
-    def multiplier(self, q: State, v: State, t: Time = None) -> Residual:
-        """λ of M v' = F − Jᵀ λ such that d²c/dt² = 0, (..., n_residuals)."""
-        return self._solve(q, v, t)[0]
+    def multiplier(self, q: State, v: State, t: Time = None, *, check: bool = True) -> Residual:
+        """λ of M v' = F − Jᵀ λ such that d²c/dt² = 0, (..., n_residuals).
+
+        Raises SolveError where it does not solve its equations, unless `check=False`: for `torch.func`, under which no
+        number can be looked at.
+        """
+        free, lam, a = self._solve(q, v, t)
+        if check:
+            with torch.no_grad():
+                check_settled(self._left(q, v, t, free, lam, a)[1], q, v, self.name)
+        return lam
 
     def energy(self, q: State, v: State, t: Time = None) -> PerSample:
         """½ Σ m |v|² + V(q), in joules."""
@@ -110,28 +123,31 @@ class TorchMotion(torch.nn.Module):
         """Multiplier and how well it solves its equations, energy, and the residuals at all three levels.
 
         "error" (...) is the largest |J v' + curvature| over the size of what is added up in it: some machine epsilons,
-        times 16 where constraints depend on one another.
+        times 16 where constraints depend on one another. Nothing is raised: it is for the caller to look at, as
+        `multiplier` does.
         """
         q, v = y.chunk(2, -1)
-        own, metric = self._own["constraint"], self._metric(q)
-        lam, a = self._solve(q, v, t)
-        local, curvature = self.constraint.local_jacobian(q, t, own), self.constraint.curvature(q, v, t, own)
-        pushes = self.force(q, v, t).abs() + self.constraint.apply_transpose(local.abs(), lam.abs())
-        sizes = self.constraint.apply_jacobian(local.abs(), apply_metric(self.constraint, metric, pushes))
-        left = self.constraint.apply_jacobian(local, a) + curvature
+        own = self._own["constraint"]
+        free, lam, a = self._solve(q, v, t)
+        left, error = self._left(q, v, t, free, lam, a)
         return {
             "multiplier": lam,
-            "error": (left.abs() / (sizes + curvature.abs() + torch.finfo(q.dtype).tiny)).amax(-1),
+            "error": error,
             "energy": self.energy(q, v, t),
             "position": self.constraint.residual(q, t, own),
             "velocity": self.constraint.velocity(q, v, t, own),
             "acceleration": left,
         }
 
-    def _solve(self, q: Tensor, v: Tensor, t: Time) -> tuple[Tensor, Tensor]:
-        metric = self._metric(q)
+    def _solve(self, q: Tensor, v: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor]:
+        """M⁻¹ F, λ and v'."""
+        metric, own = self._metric(q), self._own["constraint"]
         free = apply_metric(self.constraint, metric, self.force(q, v, t))
-        return constrained_acceleration(self.constraint, q, v, free, metric, t=t, parameters=self._own["constraint"])
+        return free, *constrained_acceleration(self.constraint, q, v, free, metric, t=t, parameters=own)
+
+    def _left(self, q: Tensor, v: Tensor, t: Time, *solved: Tensor) -> tuple[Tensor, Tensor]:
+        own = self._own["constraint"]
+        return acceleration_left(self.constraint, q, v, *solved, self._metric(q), t=t, parameters=own)
 
     def _metric(self, like: Tensor) -> Float[Tensor, " n_points"]:
         return self._inverse_mass.to(like)

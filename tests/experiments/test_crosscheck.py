@@ -145,10 +145,32 @@ def test_algebraic_variables_that_are_zero_are_not_scored(plain_decay):
     assert "zero up to rounding all along, so without digits and not counted: zero" in notes(plain_decay)
 
 
+def test_variables_that_the_reference_does_not_give_are_named_and_compared_between_runs(monkeypatch):
+    published = decay(exact=None, reference={"x": "0.1353352832366127"})
+    solve = module._Study.by_others
+
+    def spoiled(study, *args):
+        run, solution = solve(study, *args)
+        solution.x[60, 1] *= 1.5  # z, at one output, with states that are right
+        return run, solution
+
+    monkeypatch.setattr(module._Study, "by_others", spoiled)
+    check = crosscheck(published, tolerances=(1e-8,), outside=("torch",))
+    assert (check.not_given, check.left_out) == (("z",), ("zero",))
+    assert to_json(check)["not_given"] == ["z"]
+    run = check.runs[0]
+    assert set(run.digits.digits) == {"x"} and run.agreement.algebraic < 2 < run.agreement.differential
+    assert any(line.startswith("WRONG: ") and ": z agrees with" in line for line in notes(check))
+    assert any(line.startswith("not given by the reference") and line.endswith(": z") for line in notes(check))
+    (made,) = tables(check, 200)
+    assert [line[4:6] for line in printed(made) if line[:1] == ["dopri8"]] == [["not", "given"]]
+    assert not crosscheck(decay(), tolerances=(1e-8,), outside=()).not_given
+
+
 def test_small_differential_variables_are_scored():
     tiny = decay(initial={"x": 1e-13}, exact={"x": 1e-13 * sp.exp(-_BASE.system.time)})
     check = crosscheck(tiny, tolerances=(1e-8,), outside=())
-    assert check.left_out == ()
+    assert check.left_out == ("z", "zero")  # z is as small, and algebraic
     assert check.digits(check.runs[0]) > 7
 
 

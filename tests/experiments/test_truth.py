@@ -74,6 +74,9 @@ def test_an_untrained_motion_against_the_reference(name):
     rollout = found.rollout
     assert np.all(rollout["error"] <= rollout["learning"] + rollout["integrator"] + 1e-15)
     assert rollout["integrator"].max() < 1e-5 < 1e-2 < rollout["learning"][:, -1].min()
+    true = MotionMap(with_true_force(model, truth_of(problem).motion))
+    right = compare(Contest(true, true), held_out, TS[-1]).rollout["multiplier_error"]
+    assert right.max() < 1e-4 < 1e-2 < rollout["multiplier_error"].max()
     assert rollout["velocity_violation"].max() < 1e-9 and found.one_period["velocity_violation"].max() < 1e-9
     assert ("position_violation" in rollout) == (name != "sleigh") and "energy_error" not in rollout
     assert found.samples_end is None and found.energy_range is None

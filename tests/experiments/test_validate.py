@@ -22,9 +22,10 @@ from ndae.experiments.validation.propagators import (
     roll_out,
     with_true_force,
 )
-from ndae.experiments.validation.report import spread, time_of_passing
+from ndae.experiments.validation.report import print_validation, spread, time_of_passing
 from ndae.experiments.validation.validate import Contest, HeldOut, compare, contest_of, pendulum_held_out, validate
-from ndae.solvers import reference_solution
+from ndae.solvers import SolveError, reference_solution
+from ndae.solvers.manifold import multipliers
 from ndae.solvers.mechanics.motion_torch import TorchMotion
 from ndae.symbolic import Constraint, MechanicalSystem, library
 from tests.experiments.command_line import in_process
@@ -203,7 +204,13 @@ def test_a_network_with_the_true_field_has_learned_everything(system, motion, he
     np.testing.assert_array_equal(bare.rollout["error"], bare.rollout["integrator"])
 
 
-def test_a_motion_with_velocities_of_its_own_is_compared_as_it_stands(system, motion, held_out):
+def printed(found) -> str:
+    lines = []
+    print_validation(found, lambda *words, **style: lines.extend(map(str, words)))
+    return "\n".join(lines)
+
+
+def test_a_motion_with_velocities_of_its_own_is_compared_as_it_stands(system, motion, held_out, reference):
     force = ndae.forces.MLPForce(2, 2, 8)
     model = ndae.NeuralMotion(system.constraint.torch(), force, duration=PERIOD, n_steps=8).double()
     untrained = compare(contest_of(model, system, PERIOD), held_out, 0.35)
@@ -213,11 +220,39 @@ def test_a_motion_with_velocities_of_its_own_is_compared_as_it_stands(system, mo
     assert 0 < rollout["integrator"].max() < 1e-4  # steps of 12.5 ms, and positions projected to 1e-6
     assert rollout["learning"][:, -1].min() > 1e-2  # it knows nothing of weight yet
     assert rollout["position_violation"].max() < 1e-6 and untrained.projections > 0
+    scale = np.abs(reference.multiplier).max((0, 1))
+    np.testing.assert_allclose(untrained.multiplier_scale, scale, rtol=1e-9)
+    x = torch.cat([torch.as_tensor(part).unflatten(-1, (2, 2)) for part in (held_out.q, held_out.v)], -1)
+    wrong = np.abs(model.multiplier(x).detach().numpy() - reference.multiplier[:, 0]) / scale
+    np.testing.assert_allclose(rollout["multiplier_error"][:, 0], wrong.max(-1), rtol=1e-9)
+    assert wrong.max() > 0.1
     true = with_true_force(model, motion)
     assert model.force is force
     found = compare(Contest(MotionMap(true), MotionMap(true)), held_out, 0.35)
     np.testing.assert_array_equal(found.rollout["learning"], 0)
     np.testing.assert_array_equal(found.rollout["integrator"], rollout["integrator"])
+    assert found.rollout["multiplier_error"].max() < 1e-4 and found.one_period["multiplier_error"].shape == (N, 3)
+    content = strict(json.dumps(untrained.to_json(), allow_nan=False))
+    assert content["rollout"]["multiplier_error_of_scale"]["max"][0] == pytest.approx(wrong.max())
+    assert content["multiplier_scale"] == pytest.approx(scale)
+    assert "error of the worst multiplier, of its largest size in the reference" in printed(untrained)
+
+
+def test_multipliers_that_do_not_solve_their_equations_count_as_infinite(monkeypatch, system, held_out):
+    model = ndae.NeuralMotion(system.constraint.torch(), ndae.forces.MLPForce(2, 2, 8), duration=PERIOD).double()
+    compared, at = MotionMap(model), np.zeros(N)
+    right, solve = compared.multiplier(held_out.q, held_out.v, at), multipliers.solve_gram
+    monkeypatch.setattr(multipliers, "solve_gram", lambda *of: torch.linspace(1, 1.3, N)[:, None] * solve(*of))
+    found = compared.multiplier(held_out.q, held_out.v, at)
+    np.testing.assert_array_equal(found[0], right[0])
+    assert np.isnan(found[1:]).all()
+    with pytest.raises(SolveError, match=r"the multipliers of pendulum of 2 links solve .* at state \(1,\) \(3 of 4\)"):
+        TorchMotion(system).multiplier(torch.as_tensor(held_out.q), torch.as_tensor(held_out.v))
+
+
+def test_a_network_without_multipliers_is_said_to_have_none(found):
+    assert found.multiplier_scale is None and "multiplier_error" not in found.rollout
+    assert "λ           not compared: the model has no multipliers" in printed(found)
 
 
 def test_times_are_whole_periods_and_shapes_fit(found):

@@ -7,7 +7,8 @@ from torch import nn
 
 from ndae import NeuralMotion, fit
 from ndae.methods import Auxiliary, EndProjection, Multiplier, Penalty, SmoothProjection, Unconstrained
-from ndae.solvers import reference_solution
+from ndae.solvers import SolveError, reference_solution
+from ndae.solvers.manifold import multipliers
 from ndae.solvers.mechanics.motion_torch import TorchMotion
 from ndae.symbolic import library
 
@@ -74,6 +75,24 @@ def test_a_trajectory_has_velocities_and_multipliers_of_the_reference():
     for part, known in ((found.q, exact.q), (found.v, exact.v), (found.multiplier, exact.multiplier)):
         np.testing.assert_allclose(part.detach().flatten(2), known, rtol=0, atol=2e-6 * np.abs(known).max())
     torch.testing.assert_close(motion(n_steps=80, duration=0.3)(x), found.q[:, -1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 3.0])
+def test_multipliers_that_do_not_solve_their_equations_are_refused(monkeypatch, alpha):
+    x, ts, solve = states(), [0.0, 0.01], multipliers.solve_gram
+    model = motion(method=Unconstrained(), baumgarte=alpha)
+    right = model.trajectory(x, ts)
+    assert right.multiplier_error.max() < 1e-12
+    spoil = torch.tensor([1.0, 1.0, 1.3, 1.0], dtype=torch.float64)[:, None]
+    monkeypatch.setattr(multipliers, "solve_gram", lambda *of: spoil * solve(*of))
+    with pytest.raises(SolveError, match=r"the motion \(sample, time\) solve .* at state \(2, 0\) \(2 of 8\)"):
+        model.trajectory(x, ts)
+    with pytest.raises(SolveError, match=r"only to .* at state \(2,\)"):
+        model.multiplier(x)
+    found = model.trajectory(x, ts, throw=False)
+    others = [0, 1, 3]
+    assert (found.multiplier_error[2] > 1e-3).all() and found.multiplier_error[others].max() < 1e-12
+    torch.testing.assert_close(found.multiplier[others], right.multiplier[others], rtol=0, atol=0)
 
 
 def test_multipliers_are_those_of_the_equations_of_motion():

@@ -37,6 +37,34 @@ def test_agreement_ends_at_the_first_difference_even_if_the_solutions_meet_again
     np.testing.assert_array_equal(a.agrees_until(b), [0.0, -np.inf])
 
 
+def test_a_wrong_multiplier_is_an_error_and_agreement_is_of_coordinates_unless_asked():
+    q, v, lam = np.zeros((3, 2)), np.ones((3, 2)), np.ones((3, 1))
+    a, b = (solution(q, v=v, multiplier=lam + wrong * np.eye(3)[:, 1:2]) for wrong in (0.0, 4.0))
+    np.testing.assert_array_equal(a.error(b), [0.0, 4.0, 0.0])
+    np.testing.assert_array_equal(a.error(b, of="q"), [0.0, 0.0, 0.0])
+    np.testing.assert_array_equal(a.error(b, of="multiplier"), a.error(b, of=["lam0", "q1"]))
+    assert (a.agrees_until(b), a.agrees_until(b, of="all"), a.agrees_until(b, of="lam0")) == (2.0, 0.0, 0.0)
+    np.testing.assert_array_equal(a.error(solution(q)), np.zeros(3))  # which has nothing else
+    with pytest.raises(ValueError, match="1 and 2 multipliers; write one in the multipliers of the other"):
+        a.error(solution(q, v=v, multiplier=np.ones((3, 2))))
+    with pytest.raises(ValueError, match=r"of='multiplier' .* both have the groups q, v and the variables q0, q1, v0"):
+        a.error(solution(q, v=v), of="multiplier")
+    with pytest.raises(ValueError, match="of names no variable"):
+        a.error(b, of=[])
+
+
+def test_variables_of_a_dae_are_compared_by_name_or_group():
+    ts, groups = np.arange(2.0), {"differential": [0], "algebraic": [1]}
+    a, b = (Solution(ts, np.array([[0.0, 1.0], [0.0, z]]), ("x", "z"), groups=groups) for z in (1.0, 3.0))
+    np.testing.assert_array_equal(a.error(b), [0.0, 2.0])
+    np.testing.assert_array_equal(a.error(b, of="algebraic"), [0.0, 2.0])
+    np.testing.assert_array_equal(a.error(b, of=sp.Symbol("x").name), [0.0, 0.0])
+    assert a.agrees_until(b) == 0.0
+    other = Solution(ts, a.x, ("x", "u"), groups=groups)
+    with pytest.raises(ValueError, match="different variables: number 0 is 'z' in one and 'u' in the other"):
+        a.error(other, of="algebraic")
+
+
 def test_solutions_of_other_times_or_sizes_are_not_compared():
     a = solution(np.zeros((3, 2)))
     with pytest.raises(ValueError, match=r"different output times \(3 from 0 to 2 and 4 from 0 to 3\)"):

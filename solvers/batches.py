@@ -1,4 +1,4 @@
-"""Starts and parameters over one batch."""
+"""Starts and parameters over one batch, some of which may be refused."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,3 +19,26 @@ def at_index(parameters: Mapping[str, Any] | None, index: tuple[int, ...]) -> di
         name: float(np.asarray(value)[index]) if np.ndim(value) else float(value)
         for name, value in (parameters or {}).items()
     }
+
+
+#: Why there is no solve, by index of a batch. In place of it, None asks for an exception.
+Refused = dict[tuple[int, ...], str] | None
+
+
+def refuse(refused: Refused, index: tuple[int, ...], reason: str) -> None:
+    """Note the first reason for a sample; raises ValueError where nobody notes."""
+    if refused is None:
+        raise ValueError(reason)
+    refused.setdefault(index, reason)
+
+
+def stand_in(values: np.ndarray, batch: tuple[int, ...], refused: Refused) -> np.ndarray:
+    """Values (*batch, ...) with those of the first good sample for the refused ones: solves go on as many as they were,
+    so that nothing is compiled again."""
+    if not refused or np.shape(values)[: len(batch)] != batch:
+        return values
+    good = next(index for index in np.ndindex(batch) if index not in refused)
+    values = np.array(values)
+    for index in refused:
+        values[index] = values[good]
+    return values

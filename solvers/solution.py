@@ -1,7 +1,7 @@
 """The outcome of a solve, learned or reference, so that any two can be compared."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ class Solution:
     """Times, states, residuals, invariants and statistics of one solve, or of a batch of solves on the same times.
 
     Batch axes come first, then time. A solve that failed keeps `n_reached` output points; later ones (present only
-    where another solve of its batch got further) hold its last state, and `result` says why it stopped.
+    where another solve of its batch got further) hold its last state, and `result` says why it stopped. One that never
+    began, for there is no consistent start, has `n_reached` 0, NaN everywhere and counts of 0.
 
     - `ts` (n_times,): output times, strictly increasing.
     - `x` (*batch, n_times, n): all variables, differential and algebraic, in the order of `names`;
@@ -173,6 +174,31 @@ class Solution:
 
     def _group(self, name: str) -> np.ndarray | None:
         return self.x[..., self.groups[name]] if name in self.groups else None
+
+    def without(self, refused: Mapping[tuple[int, ...], str]) -> "Solution":
+        """The same with nothing but a reason for those of the batch that never began, by index."""
+        if not refused:
+            return self
+        batch = self.x.shape[:-2]
+
+        def emptied(value: Any, by: Any) -> Any:
+            value = np.array(np.broadcast_to(value, batch) if np.ndim(value) < len(batch) else value)
+            for index in refused:
+                value[index] = by
+            return value if value.ndim else value.item()
+
+        result = np.array(np.broadcast_to(self.result, batch), dtype=object)
+        for index, reason in refused.items():
+            result[index] = reason
+        return replace(
+            self,
+            x=emptied(self.x, np.nan),
+            residual={level: emptied(value, np.nan) for level, value in self.residual.items()},
+            invariants={name: emptied(value, np.nan) for name, value in self.invariants.items()},
+            stats={name: emptied(value, 0) for name, value in self.stats.items()},
+            result=result.astype(str) if batch else str(result),
+            n_reached=emptied(self.n_reached, 0),
+        )
 
     def _parts(self, other: "Solution", of: str | Sequence[str]) -> list[str | tuple[str, ...]]:
         """The groups to compare one by one, or names; () stands for all variables as they are."""

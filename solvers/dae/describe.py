@@ -58,6 +58,19 @@ def describe_states(
     )
 
 
+def never_begun(
+    system: Any, ts: np.ndarray, y0: np.ndarray, w0: np.ndarray, parameters: Any, refused: Mapping[tuple[int, ...], str]
+) -> Solution:
+    """The Solution of a batch of which all are refused: one output of nothing."""
+    none = np.zeros(y0.shape[:-1], dtype=int)
+    stats = dict.fromkeys(("n_steps", "n_accepted", "n_rejected", "n_f_evals"), none)
+    with np.errstate(all="ignore"):
+        made = describe_states(
+            system, ts[:1], y0[..., None, :], w0[..., None, :], parameters, stats=stats, n_reached=none
+        )
+    return made.without(refused)
+
+
 def variable_groups(system: Any) -> dict[str, np.ndarray]:
     """Columns of the states that are "differential" and "algebraic", and of a mechanical system "q", "v", "multiplier".
 

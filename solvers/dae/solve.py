@@ -7,10 +7,12 @@ constraints are kept. Steps end on the output times: between them no interpolant
 64-bit JAX on the CPU is switched on inside these functions alone, and results are NumPy arrays.
 """
 
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import jax
 import numpy as np
 from optimistix import max_norm
 
@@ -21,8 +23,8 @@ from ndae.solvers.arguments import (
     float64_on_cpu,
     output_times,
 )
-from ndae.solvers.batches import at_index, broadcast_parameters
-from ndae.solvers.dae.describe import absolute_tolerances, describe_states
+from ndae.solvers.batches import at_index, broadcast_parameters, stand_in
+from ndae.solvers.dae.describe import absolute_tolerances, describe_states, never_begun
 from ndae.solvers.dae.diagnosis import _cause, _failure
 from ndae.solvers.dae.formulations import Formulation, formulation_named
 from ndae.solvers.dae.leading import SETTLED, settled, unsettled
@@ -73,7 +75,8 @@ def solve_dae(
     Each of a batch is solved with its own steps. Returns a Solution of all states, with the residuals of all levels and
     the invariants at every output time. Raises ValueError for a bad argument or an inconsistent start, and
     SolveError when a solve stops early; with `throw=False` the reason is in `solution.result`, and the outputs
-    end where the last solve stopped.
+    end where the last solve stopped. A start that is inconsistent, also one of a batch, is then a result too: its
+    reason, `n_reached` 0 and NaN, while the others are solved.
     """
     check_system(system)
     ts = output_times(ts)
@@ -81,21 +84,28 @@ def solve_dae(
     formulation = formulation_named(formulation)
     reduced = system.reduce()
     parameters = checked_parameters(system, parameters)
-    y0, w0 = resolve_start(system, start, float(ts[0]), parameters, start_tol)
+    refused = None if throw else {}
+    y0, w0 = resolve_start(system, start, float(ts[0]), parameters, start_tol, refused)
     atol = absolute_tolerances(system, atol, rtol)
     max_steps = max(1_000_000, 20 * ts.size) if max_steps is None else int(max_steps)
     batch = y0.shape[:-1]
     parameters = broadcast_parameters(parameters, batch)
-    flat = {name: np.reshape(p, -1) if p.ndim else p for name, p in (parameters or {}).items()}
-    batched_names = tuple(sorted(name for name, p in flat.items() if p.ndim))
     with float64_on_cpu():
-        jumps = find_jumps(system, y0, ts, parameters, start_tol)
+        jumps = find_jumps(system, y0, ts, parameters, start_tol, refused)
+        if refused and len(refused) == math.prod(batch):
+            return never_begun(system, ts, y0, w0, parameters, refused)
+        if refused:
+            parameters = {name: stand_in(p, batch, refused) for name, p in (parameters or {}).items()} or None
+            y0, w0 = (stand_in(part, batch, refused) for part in (y0, w0))
+            jumps = jax.tree.map(lambda at: stand_in(at, batch, refused), jumps)
+        flat = {name: np.reshape(p, -1) if p.ndim else p for name, p in (parameters or {}).items()}
+        batched_names = tuple(sorted(name for name, p in flat.items() if p.ndim))
         kernel = _kernel(reduced, formulation, solver, bool(batch), batched_names)
         guessed = kernel.motion.guessed
         state = np.concatenate([y0, w0[..., guessed]], axis=-1)
         tolerances = np.concatenate([atol, np.ones(guessed.size)])  # guesses have no error
         outcome = kernel.solve(state, ts, rtol, tolerances, max_steps, flat or None, progress, jumps)
-    solution = _solution(system, outcome, parameters)
+    solution = _solution(system, outcome, parameters).without(refused or {})
     if throw and not np.all(solution.succeeded):
         raise SolveError(_failure(system, solution), solution)
     return solution

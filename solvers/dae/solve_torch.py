@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ndae.solvers._types import Flag, State, Times, Trajectory
 from ndae.solvers.arguments import check_settings, check_system, checked_parameters, output_times
-from ndae.solvers.batches import broadcast_parameters
-from ndae.solvers.dae.describe import absolute_tolerances, describe_states
+from ndae.solvers.batches import broadcast_parameters, stand_in
+from ndae.solvers.dae.describe import absolute_tolerances, describe_states, never_begun
 from ndae.solvers.dae.leading import SETTLED, settled, unsettled
 from ndae.solvers.dae.reduced_motion import LAST_CORRECTION, LEAST_SCALE, MAX_ITERATIONS
 from ndae.solvers.dae.start import resolve_start
@@ -131,6 +131,7 @@ def solve_torch(
 
     Returns a Solution. Raises ValueError for a bad argument or an inconsistent start, and SolveError when the
     solve stops early; with `throw=False` the reason is in `solution.result` and the outputs end where it stopped.
+    Inconsistent starts are then results too, as of solve_dae.
     """
     check_system(system)
     ts = output_times(ts)
@@ -138,9 +139,15 @@ def solve_torch(
         raise ValueError(f"solver {solver!r} has no adaptive steps here; choose one of {', '.join(ADAPTIVE)}")
     check_settings(None, max_steps, rtol=rtol, start_tol=start_tol)
     parameters = checked_parameters(system, parameters)
-    y0, w0 = resolve_start(system, start, float(ts[0]), parameters, start_tol)
+    refused = None if throw else {}
+    y0, w0 = resolve_start(system, start, float(ts[0]), parameters, start_tol, refused)
     batch = y0.shape[:-1]
     parameters = broadcast_parameters(parameters, batch) or {}
+    gaps = find_gaps(system, y0, ts, parameters, start_tol, refused)
+    if refused and len(refused) == math.prod(batch):
+        return never_begun(system, ts, y0, w0, parameters, refused)
+    parameters = {name: stand_in(value, batch, refused) for name, value in parameters.items()}
+    y0, w0 = (stand_in(part, batch, refused) for part in (y0, w0))
     atol = torch.as_tensor(absolute_tolerances(system, atol, rtol))
     motion = TorchReduced(
         system.reduce(),
@@ -148,7 +155,6 @@ def solve_torch(
         floor=atol / rtol,
         guess=torch.as_tensor(w0),
     )
-    gaps = find_gaps(system, y0, ts, parameters, start_tol)
     rows, reason = [], SUCCESS
     counts = dict.fromkeys(("n_steps", "n_accepted", "n_rejected", "n_f_evals"), 0)
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
@@ -183,6 +189,7 @@ def solve_torch(
         stats = {name: np.full(batch, value) for name, value in counts.items()}
         result, reached = np.full(batch, reason), np.full(batch, n)
     solution = describe_states(system, ts[:n], y, w, parameters, stats=stats, result=result, n_reached=reached)
+    solution = solution.without(refused or {})
     if throw and reason != SUCCESS:
         raise SolveError(f"the solve of {system.name!r} in torch stopped: {reason}", solution)
     return solution

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ndae.solvers.arguments import named_once, numbers
-from ndae.solvers.batches import at_index, broadcast_parameters
+from ndae.solvers.batches import Refused, at_index, broadcast_parameters, refuse
 from ndae.solvers.dae.left_out import filled_in, left_open, may_be_left_out
 
 # An algebraic variable may differ from what its equations give by this many times the tolerance of the start: it
@@ -48,12 +48,18 @@ class ConsistentStart:
 
 
 def resolve_start(
-    system: Any, start: Any, t0: float, parameters: Mapping[str, Any] | None, start_tol: float
+    system: Any,
+    start: Any,
+    t0: float,
+    parameters: Mapping[str, Any] | None,
+    start_tol: float,
+    refused: Refused = None,
 ) -> tuple[Float[np.ndarray, "*batch n_y"], Float[np.ndarray, "*batch n_w"]]:
     """y and w of a consistent start, given as a ConsistentStart, a mapping by name or an array of all states.
 
     Raises ValueError for missing or unknown names, and for a start that violates an equation or a hidden constraint:
-    a residual counts as zero if a change of `start_tol` in one state (relative above 1) could make it so.
+    a residual counts as zero if a change of `start_tol` in one state (relative above 1) could make it so. What is wrong
+    with one sample alone is noted in `refused` instead, by its index, if there is such a mapping.
     """
     reduced = system.reduce()
     if not reduced.y:
@@ -70,16 +76,25 @@ def resolve_start(
     y, w = np.broadcast_to(y, batch + y.shape[-1:]).copy(), np.broadcast_to(w, batch + w.shape[-1:]).copy()
     for index in np.ndindex(batch):
         own = at_index(parameters, index)
-        if np.isnan(y[index]).any():
-            y[index], free = filled_in(reduced, y[index], np.isnan(y[index]), t0, own)
-            _check_filled_in(system, free, t0, index)
-        check_constraints(reduced, y[index], t0, own, start_tol, index)
-        w[index] = _leading(reduced, y[index], w[index], t0, own, start_tol, index)
+        try:
+            _check_each(system, y[index], w[index], index)
+            if np.isnan(y[index]).any():
+                y[index], free = filled_in(reduced, y[index], np.isnan(y[index]), t0, own)
+                _check_filled_in(system, free, t0, index)
+            check_constraints(reduced, y[index], t0, own, start_tol, index)
+            w[index] = _leading(reduced, y[index], w[index], t0, own, start_tol, index)
+        except ValueError as error:
+            if refused is None:
+                raise
+            refuse(refused, index, str(error))
     return y, w
 
 
 def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
-    """y (*batch, N) and w (*batch, n) as given, NaN where they are not: w, and what `may_be_left_out` of y."""
+    """y (*batch, N) and w (*batch, n) as given, NaN where they are not: w, and what `may_be_left_out` of y.
+
+    What is given for some of a batch alone, or finite for some alone, is for the caller to refuse.
+    """
     reduced = system.reduce()
     if isinstance(start, ConsistentStart):
         if start.y.shape != (len(reduced.y),) or start.w.shape != (len(reduced.w),):
@@ -107,15 +122,27 @@ def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
     for name, value in given.items():
         array, column = places[name]
         (y if array == "y" else w)[..., column] = value
-    without = np.isnan(y).any(axis=tuple(range(y.ndim - 1)))
-    check_given(system, np.flatnonzero(without).tolist())
-    if np.any(np.isinf(y)) or np.any(np.isinf(w)):
-        bad = [name for name, value in given.items() if np.any(np.isinf(value))]
+    samples = tuple(range(y.ndim - 1))
+    if 0 in batch:
+        return y, w
+    check_given(system, np.flatnonzero(np.isnan(y).all(axis=samples)).tolist())
+    if np.any(np.isinf(y).all(axis=samples)) or np.any(np.isinf(w).all(axis=samples)):
+        bad = [name for name, value in given.items() if np.all(np.isinf(value))]
         raise ValueError(f"start must be finite, but {_list(bad)} is not")
     return y, w
 
 
-def check_given(system: Any, without: Any) -> None:
+def _check_each(system: Any, y: np.ndarray, w: np.ndarray, index: tuple[int, ...]) -> None:
+    """Raises ValueError where one sample lacks what others have, or has what is not finite."""
+    held = ("y", y), ("w", w)
+    infinite = [_name_of(system, array, i) for array, values in held for i in np.flatnonzero(np.isinf(values))]
+    if infinite:
+        raise ValueError(f"start{_of(index)} must be finite, but {_list(infinite)} is not")
+    if np.isnan(y).any():
+        check_given(system, np.flatnonzero(np.isnan(y)).tolist(), index)
+
+
+def check_given(system: Any, without: Any, index: tuple[int, ...] = ()) -> None:
     """Raises ValueError unless all those entries of y may be left out that a start leaves out."""
     optional = may_be_left_out(system)
     missing = [i for i in without if not optional[i]]
@@ -123,8 +150,8 @@ def check_given(system: Any, without: Any) -> None:
     if missing:
         names = [_name_of(system, "y", i) for i in missing]
         raise ValueError(
-            f"start gives no value for {_list(names)}; give one for every differential state of {system.name!r} "
-            "(algebraic ones may be left out, and derivatives that the equations determine)"
+            f"start{_of(index)} gives no value for {_list(names)}; give one for every differential state of "
+            f"{system.name!r} (algebraic ones may be left out, and derivatives that the equations determine)"
         )
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from ndae.solvers._jax_types import Flag, PhaseState, Time
 from ndae.solvers.arguments import float64_on_cpu
-from ndae.solvers.batches import at_index
+from ndae.solvers.batches import Refused, at_index, refuse
 from ndae.solvers.stepping.jumps import Jumps
 from ndae.symbolic.forms.switching_times import SwitchingTimes
 
@@ -125,11 +125,14 @@ class Switching:
         return jnp.abs(change) > tol * jnp.max(jacobian * jnp.maximum(1.0, jnp.abs(y)), axis=-1)
 
 
-def find_jumps(system: Any, y0: np.ndarray, ts: np.ndarray, parameters: Parameters, tol: float) -> Jumps | None:
+def find_jumps(
+    system: Any, y0: np.ndarray, ts: np.ndarray, parameters: Parameters, tol: float, refused: Refused = None
+) -> Jumps | None:
     """Where the equations of a symbolic.System switch between the first and the last of `ts`; None if nowhere.
 
     `y0` (*batch, N) are starts of the reduced system, `parameters` arrays of the batch's shape or numbers. Raises
-    ValueError where a constraint jumps by more than `tol`, and where there are too many times to find.
+    ValueError where a constraint jumps by more than `tol`, which is noted in `refused` instead if there is such a
+    mapping, and where there are too many times to find.
     """
     switching = switching_of(system.reduce())
     if not switching:
@@ -149,18 +152,18 @@ def find_jumps(system: Any, y0: np.ndarray, ts: np.ndarray, parameters: Paramete
         found[index] = single[key]
         broken = np.argwhere(_broken(switching)(found[index], y0[index], own, tol))
         if broken.size:
-            raise ValueError(_jumps_of_constraint(system.reduce(), *map(int, broken[0]), found[index]))
+            refuse(refused, index, _jumps_of_constraint(system.reduce(), *map(int, broken[0]), found[index]))
     return jax.tree.map(lambda *parts: jnp.stack(parts).reshape(*batch, -1), *found.reshape(-1))
 
 
 def find_gaps(
-    system: Any, y0: np.ndarray, ts: np.ndarray, parameters: Parameters, tol: float
+    system: Any, y0: np.ndarray, ts: np.ndarray, parameters: Parameters, tol: float, refused: Refused = None
 ) -> list[tuple[float, float]]:
     """The gaps (before, after) of `find_jumps`, of a whole batch in order, as numbers."""
     if not switching_of(system.reduce()):
         return []
     with float64_on_cpu():
-        jumps = find_jumps(system, y0, ts, parameters, tol)
+        jumps = find_jumps(system, y0, ts, parameters, tol, refused)
         gaps = zip(np.ravel(jumps.before).tolist(), np.ravel(jumps.after).tolist(), strict=True)
     return sorted({gap for gap in gaps if np.isfinite(gap[0])})
 

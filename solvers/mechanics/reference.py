@@ -8,6 +8,7 @@ every step. Steps end on the output times: between them no interpolant stays on 
 uses JAX in float32 or on a GPU elsewhere keeps doing so. Results are NumPy arrays.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ndae.solvers.arguments import check_settings, float64_on_cpu, numbers, output_times, parameter_arrays
+from ndae.solvers.batches import Refused, refuse, stand_in
 from ndae.solvers.dae.leading import SETTLED
 from ndae.solvers.mechanics.motion_jax import ConstrainedMotion
 from ndae.solvers.solution import LEVELS, SUCCESS, Solution, SolveError
@@ -60,18 +62,26 @@ def reference_solution(
 
     Returns a Solution with multipliers, energy and the residuals of all three levels at every output time.
     Raises ValueError for a bad argument or an inconsistent start, and SolveError when a solve stops early;
-    with `throw=False` the reason is in `solution.result`, and the outputs end where the last solve stopped.
+    with `throw=False` the reason is in `solution.result`, and the outputs end where the last solve stopped. A start
+    that is inconsistent or not finite, also one of a batch, is then a result too: its reason, `n_reached` 0 and NaN,
+    while the others are solved.
     """
     ts = output_times(ts)
-    q0, v0 = _start(system, q0, v0)
+    q0, v0 = _start(system, q0, v0, finite=throw)
+    batch, refused = q0.shape[:-1], None if throw else {}
     check_settings(solver, max_steps, rtol=rtol, atol=atol, start_tol=start_tol)
     max_steps = max(1_000_000, 20 * ts.size) if max_steps is None else int(max_steps)
     with float64_on_cpu():
         kernel = compiled_kernel(system, solver, bool(project), q0.ndim > 1)
         parameters = parameter_arrays(parameters)
         y0 = np.concatenate([q0, v0], axis=-1)
-        _check_start(kernel.call("describe", ts[0], y0, parameters), system, start_tol)
-        solution = _solution(kernel.solve(y0, ts, rtol, atol, max_steps, parameters, progress))
+        described = kernel.call("describe", ts[0], y0, parameters)
+        for index in [()] if throw else np.ndindex(batch):
+            _check_start({name: value[index] for name, value in described.items()}, system, start_tol, refused, index)
+        if refused and len(refused) == math.prod(batch):
+            return _never_begun(ts, y0, described).without(refused)
+        y0 = stand_in(y0, batch, refused)
+        solution = _solution(kernel.solve(y0, ts, rtol, atol, max_steps, parameters, progress)).without(refused or {})
     if throw and not np.all(solution.succeeded):
         raise SolveError(_failure(solution), solution)
     return solution
@@ -142,9 +152,17 @@ def _solution(outcome: Outcome) -> Solution:
     )
 
 
-def _start(system: Any, q0: Any, v0: Any) -> tuple[np.ndarray, np.ndarray]:
+def _never_begun(ts: np.ndarray, y0: np.ndarray, described: Mapping[str, np.ndarray]) -> Solution:
+    """A Solution of one output, whose values mean nothing."""
+    none = np.zeros(y0.shape[:-1], dtype=int)
+    rows = {name: np.expand_dims(value, none.ndim) for name, value in ({"y": y0} | described).items()}
+    stats = dict.fromkeys(("n_steps", "n_accepted", "n_rejected", "n_f_evals"), none)
+    return _solution(Outcome(ts[:1], rows, stats, "", none, np.full(none.shape, ts[0]), y0))
+
+
+def _start(system: Any, q0: Any, v0: Any, finite: bool = True) -> tuple[np.ndarray, np.ndarray]:
     n_states = system.constraint.n_states
-    q0, v0 = numbers("q0", q0), numbers("v0", v0)
+    q0, v0 = numbers("q0", q0, finite=finite), numbers("v0", v0, finite=finite)
     for name, value in (("q0", q0), ("v0", v0)):
         if value.ndim < 1 or value.shape[-1] != n_states:
             raise ValueError(
@@ -158,23 +176,35 @@ def _start(system: Any, q0: Any, v0: Any) -> tuple[np.ndarray, np.ndarray]:
     return q0, v0
 
 
-def _check_start(described: Mapping[str, np.ndarray], system: Any, start_tol: float) -> None:
+def _check_start(
+    described: Mapping[str, np.ndarray], system: Any, start_tol: float, refused: Refused, index: tuple[int, ...]
+) -> None:
+    """Refuse what is wrong with the start at that index, or with the worst of a batch, where all are described."""
+    if refused is not None and not np.isfinite([*described["position"], *described["velocity"]]).all():
+        return refuse(refused, index, f"the start{f' {index}' if index else ''} or its residual is not finite")
     for level, equation, per in _START_LEVELS:
         size = np.abs(described[level])
         worst = tuple(int(i) for i in np.unravel_index(np.argmax(np.nan_to_num(size, nan=np.inf)), size.shape))
         if not size[worst] <= start_tol:
-            of_start = f" of start {worst[:-1]}" if size.ndim > 1 else ""
-            raise ValueError(
+            which = index + worst[:-1]
+            of_start = f" of start {which}" if which else ""
+            refuse(
+                refused,
+                index,
                 f"the start is inconsistent at the {level} level: |{equation}| = {size[worst]:.3g}{per} at residual "
                 f"{worst[-1]}{of_start} of {_name(system)}, more than start_tol = {start_tol:g}; write "
-                "`q0, v0 = consistent_initial_condition(system, q0, v0)` first"
+                "`q0, v0 = consistent_initial_condition(system, q0, v0)` first",
             )
+            return
     bad = ~np.isfinite(described["multiplier"]).all(axis=-1)
     if bad.any():
-        of_start = f" {tuple(int(i) for i in np.argwhere(bad)[0])}" if bad.ndim else ""
-        raise ValueError(
+        which = index + tuple(int(i) for i in np.argwhere(bad)[0])
+        of_start = f" {which}" if which else ""
+        refuse(
+            refused,
+            index,
             f"the multipliers of start{of_start} of {_name(system)} are not finite: either the force is not, or the "
-            "constraint Jacobian loses rank there; drop redundant constraints or start elsewhere"
+            "constraint Jacobian loses rank there; drop redundant constraints or start elsewhere",
         )
 
 

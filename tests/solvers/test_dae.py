@@ -192,6 +192,38 @@ def test_neighbours_change_nothing(many):
     assert np.abs(again.x[0, 1] - batch.x[0, 1]).max() > 0.1
 
 
+def test_a_bad_start_is_the_result_of_its_sample_alone(many):
+    start, batch = many
+    some = {name: np.broadcast_to(value, (2, 2)).copy() for name, value in start.items()}
+    some["x"][0, 1] += 0.5
+    some["u"][1, 0] = np.nan
+    found = solve_dae(pendulum(), some, TS, throw=False)
+    good = np.array([[True, False], [False, True]])
+    np.testing.assert_array_equal(found.succeeded, good)
+    assert "the start (0, 1) of 'pendulum' is inconsistent at level 0" in found.result[0, 1]
+    assert found.result[1, 0].startswith("start (1, 0) gives no value for u")
+    np.testing.assert_array_equal(found.n_reached, np.where(good, 21, 0))
+    np.testing.assert_array_equal(found.stats["n_steps"], np.where(good, batch.stats["n_steps"], 0))
+    np.testing.assert_array_equal(found.x[good], batch.x[good])
+    for values in (found.x, found.energy, *found.residual.values()):
+        assert np.isnan(values[~good]).all() and np.isfinite(values[good]).all()
+    with pytest.raises(ValueError, match=r"the start \(0, 1\) of 'pendulum' is inconsistent at level 0"):
+        solve_dae(pendulum(), some, TS)
+    del some["u"]  # of nobody: a mistake of the call, not of a sample
+    with pytest.raises(ValueError, match="start gives no value for u"):
+        solve_dae(pendulum(), some, TS, throw=False)
+
+
+def test_where_no_start_is_good_nothing_begins():
+    off = {name: np.ones(2) for name in "xyuv"}
+    none = solve_dae(pendulum(), off, TS, throw=False, parameters={"g": np.array([9.0, 10.0])})
+    assert none.x.shape == (2, 1, 5) and np.isnan(none.x).all() and none.ts.tolist() == [0.0]
+    assert none.n_reached.tolist() == [0, 0] and all("inconsistent at level 0" in reason for reason in none.result)
+    one = solve_dae(pendulum(), {name: 1.0 for name in "xyuv"}, TS, throw=False)
+    assert one.x.shape == (1, 5) and one.n_reached == 0 and one.stats["n_steps"] == 0 and not one.succeeded
+    assert one.result.startswith("the start of 'pendulum' is inconsistent at level 0") and np.isnan(one.energy).all()
+
+
 def test_batches_over_parameters_alone_and_with_starts():
     gravity, lengths = np.array([1.6, 9.81, 20.0]), np.array([[1.0], [2.0]])
     moon = solve_dae(pendulum(), hanging(1.0), TS, parameters={"g": gravity})

@@ -251,6 +251,26 @@ def test_inconsistent_start_names_level_size_and_mend(single):
         reference_solution(single, [[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.1, 0.0]], [0.0, 1.0])
 
 
+def test_a_bad_start_is_the_result_of_its_sample_alone(single):
+    q0, v0 = from_angles(np.array([0.1, 1.0, 2.0, 0.5])[:, None])
+    ts = np.linspace(0, 1, 3)
+    right = reference_solution(single, q0, v0, ts)
+    q0[0] *= 1.5
+    v0[1] = q0[1]
+    q0[2, 0] = np.nan
+    found = reference_solution(single, q0, v0, ts, throw=False)
+    assert found.succeeded.tolist() == [False, False, False, True] and found.n_reached.tolist() == [0, 0, 0, 3]
+    for i, said in enumerate(("position level", "velocity level", "not finite")):
+        assert said in found.result[i] and f"start ({i},)" in found.result[i]
+    np.testing.assert_array_equal(found.x[3], right.x[3])
+    assert np.isnan(found.x[:3]).all() and np.isnan(found.energy[:3]).all() and found.stats["n_steps"][0] == 0
+    with pytest.raises(ValueError, match=r"position level.*of start \(0,\)"):
+        reference_solution(single, q0[:2], v0[:2], ts)
+    none = reference_solution(single, [1.5, 0.0], [0.0, 0.0], ts, throw=False)
+    assert none.n_reached == 0 and np.isnan(none.multiplier).all() and none.names == right.names
+    assert "inconsistent at the position level" in none.result and none.q.shape == (1, 2)
+
+
 def test_consistent_start_of_one_pendulum_is_the_nearest_point_and_the_tangent(single):
     q0, v0 = np.array([[3.0, -4.0], [0.3, 0.4]]), np.array([[1.0, 2.0], [-1.0, 0.5]])
     q, v = consistent_initial_condition(single, q0, v0)

@@ -118,6 +118,8 @@ def test_a_constraint_that_jumps_is_refused_and_one_that_bends_is_not():
     assert solution.x == pytest.approx(np.array([[0, 1], [0.5, 1], [1, 0], [1, 0]]), abs=1e-14)
     with pytest.raises(ValueError, match="a constraint of 'driven' jumps at t = 2, so its variables would have to"):
         solve_dae(driven, {"x": 0.0}, [0.0, 3.0])
+    refused = solve_dae(driven, {"x": 0.0}, [0.0, 3.0], throw=False)
+    assert refused.n_reached == 0 and "a constraint of 'driven' jumps at t = 2" in refused.result
     with jax.enable_x64(True):
         result = dae_flow(driven, throw=False)({"x": 0.0}, np.array([0.0, 3.0]))
         assert "a constraint jumps" in result.reason()

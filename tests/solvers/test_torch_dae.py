@@ -188,6 +188,18 @@ def test_a_singularity_stops_all_of_a_batch():
     assert all("after t = 0.5: " in reason for reason in part.result)
 
 
+def test_a_bad_start_is_the_result_of_its_sample_alone(pendulum):
+    ts, length = np.linspace(0, 1, 3), np.array([1.5, 0.7, 1.5])
+    found = solve_torch(pendulum, start(np.array([0.3, 1.0, 2.5]), 0.2), ts, parameters={"length": length}, throw=False)
+    assert found.succeeded.tolist() == [True, False, True] and found.n_reached.tolist() == [3, 0, 3]
+    assert "the start (1,) of 'pendulum' is inconsistent at level 0" in found.result[1] and np.isnan(found.x[1]).all()
+    for i, angle in ((0, 0.3), (2, 2.5)):
+        alone = solve_torch(pendulum, start(angle, 0.2), ts)
+        np.testing.assert_allclose(found.x[i], alone.x, atol=1e-8)
+    none = solve_torch(pendulum, {name: np.ones(2) for name in "xyuv"}, ts, throw=False)
+    assert none.n_reached.tolist() == [0, 0] and np.isnan(none.x).all()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -1,6 +1,6 @@
 """Expressions in numbers at many random points at once, with a bound of what rounding leaves of a zero."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import sympy as sp
@@ -56,10 +56,6 @@ class Evaluator:
         if e.is_Symbol:
             value = self.points[e]
             return value, np.abs(value)
-        if e.is_number and not isinstance(e, sp.Piecewise):
-            value = complex(e)
-            value = value.real if value.imag == 0 else np.nan
-            return value, abs(value)
         if e.is_Add:
             pairs = [self._pair(a) for a in e.args]
             return sum(v for v, _ in pairs), sum(s for _, s in pairs)
@@ -68,6 +64,10 @@ class Evaluator:
             for v, s in (self._pair(a) for a in e.args):
                 value, scale = value * v, scale * s
             return value, scale
+        if e.is_number and not isinstance(e, sp.Piecewise):
+            value = complex(e)
+            value = value.real if value.imag == 0 else np.nan
+            return value, abs(value)
         if e.is_Pow:
             return self._power(e)
         if isinstance(e, sp.Piecewise):
@@ -137,13 +137,20 @@ class RandomPoints(dict):
 
     States and time are drawn from both signs and from the domains of roots, logarithms and inverse functions.
     Parameters take their default value, or where `vary` says so values around it; those without default are positive.
+    `size` gives the magnitude of a state's values, one by default.
     """
 
     n_points = 8
 
-    def __init__(self, parameters: Mapping[sp.Symbol, float | None], vary: bool, seed: int = 0):
+    def __init__(
+        self,
+        parameters: Mapping[sp.Symbol, float | None],
+        vary: bool,
+        seed: int = 0,
+        size: Callable[[sp.Symbol], float] = lambda _: 1.0,
+    ):
         super().__init__()
-        self.parameters, self.vary = parameters, vary
+        self.parameters, self.vary, self.size = parameters, vary, size
         self.found: set[sp.Symbol] = set()  # what equations were solved for, to many digits of its own
         self.random = np.random.default_rng(seed)
 
@@ -160,7 +167,7 @@ class RandomPoints(dict):
         else:
             kinds = [random.normal(size=n), random.uniform(0.1, 0.9, n), random.uniform(1.1, 2.0, n)]
             kinds.append(0.1 * random.normal(size=n))
-            value = np.choose(np.arange(n) % 4, kinds)
+            value = np.choose(np.arange(n) % 4, kinds) * self.size(symbol)
             if symbol.is_nonnegative:
                 value = np.abs(value)
         self[symbol] = value

@@ -1,6 +1,6 @@
 """Unknowns of a DAE as functions of time, each with a chain of symbols for its derivatives."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import sympy as sp
@@ -26,9 +26,11 @@ class Row:
 class Chains:
     """Variable j and its derivatives: `symbol(j, k)` is x_j^(k), the user's own symbol where there is one."""
 
-    def __init__(self, named: Sequence[Sequence[sp.Symbol]], time: sp.Symbol | None):
+    def __init__(
+        self, named: Sequence[Sequence[sp.Symbol]], time: sp.Symbol | None, sizes: Mapping[sp.Symbol, float] = {}
+    ):
         self._symbols = [list(chain) for chain in named]
-        self.time = time
+        self.time, self.sizes = time, sizes
         self.position = {s: (j, k) for j, chain in enumerate(self._symbols) for k, s in enumerate(chain)}
 
     @property
@@ -44,6 +46,12 @@ class Chains:
             self.position[new] = (j, len(chain))
             chain.append(new)
         return chain[k]
+
+    def size(self, symbol: sp.Symbol) -> float:
+        """The magnitude at which a symbol is tried: that of the state it is, or is a derivative of."""
+        j, k = self.position.get(symbol, (0, -1))
+        known = (self.sizes[s] for s in self._symbols[j][k::-1] if s in self.sizes) if k >= 0 else ()
+        return next(iter(known), 1.0)
 
     def symbols(self, j: int) -> list[sp.Symbol]:
         """x_j and its derivatives as far as they have been used."""
@@ -69,11 +77,13 @@ class Chains:
         return expression
 
 
-def eliminate_aliases(system: Equations, keep: Collection[sp.Symbol] = ()) -> tuple[Chains, list[Row]]:
+def eliminate_aliases(
+    system: Equations, keep: Collection[sp.Symbol] = (), sizes: Mapping[sp.Symbol, float] = {}
+) -> tuple[Chains, list[Row]]:
     """Equations x' − u = 0 name u as the derivative of x: u goes as an unknown, its derivative is x''.
 
     Only where u is differentiated somewhere itself (else the equation determines an algebraic u), and not for u in
-    `keep`. A constant factor before x' − u makes no difference.
+    `keep`. A constant factor before x' − u makes no difference. `sizes` are those at which states are tried.
     """
     differentiated = {s: entry for s in _symbols(system) if (entry := system.derivative_of(s)) and entry[1] > 0}
     following: dict[sp.Symbol, sp.Symbol] = {}
@@ -97,7 +107,7 @@ def eliminate_aliases(system: Equations, keep: Collection[sp.Symbol] = ()) -> tu
             while chain[-1] in following:
                 chain.append(following[chain[-1]])
             chains.append(chain)
-    result = Chains(chains, system.time)
+    result = Chains(chains, system.time, sizes)
     table = {}
     for symbol, (state, order) in differentiated.items():
         j, k = result.position[state]

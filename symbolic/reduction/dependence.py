@@ -1,17 +1,19 @@
 """Leading equations that depend on one another, and the combinations that take their place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import sympy as sp
 from sympy.core.relational import Relational
 
 from ndae.symbolic.expressions.corners import as_corners
-from ndae.symbolic.numeric.sampling import ROUNDING, Evaluator, RandomPoints
+from ndae.symbolic.numeric.rounded import joined, sum_apart
+from ndae.symbolic.numeric.sampling import Evaluator, RandomPoints
 from ndae.symbolic.reduction.chains import Chains, Row
 from ndae.symbolic.reduction.graphs import StructureError
 from ndae.symbolic.reduction.null_vectors import constant_null_vectors, rank_defects, varying_null_vectors
 
+_EXPANDED = 300  # operations of a sum that is multiplied out
 _AGREE = 1e-8  # of the magnitudes that were added, where arguments as large as 1e6 are rounded too
 
 Vector = Mapping[int, sp.Expr]  # coefficients of rows
@@ -27,8 +29,9 @@ class Dependence:
         self.system, self.chains, self.rows, self.analysis, self.jacobian = system, chains, rows, analysis, jacobian
         self.c, self.d, self.matching = analysis.offsets
         # At the given parameter values, and around them: what holds for some values alone is no basis for formulas.
-        self.fixed = Evaluator(RandomPoints(system.parameters, vary=False), RandomPoints.n_points)
-        self.varied = Evaluator(RandomPoints(system.parameters, vary=True, seed=1), RandomPoints.n_points)
+        values, size = system.parameters, chains.size
+        self.fixed = Evaluator(RandomPoints(values, vary=False, size=size), RandomPoints.n_points)
+        self.varied = Evaluator(RandomPoints(values, vary=True, seed=1, size=size), RandomPoints.n_points)
 
     def better_rows(self) -> list[Row] | None:
         """Equivalent rows closer to a regular Jacobian; None if it is regular."""
@@ -45,7 +48,7 @@ class Dependence:
             gone = self.chains.symbol(j, self.d[j] - self.c[i])
             shorter = _without(rows[i].expression, {gone})
             # A derivative can be too small, where it was tried, to tell it from zero: the values must agree as well.
-            if _agree(rows[i].expression, shorter, self.system.parameters):
+            if self._vanishes([sp.S.One], [rows[i].expression - shorter]):
                 rows[i], found = Row(shorter, rows[i].origins, rows[i].depth), True
         return rows if found else None
 
@@ -109,8 +112,7 @@ class Dependence:
             whole.append(self.chains.derivative(self.rows[i].expression, self.c[i] - least))
         terms = [_without(e, gone & e.free_symbols) for e in whole]
         coefficients = list(vector.values())
-        before, after = (sp.Add(*[u * e for u, e in zip(coefficients, es, strict=True)]) for es in (whole, terms))
-        if not _agree(before, after, self.system.parameters):
+        if not self._vanishes(coefficients, [e - f for e, f in zip(whole, terms, strict=True)]):
             raise self._refusal(
                 vector,
                 "depend on one another at some values of the unknowns, or in some branches of a Piecewise, and at "
@@ -123,6 +125,18 @@ class Dependence:
             max(self.rows[i].depth + self.c[i] - least for i in vector),
         )
 
+    def _vanishes(self, coefficients: Sequence[sp.Expr], differences: Sequence[sp.Expr]) -> bool:
+        """Whether Σ uᵢ (eᵢ − fᵢ) is zero at all points where it can be compared with anything, and some can.
+
+        What eᵢ and fᵢ share is gone from their difference, so that it is the magnitude of the rest that a small sum is
+        measured by. Where that magnitude is zero, by underflow, there is nothing to compare.
+        """
+        if sp.Add(*[u * d for u, d in zip(coefficients, differences, strict=True)]) == 0:
+            return True
+        values, scales = _AnyBranch(self.system.parameters, self.chains.size)([sum_apart(coefficients, differences)])
+        told = np.isfinite(values) & np.isfinite(scales) & (scales > 0)
+        return bool(told.any() and (np.abs(values) <= _AGREE * scales)[told].all())
+
     def _refusal(self, group, reason: str) -> StructureError:
         origins = sorted({o for i in group for o in self.rows[i].origins})
         names = [self.chains.symbol(self.matching.columns[i], 0).name for i in group]
@@ -131,17 +145,19 @@ class Dependence:
             f"{self.system.name}: the equations for the unknowns {', '.join(names)} {reason} (equations {listed})",
             origins,
             names,
+            by_numbers=True,
         )
 
 
 class _AnyBranch(Evaluator):
     """Values where each comparison holds or not at random, for what must hold whatever branch is selected.
 
-    The points lie at all magnitudes from 1e-6 to 1e5, so that steep functions and distant thresholds are passed.
+    The points lie at all magnitudes from 1e-6 to 1e5, times the usual ones, so that steep functions and distant
+    thresholds are passed.
     """
 
-    def __init__(self, parameters: Mapping[sp.Symbol, float | None]):
-        super().__init__(_AnyMagnitude(parameters, vary=True, seed=2), _AnyMagnitude.n_points)
+    def __init__(self, parameters: Mapping[sp.Symbol, float | None], size: Callable[[sp.Symbol], float]):
+        super().__init__(_AnyMagnitude(parameters, vary=True, seed=2, size=size), _AnyMagnitude.n_points)
         self._holds: dict[sp.Basic, np.ndarray] = {}
 
     def condition(self, c) -> np.ndarray:
@@ -165,20 +181,6 @@ class _AnyMagnitude(RandomPoints):
         return value
 
 
-def _agree(before: sp.Expr, after: sp.Expr, parameters: Mapping) -> bool:
-    """Whether two expressions are equal at all points where they can be compared, and there is such a point.
-
-    What they share cancels in their difference, so that it is the magnitude of the rest that a small difference is
-    measured by. Where that magnitude is zero, by underflow, there is nothing to compare.
-    """
-    difference = before - after
-    if difference == 0:
-        return True
-    values, scales = _AnyBranch(parameters)([difference])
-    told = np.isfinite(values) & np.isfinite(scales) & (scales > 0)
-    return bool(told.any() and (np.abs(values) <= _AGREE * scales)[told].all())
-
-
 def _without(expression: sp.Expr, gone: set[sp.Symbol]) -> sp.Expr:
     """The expression where these symbols, of which it is known not to depend, have some value."""
     if not gone:
@@ -192,26 +194,19 @@ def _without(expression: sp.Expr, gone: set[sp.Symbol]) -> sp.Expr:
 
 
 def combine(coefficients: Sequence[sp.Expr], expressions: Sequence[sp.Expr]) -> sp.Expr:
-    """Σ uᵢ eᵢ, where terms that cancel up to rounding are left out: of 0.1 x + 0.2 x − 0.3 x nothing remains."""
-    if not all(u.is_number for u in coefficients):
-        return _tidy(sp.Add(*[u * e for u, e in zip(coefficients, expressions, strict=True)]))
-    sums: dict[sp.Expr, list[sp.Expr]] = {}
-    for u, e in zip(coefficients, expressions, strict=True):
-        for term in sp.Add.make_args(sp.expand_mul(e) if e.is_Mul else e):
-            number, rest = term.as_coeff_Mul()
-            sums.setdefault(rest, []).append(u * number)
-    terms = []
-    for rest, numbers in sums.items():
-        total = sp.Add(*numbers)
-        if total.has(sp.Float) and abs(total) <= ROUNDING * max(abs(n) for n in numbers):
-            continue
-        terms.append(total * rest)
-    return sp.Add(*terms)
+    """Σ uᵢ eᵢ in a short form, where terms that cancel up to rounding are left out."""
+    if all(u.is_number for u in coefficients):
+        return joined([u * t for u, e in zip(coefficients, expressions, strict=True) for t in _terms(e)])
+    products = [u * e for u, e in zip(coefficients, expressions, strict=True)]
+    whole = sp.Add(*products)
+    if whole.count_ops() > _EXPANDED:
+        return whole
+    return min(whole, joined([t for p in products for t in sp.Add.make_args(sp.expand(p))]), key=_length)
 
 
-def _tidy(expression: sp.Expr) -> sp.Expr:
-    """A shorter way to write a small expression, so that what cancels is gone."""
-    if expression.count_ops() > 300:
-        return expression
-    candidates = [expression, sp.expand(expression)]
-    return min(candidates, key=lambda e: (len(e.free_symbols), e.count_ops()))
+def _terms(e: sp.Expr) -> tuple[sp.Expr, ...]:
+    return sp.Add.make_args(sp.expand_mul(e) if e.is_Mul else e)
+
+
+def _length(e: sp.Expr) -> tuple[int, int]:
+    return len(e.free_symbols), e.count_ops()

@@ -7,12 +7,15 @@ from typing import NamedTuple
 class StructureError(ValueError):
     """A system that has no unique solution by its structure, or that can't be reduced.
 
-    `equations` lists the numbers of the user's equations concerned, `unknowns` the names of the unknowns.
+    `equations` lists the numbers of the user's equations concerned, `unknowns` the names of the unknowns; `by_numbers`
+    says that it was judged at some values of these.
     """
 
-    def __init__(self, message: str, equations: Sequence[int] = (), unknowns: Sequence[str] = ()):
+    def __init__(
+        self, message: str, equations: Sequence[int] = (), unknowns: Sequence[str] = (), by_numbers: bool = False
+    ):
         super().__init__(message)
-        self.equations, self.unknowns = tuple(equations), tuple(unknowns)
+        self.equations, self.unknowns, self.by_numbers = tuple(equations), tuple(unknowns), by_numbers
 
 
 class Matching(NamedTuple):

@@ -9,7 +9,8 @@ from sympy.polys.domains import QQ
 from sympy.polys.matrices import DomainMatrix
 
 from ndae.symbolic.numeric.modular import is_regular
-from ndae.symbolic.numeric.ranks import RANK, balanced
+from ndae.symbolic.numeric.ranks import RANK, balanced, is_clearly_regular
+from ndae.symbolic.numeric.rounded import joined, sum_apart
 from ndae.symbolic.numeric.sampling import ROUNDING, Evaluator
 from ndae.symbolic.reduction.graphs import StructureError
 
@@ -27,7 +28,8 @@ def rank_defects(matrix: Matrix, evaluator: Evaluator) -> bool:
     if exact is not None:
         return not is_regular(exact) and bool(_exact_null_space(exact))
     values = _finite_values(matrix, evaluator)
-    return len(values) > 0 and all(_scaled_null_space(v)[1] for v in values)
+    singular = len(values) > 0 and all(len(_scaled_null_space(v)[0]) for v in values)
+    return singular and not any(is_clearly_regular(v) for v in values)
 
 
 def constant_null_vectors(matrix: Matrix, classes: Sequence, evaluator: Evaluator) -> list[dict[int, sp.Expr]]:
@@ -44,10 +46,7 @@ def constant_null_vectors(matrix: Matrix, classes: Sequence, evaluator: Evaluato
     values = _finite_values(matrix, evaluator)
     if not len(values):
         return []
-    space, singular = _scaled_null_space(np.concatenate(list(values), axis=1))
-    if not singular:
-        return []
-    found = [_verified(vector, values) for vector in _echelon(space, classes, _NULL)]
+    found = [_verified(vector, values) for vector in _scaled_echelon(np.concatenate(list(values), axis=1), classes)]
     return [vector for vector in found if vector is not None]
 
 
@@ -70,7 +69,7 @@ def varying_null_vectors(matrix: Matrix, classes: Sequence, evaluator: Evaluator
     Raises StructureError where more than 8 rows depend on one another.
     """
     values = _finite_values(matrix, evaluator)
-    spaces = [_echelon(_scaled_null_space(v)[0], classes, _NULL) for v in values]
+    spaces = [_scaled_echelon(v, classes) for v in values]
     rank = min(len(s) for s in spaces)
     best = next(i for i, s in enumerate(spaces) if len(s) == rank)
     result = []
@@ -82,10 +81,8 @@ def varying_null_vectors(matrix: Matrix, classes: Sequence, evaluator: Evaluator
             )
         columns = _independent_columns(values[best][rows], len(rows) - 1)
         result.append(_cofactors([[matrix[i][j] for j in columns] for i in rows], rows))
-    all_entries = [
-        sp.Add(*[u * matrix[i][j] for i, u in vector.items()]) for vector in result for j in range(len(matrix))
-    ]
-    if not all(evaluator.vanish(all_entries)):
+    sums = [sum_apart(vector.values(), [matrix[i][j] for i in vector]) for vector in result for j in range(len(matrix))]
+    if not all(evaluator.vanish(sums)):
         raise StructureError("depend on one another in a way that no combination was found for: combine them by hand")
     return result
 
@@ -93,7 +90,7 @@ def varying_null_vectors(matrix: Matrix, classes: Sequence, evaluator: Evaluator
 def _cofactors(matrix: Matrix, rows: Sequence[int]) -> dict[int, sp.Expr]:
     """The vector u with u · matrix = 0 for one row more than columns, as polynomials without a common factor."""
     if any(e.has(sp.Float) for row in matrix for e in row):
-        minors = _minors(matrix, lambda minor: sp.Matrix(minor).det(method="berkowitz") if len(minor) else sp.S.One)
+        minors = _minors(matrix, lambda minor: _rounded_determinant(minor, {}))
     else:
         minors = _polynomial_minors(matrix)
     pivot = minors[0]
@@ -102,13 +99,30 @@ def _cofactors(matrix: Matrix, rows: Sequence[int]) -> dict[int, sp.Expr]:
         common = sp.S.One
         for ratio in ratios:
             common = sp.lcm(common, sp.fraction(ratio)[1])
-        minors = [sp.cancel(r * common) for r in ratios]
+        shorter = [sp.cancel(r * common) for r in ratios]
+        if sum(m.count_ops() for m in shorter) <= sum(m.count_ops() for m in minors):
+            minors = shorter
     return {i: m for i, m in zip(rows, minors, strict=True) if m != 0}
 
 
 def _minors(matrix: Matrix, determinant: Callable) -> list:
     without = ([row for i, row in enumerate(matrix) if i != left_out] for left_out in range(len(matrix)))
     return [(-1) ** left_out * determinant(minor) for left_out, minor in enumerate(without)]
+
+
+def _rounded_determinant(matrix: Matrix, known: dict, columns: tuple[int, ...] | None = None) -> sp.Expr:
+    """By its first row, with what cancels up to rounding left out; `known` has those of the last rows by columns."""
+    columns = tuple(range(len(matrix))) if columns is None else columns
+    if not columns:
+        return sp.S.One
+    if columns not in known:
+        row, terms = matrix[len(matrix) - len(columns)], []
+        for k, j in enumerate(columns):
+            if row[j] != 0:
+                rest = _rounded_determinant(matrix, known, columns[:k] + columns[k + 1 :])
+                terms += sp.Add.make_args(sp.expand((-1) ** k * row[j] * rest))
+        known[columns] = joined(terms)
+    return known[columns]
 
 
 def _polynomial_minors(matrix: Matrix) -> list[sp.Expr]:
@@ -193,12 +207,21 @@ def _finite_values(matrix: Matrix, evaluator: Evaluator) -> np.ndarray:
     return values[np.isfinite(values).all(axis=(1, 2))]
 
 
-def _scaled_null_space(matrix: np.ndarray) -> tuple[list[list[float]], bool]:
-    """A basis of the left null space, and whether it has any member; rows and columns are brought to size one first."""
+def _scaled_null_space(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A basis, in rows, of the left null space once rows and columns are of size one, and the factors of the rows."""
     scaled, rows = balanced(matrix)
     left, singular, _ = np.linalg.svd(scaled)
-    null = left[:, singular < RANK * max(singular[0], 1e-300)]
-    return [list(vector) for vector in (rows[:, None] * null).T], null.shape[1] > 0
+    return left[:, singular < RANK * max(singular[0], 1e-300)].T, rows
+
+
+def _scaled_echelon(matrix: np.ndarray, classes: Sequence) -> list[dict[int, float]]:
+    """The left null space in echelon form. What counts as zero in it is judged where rows have size one."""
+    space, rows = _scaled_null_space(matrix)
+    result = []
+    for vector in _echelon(space, classes, _NULL):
+        pivot = next(iter(vector))
+        result.append({i: float(u * (rows[i] / rows[pivot])) for i, u in vector.items()})
+    return result
 
 
 def _exact_null_space(matrix: list[list[Fraction]]) -> list[list[Fraction]]:

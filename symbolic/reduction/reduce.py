@@ -1,6 +1,6 @@
 """Index reduction: from any DAE to an ODE with leading equations of index 1 and the hidden constraints."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import sympy as sp
@@ -9,6 +9,7 @@ from ndae.symbolic.expressions.partials import partials
 from ndae.symbolic.forms.equations import Equations
 from ndae.symbolic.forms.reduced import ReducedSystem
 from ndae.symbolic.forms.reduced_equations import Block
+from ndae.symbolic.numeric.sizes import typical_sizes
 from ndae.symbolic.reduction.chains import Chains, Row, eliminate_aliases
 from ndae.symbolic.reduction.dependence import Dependence
 from ndae.symbolic.reduction.graphs import (
@@ -45,9 +46,39 @@ def reduce_index(system: Equations) -> ReducedSystem:
     and 3 are repeated. Raises StructureError where no unique solution can exist by structure, and where 3 fails.
     """
     _check_counts(system)
+    try:
+        return _reduced(system, {})
+    except StructureError as error:
+        first, sizes = error, _sizes(system)
+        if not sizes:
+            raise
+    # Ranks were judged where all unknowns are of size one, which says little where they are of 1e-9 and 1e9.
+    try:
+        return _reduced(system, sizes)
+    except StructureError as error:
+        if str(error) == str(first) and not error.by_numbers:
+            raise
+        small, large = min(sizes, key=sizes.get), max(sizes, key=sizes.get)
+        raise StructureError(
+            f"{error}; this was judged in numbers, and the unknowns seem to be of unlike sizes, from "
+            f"{sizes[small]:.0e} ({small}) to {sizes[large]:.0e} ({large}): if it isn't so, write the system in units "
+            "in which all are near one",
+            error.equations,
+            error.unknowns,
+            by_numbers=True,
+        ) from None
+
+
+def _sizes(system: Equations) -> dict[sp.Symbol, float]:
+    moving = sorted(set().union(*(e.free_symbols for e in system.equations)), key=str)
+    entries = {s: system.derivative_of(s) for s in moving}
+    return typical_sizes(system.equations, {s: entry[0] for s, entry in entries.items() if entry is not None})
+
+
+def _reduced(system: Equations, sizes: Mapping[sp.Symbol, float]) -> ReducedSystem:
     keep: set[sp.Symbol] = set()
     while True:
-        chains, rows = eliminate_aliases(system, keep)
+        chains, rows = eliminate_aliases(system, keep, sizes)
         rows, analysis, jacobian = _make_regular(system, chains, rows)
         orders = analysis.offsets.orders
         lost = {s for s in system.states for j, k in [chains.position[s]] if k > orders[j]}

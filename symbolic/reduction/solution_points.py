@@ -42,7 +42,7 @@ def solution_points(
     x⁴ − z, and with x² + y² = 0: at any other point their gradients are independent. So it is, too, with e = 0 and
     w e + r = 0, whose Jacobian by w and what else leads e has the determinant e.
     """
-    points, start = (RandomPoints(system.parameters, vary=False, seed=3) for _ in range(2))
+    points, start = (RandomPoints(system.parameters, vary=False, seed=3, size=chains.size) for _ in range(2))
     held = set().union(*(c.free_symbols for c in constraints)) & chains.position.keys()
     leading = [chains.symbol(j, order) for j, order in enumerate(analysis.offsets.orders)]
     blocks = []
@@ -75,7 +75,7 @@ def solution_points(
         if move_blocks():
             return points
         # Where T = 0 has solutions for some y alone, it is singular there: look for y and w at once.
-        points = RandomPoints(system.parameters, vary=False, seed=3)
+        points = RandomPoints(system.parameters, vary=False, seed=3, size=chains.size)
         everything = [*constraints, *equations]
         symbols = set().union(*(e.free_symbols for e in everything)) & chains.position.keys()
         if len(everything) > _LARGEST or not _move(
@@ -95,13 +95,14 @@ def _move(points: RandomPoints, equations: Sequence[sp.Expr], symbols: Sequence[
     """Move the values of some symbols onto equations = 0; whether enough arrived. `slopes` lists (row, symbol, ∂)."""
     place = {s: j for j, s in enumerate(symbols)}
     rows, columns = np.array([i for i, _, _ in slopes]), np.array([place[s] for _, s, _ in slopes])
-    x = np.array([points[s] for s in symbols])  # (n_symbols, n_points)
+    units = np.array([[points.size(s)] for s in symbols])
+    x = np.array([points[s] for s in symbols]) / units  # (n_symbols, n_points)
     step = np.full(points.n_points, np.inf)
     last = np.full(x.shape, np.inf)
     done = np.zeros(points.n_points, dtype=bool)
     there, first = done, None
     for _ in range(_ITERATIONS):
-        points.update(zip(symbols, x.copy(), strict=True))
+        points.update(zip(symbols, units * x, strict=True))
         evaluator = Evaluator(points, points.n_points)
         values, scales = evaluator(equations)
         first = np.abs(values) if first is None else first
@@ -113,7 +114,7 @@ def _move(points: RandomPoints, equations: Sequence[sp.Expr], symbols: Sequence[
             break
         for p in np.flatnonzero(usable):
             jacobian = np.zeros((len(equations), len(symbols)))
-            jacobian[rows, columns] = gradients[:, p]
+            jacobian[rows, columns] = gradients[:, p] * units[columns, 0]
             change = _shortest(jacobian, values[:, p])
             size, last[:, p] = np.abs(change).max(), np.abs(change)
             done[p] = there[p] and size > 0.9 * step[p]  # nothing but rounding is left
@@ -126,7 +127,7 @@ def _move(points: RandomPoints, equations: Sequence[sp.Expr], symbols: Sequence[
     # A variable that Newton's method found to many digits of its own, however small it is.
     points.found.update(s for j, s in enumerate(symbols) if (last[j] <= _FOUND * np.abs(x[j]))[there].all())
     x[:, ~there] = np.nan
-    points.update(zip(symbols, x, strict=True))
+    points.update(zip(symbols, units * x, strict=True))
     return int(there.sum()) >= _LEAST
 
 
@@ -149,7 +150,8 @@ def _check(system, chains: Chains, rows, group, columns, matrix, start, points: 
     def beside(symbol):
         if symbol not in chains.position:
             return points[symbol]
-        size = np.abs(points[symbol]) + (symbol not in points.found)  # a double root is zero to a few digits alone
+        # A double root is zero to a few digits alone.
+        size = np.abs(points[symbol]) + (symbol not in points.found) * chains.size(symbol)
         return points[symbol] + _NEIGHBOUR * size * random.choice([-1.0, 1.0], points.n_points)
 
     near = {s: beside(s) for s in symbols}
@@ -190,4 +192,5 @@ def _refusal(system, chains: Chains, rows, dependent, unknowns) -> StructureErro
         "equation into another",
         origins,
         names,
+        by_numbers=True,
     )

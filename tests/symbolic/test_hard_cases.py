@@ -55,6 +55,27 @@ def test_equations_that_depend_on_one_another_in_one_branch_alone_are_refused():
         reduced(["x_dot - a", "a + b - x", "a + b + Max(a - 100, 0) - y", "y_dot - b"], [x, a, b, y])
 
 
+def test_a_rank_is_judged_at_the_sizes_that_unknowns_have():
+    """x near 1e-12, y near 1e12: at values of size one the cube is all that is left of the first equation."""
+    x, y = sp.symbols("x y", real=True)
+    system = System(
+        [
+            x**3 * 10**36 + x * 10**12 - 2,
+            dot(y) + y * (1 + x * 10**12),
+        ],
+        [x, y],
+    )
+    assert system.reduce().index == 1
+
+
+def test_a_refusal_at_unlike_sizes_says_so():
+    x, y, z = sp.symbols("x y z", real=True)
+    held = 1e18 * x**2 + 1e-18 * y**2 - 1
+    equations = [dot(x) + x * z, dot(y) - y, held, z * held]
+    with pytest.raises(StructureError, match=r"unlike sizes, from .*e-10 .x. to .*e\+.* .y.: if it isn't so, write"):
+        System(equations[1:], [x, y, z]).reduce()
+
+
 def test_nested_definitions_are_differentiated_once_each(monkeypatch):
     e = x * z + y / z
     for _ in range(2):

@@ -42,6 +42,8 @@ class Tape:
         self.factor = factor  # how deep a product is opened to write a b + a c as a (b + c)
         self.definitions: dict[sp.Symbol, sp.Expr] = {}
         self._known: dict[sp.Expr, sp.Expr] = {}
+        self._compared: dict[sp.Expr, sp.Expr] = {}  # values without guards, of what is compared alone
+        self._differentiable = True
         self._partials: dict[sp.Symbol, list[tuple[sp.Symbol, sp.Expr]]] = {}
 
     def value(self, expression: sp.Expr) -> sp.Expr:
@@ -51,10 +53,30 @@ class Tape:
             return expression
         if expression.is_number:
             return _number(expression)
-        known = self._known.get(expression)
+        memo = self._known if self._differentiable else self._compared
+        known = memo.get(expression)
         if known is None:
-            known = self._known[expression] = self._flatten(expression)
+            known = memo[expression] = self._flatten(expression)
         return known
+
+    def _to_compare(self, expression: sp.Expr) -> sp.Expr:
+        """The value of an expression that is compared alone, without guards, for no derivative passes a comparison.
+
+        What is compared once for itself and once as part of a branch, in which all inputs stand behind guards, would
+        else be there twice, and so four times where that is compared in turn.
+        """
+        plain, symbols = {}, expression.free_symbols
+        for s in symbols:
+            inner = s
+            while isinstance(e := self.definitions.get(inner), Guard):
+                inner = e.args[1]
+            if inner is not s:
+                plain[s] = inner
+        before, self._differentiable = self._differentiable, False
+        try:
+            return self.value(substituted(expression, plain, {}) if plain else expression)
+        finally:
+            self._differentiable = before
 
     def _flatten(self, e: sp.Expr) -> sp.Expr:
         if e.is_Add:
@@ -174,7 +196,7 @@ class Tape:
     def _compare(self, c):
         kind, parts = parts_of(c)
         if kind in COMPARISONS:
-            a, b = (self.value(x) for x in parts)
+            a, b = (self._to_compare(x) for x in parts)
             if a.is_number and b.is_number:
                 return sp.sympify({"Less": a < b, "LessEqual": a <= b, "Equal": sp.Eq(a, b)}[kind.__name__])
             return self._define(kind(a, b))
@@ -198,12 +220,13 @@ class Tape:
 
     def _extreme(self, e: Extreme) -> sp.Expr:
         """A running extreme, and beside it what is chosen; where a value may fail, by its inputs behind guards."""
-        values = [self.value(a) for a in e.compared]
+        guards = self._differentiable and any(map(may_fail, e.chosen))
+        values = [self._to_compare(a) if guards else self.value(a) for a in e.compared]
         conditions, extreme = [], values[0]
         for other in values[1:]:
             conditions.append(self.condition(e.keeps(extreme, other)))
             extreme = self.select(conditions[-1], extreme, other)
-        if not e.placed and not any(map(may_fail, e.chosen)):
+        if not e.placed and not guards:
             return extreme
         here, later = [], sp.true  # whether each is the one that is chosen, from the last to the first
         for condition in reversed(conditions):
@@ -217,7 +240,7 @@ class Tape:
 
     def _guarded(self, value: sp.Expr, here: sp.Basic) -> sp.Expr:
         """A branch, read through guards if its derivative may fail where it is not selected."""
-        if may_fail(value) and here not in (sp.true, sp.false):
+        if self._differentiable and may_fail(value) and here not in (sp.true, sp.false):
             inputs = sorted(value.free_symbols, key=str)
             value = substituted(value, {x: self._define(Guard(here, x)) for x in inputs}, {})
         return self.value(value)

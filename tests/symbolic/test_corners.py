@@ -46,6 +46,45 @@ def test_the_cost_of_nested_absolute_values_is_linear():
     assert (counts[3] < [200, 400, 150]).all()
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        "Max(sqrt({}), y)",
+        "Min(1/({}), y, x)",
+        "Max(log({}), Min(sqrt(x), y))",
+        "Max(sqrt(Abs({})), y)",
+        "Abs(sqrt({} + 2) - y)",
+        "sqrt(Max({}, Min(1/x, y), y*x))",
+    ],
+)
+def test_the_cost_of_roots_nested_in_choices_is_linear(form):
+    """What is compared is not what is chosen, whose inputs stand behind guards; it was all there twice each time."""
+
+    def nested(depth):
+        text = "x"
+        for _ in range(depth):
+            text = form.format(text)
+        return parse_expression(text, ["x", "y"], nonsmooth=True)
+
+    counts = [operations(nested(n), [x, y]) for n in (4, 8, 12)]
+    np.testing.assert_array_less(counts[2] - counts[1], 1.2 * (counts[1] - counts[0]) + 10)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_derivatives_of_roots_nested_in_choices_stay_finite(backend):
+    """At x = 0 the roots have infinite slopes, in branches that are not selected."""
+    inner = sp.Max(sp.sqrt(x), y, evaluate=False)
+    expression = as_corners(sp.Max(sp.sqrt(inner) + x, 3 * y, sp.sqrt(x), evaluate=False))
+    f = getattr(VectorFunction([expression], {"y": [x, y]}), backend)()
+    for point, slope in ([0.0, 1.0], [0.0, 3.0]), ([0.0, 0.01], [1.0, 5.0]), ([4.0, 1.0], [1 + 2**-2.5 / 2, 0.0]):
+        given = torch.tensor(point, dtype=torch.float64, requires_grad=True) if backend == "torch" else np.array(point)
+        found = f.jacobian("y", given)
+        np.testing.assert_allclose(np.asarray(found.detach() if backend == "torch" else found)[0], slope, rtol=1e-12)
+        if backend == "torch":
+            (gradient,) = torch.autograd.grad(f(given).sum(), given)
+            np.testing.assert_allclose(gradient.numpy(), slope, rtol=1e-12)
+
+
 def test_definitions_share_their_corners():
     """Twenty definitions, each a maximum over the one before it, twice."""
     d = sp.symbols("d:20")

@@ -42,6 +42,10 @@ FORCES = ("free", "potential")
 SCHEDULES = ("constant", "cosine")
 
 
+# The epoch whose weights a run ends with: of the smallest validation error, or the last one.
+KEEPS = ("best", "last")
+
+
 # Networks over the atoms of molecules; the last learns forces, and no other field.
 ON_MOLECULES = ("equivariant", "equivariant-small", "molecular")
 
@@ -166,6 +170,7 @@ class Setting(NamedTuple):
     epochs: int
     schedule: str = SCHEDULES[0]
     trajectory: str = ""
+    keep: str = KEEPS[0]
 
     @property
     def problem_name(self) -> str:
@@ -175,7 +180,8 @@ class Setting(NamedTuple):
     @property
     def name(self) -> str:
         """For files: everything that is not the default."""
-        _, *parts, schedule, trajectory = self
+        _, *parts, schedule, trajectory, keep = self
         parts = [self.problem_name, *parts]
         parts += [schedule] * (schedule != SCHEDULES[0]) + [Path(trajectory).stem] * (trajectory != "")
+        parts += [keep] * (keep != KEEPS[0])
         return "-".join(map(str, parts))

@@ -116,6 +116,7 @@ def train(
     learning_rate: opt.LearningRate = 1e-3,
     schedule: opt.Schedule = "constant",
     patience: opt.Patience = None,
+    keep: opt.Keep = "best",
     device: opt.Device = "cpu",
     dtype: opt.Dtype = "float32",
     integrator: opt.Integrator = None,
@@ -131,7 +132,9 @@ def train(
     from ndae.experiments.runs.study import Study, train_one
     from ndae.experiments.variants import CHOICES_OF, Variant
 
-    settings = _settings(batch_size, learning_rate, schedule, patience, device, dtype, integrator, adjoint, threads)
+    settings = _settings(
+        batch_size, learning_rate, schedule, patience, keep, device, dtype, integrator, adjoint, threads
+    )
     given = {"stabilisation": stabilisation != "projection", "force": force != "free", "max_step": max_step is not None}
     for name, methods in CHOICES_OF.items():
         if given[name] and method not in methods:
@@ -142,7 +145,7 @@ def train(
     study = Study(problem, _network(network, problem), n_train, horizon, epochs, variants, (seed,), settings)
     record, folder = train_one(study, out, fresh=fresh)
     _show_run(record)
-    _show_files([folder / name for name in ("config.json", "log.csv", "result.json", "checkpoints/best.ckpt")])
+    _show_files([folder / name for name in ("config.json", "log.csv", "result.json", f"checkpoints/{keep}.ckpt")])
 
 
 @app.command()
@@ -165,6 +168,7 @@ def compare(
     learning_rate: opt.LearningRate = 1e-3,
     schedule: opt.Schedule = "constant",
     patience: opt.Patience = None,
+    keep: opt.Keep = "best",
     device: opt.Device = "cpu",
     dtype: opt.Dtype = "float32",
     integrator: opt.Integrator = None,
@@ -185,7 +189,9 @@ def compare(
     motion = {"stabilisation": stabilisation, "force": force}
     names = _all_methods(problem) if methods is None else methods
     variants = tuple(Variant.parse(name, gamma, eta, **motion) for name in names.split(","))
-    settings = _settings(batch_size, learning_rate, schedule, patience, device, dtype, integrator, adjoint, threads)
+    settings = _settings(
+        batch_size, learning_rate, schedule, patience, keep, device, dtype, integrator, adjoint, threads
+    )
     settings |= {"max_step": max_step} | _trajectory(trajectory, frame_step)
     study = Study(
         problem, _network(network, problem), n_train, horizon, epochs, variants, tuple(range(seeds)), settings
@@ -215,6 +221,7 @@ def sweep(
     learning_rate: opt.LearningRate = 1e-3,
     schedule: opt.Schedule = "constant",
     patience: opt.Patience = None,
+    keep: opt.Keep = "best",
     device: opt.Device = "cpu",
     dtype: opt.Dtype = "float32",
     integrator: opt.Integrator = None,
@@ -229,7 +236,9 @@ def sweep(
     from ndae.experiments.runs.study import Study, run_study, sweep_variants
 
     variants = sweep_variants(over, values, method, gamma, eta)
-    settings = _settings(batch_size, learning_rate, schedule, patience, device, dtype, integrator, adjoint, threads)
+    settings = _settings(
+        batch_size, learning_rate, schedule, patience, keep, device, dtype, integrator, adjoint, threads
+    )
     study = Study(
         problem, _network(network, problem), n_train, horizon, epochs, variants, tuple(range(seeds)), settings
     )
@@ -406,7 +415,7 @@ def _trajectory(trajectory: Path | None, frame_step: float | None) -> dict:
     return {"trajectory": str(trajectory), "frame_step": frame_step}
 
 
-def _settings(batch_size, learning_rate, schedule, patience, device, dtype, integrator, adjoint, threads) -> dict:
+def _settings(batch_size, learning_rate, schedule, patience, keep, device, dtype, integrator, adjoint, threads) -> dict:
     """The options that every run takes as they are; those not given are left to `RunConfig`."""
     _set_threads(threads)
     given = {
@@ -414,6 +423,7 @@ def _settings(batch_size, learning_rate, schedule, patience, device, dtype, inte
         "learning_rate": learning_rate,
         "schedule": schedule,
         "patience": patience,
+        "keep": keep,
         "device": device,
         "dtype": dtype,
         "integrator": integrator,

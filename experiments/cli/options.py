@@ -89,6 +89,10 @@ FrameStep = Annotated[
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples a training step.")]
 LearningRate = Annotated[float, typer.Option(help="Learning rate of Adam.")]
 Patience = Annotated[int | None, typer.Option(min=1, help="Stop after so many epochs with no better validation error.")]
+Keep = Annotated[
+    Literal["best", "last"],
+    typer.Option(metavar="NAME", help="Weights to test and keep: best, of the smallest validation error, or last."),
+]
 Device = Annotated[str, typer.Option(help="Where to train: cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="Precision of weights and states.")]
 Integrator = Annotated[

@@ -53,9 +53,10 @@ class Table:
 
     @property
     def title(self) -> str:
-        _, network, n_train, horizon, epochs, schedule, trajectory = self.setting
+        _, network, n_train, horizon, epochs, schedule, trajectory, keep = self.setting
         ending = f", {schedule} schedule" if schedule != "constant" else ""
         ending += f", {Path(trajectory).name}" if trajectory else ""
+        ending += f", weights of the {keep} epoch" if keep != "best" else ""
         return (
             f"{self.setting.problem_name.replace('_', ' ')}: {n_train:,} training samples, {horizon} steps ahead, "
             f"{network} network, {epochs} epochs{ending}"
@@ -332,7 +333,7 @@ _CSV_GROUPS = ("setting", "method", "errors", "measures", "paper")
 
 def _csv_line(table: Table, row: Row) -> dict[str, dict]:
     """The cells of a row by group and by the name of their column."""
-    problem, network, n_train, horizon, epochs, schedule, trajectory = table.setting
+    problem, network, n_train, horizon, epochs, schedule, trajectory, keep = table.setting
     unit, *_ = table.problem.error_unit
     spreads = {name: getattr(row, name) for name in ("violation_mean", "violation_max")}
     spreads |= {"step_ms": row.step, "train_seconds": row.train_seconds}
@@ -343,7 +344,9 @@ def _csv_line(table: Table, row: Row) -> dict[str, dict]:
     }  # fmt: skip
     method = ("method", "gamma", "eta", "stabilisation", "force", "seeds")
     return {
-        "setting": setting | ({"trajectory": trajectory} if trajectory else {}),
+        "setting": setting
+        | ({"trajectory": trajectory} if trajectory else {})
+        | ({"keep": keep} if keep != "best" else {}),
         "method": {name: getattr(row, name) for name in method},
         "errors": _with_std({f"test_mae_{unit}": row.error} | others | dict(row.metrics)),
         "measures": _with_std(spreads) | {"step_ratio": row.ratio},

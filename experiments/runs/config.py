@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ndae.experiments.files import file_digest
+from ndae.experiments.files import file_digest, sealed, unsealed
 from ndae.experiments.problems.names import check_name, is_file
 from ndae.experiments.variants import (
     CHOICES_OF,
     FORCES,
+    KEEPS,
     ON_MOLECULES,
     SCHEDULES,
     STABILISATIONS,
@@ -38,9 +39,9 @@ class RunConfig:
     constraints from drifting off; `force`, of that and of "soft": whether it is free or has a potential; `max_step`, of
     both: the longest step, in the problem's unit of time, None for the problem's own. `horizon`: steps (of 0.01 s for
     the pendulum) to predict ahead. `patience`: epochs without a better validation error after which training stops.
-    `problem`: a name, or the path of a Python file, whose content `problem_digest` tells. `trajectory`: path of a file
-    to take the data from, of problems that can; `frame_step`: the time between its frames, in the problem's unit, None
-    where the file tells.
+    `keep`: "best" or "last", the epoch whose weights are tested and kept. `problem`: a name, or the path of a Python
+    file, whose content `problem_digest` tells. `trajectory`: path of a file to take the data from, of problems that
+    can; `frame_step`: the time between its frames, in the problem's unit, None where the file tells.
     Raises `ValueError` for a value that no run can have.
     """
 
@@ -61,6 +62,7 @@ class RunConfig:
     schedule: str = "constant"
     gradient_clip: float | None = None
     patience: int | None = None
+    keep: str = KEEPS[0]
     dtype: str = "float32"
     integrator: str | None = None
     adjoint: bool = False
@@ -76,7 +78,7 @@ class RunConfig:
         if is_file(self.problem) and self.problem_digest is None and Path(self.problem).is_file():
             object.__setattr__(self, "problem_digest", file_digest(self.problem))
         choices = {"method": tuple(STRENGTHS), "network": NETWORKS, "dtype": DTYPES}
-        choices |= {"schedule": SCHEDULES, "stabilisation": STABILISATIONS, "force": FORCES}
+        choices |= {"schedule": SCHEDULES, "stabilisation": STABILISATIONS, "force": FORCES, "keep": KEEPS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown: give one of {', '.join(known)}")
@@ -127,18 +129,20 @@ class RunConfig:
         object.__setattr__(self, name, float(value))
 
     def to_json(self) -> str:
-        """The configuration as JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        """The configuration as JSON, with a digest."""
+        return json.dumps(sealed(dataclasses.asdict(self)), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "RunConfig":
         """Read what `to_json` made; fields left out take their defaults.
 
-        Raises `ValueError` for text that is no JSON object, a field that a run does not have, or a bad value.
+        Raises `ValueError` for text that is no JSON object or has changed since, a field that a run does not have, or a
+        bad value.
         """
         values = json.loads(text)
         if not isinstance(values, dict):
             raise ValueError(f"expected a JSON object, got {type(values).__name__}")
+        values = unsealed(values, "the configuration")
         unknown = sorted(values.keys() - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise ValueError(f"a run has no {', '.join(unknown)}")

@@ -1,16 +1,14 @@
 """Finished runs as records: one small JSON each, from which every table and figure is made."""
 
 import csv
-import hashlib
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ndae.experiments.files import write_text
-from ndae.experiments.variants import SCHEDULES, Setting, Variant
+from ndae.experiments.files import file_digest, read_json, sealed, write_text
+from ndae.experiments.variants import KEEPS, SCHEDULES, Setting, Variant
 
 # Without these a record says nothing; everything else in it is optional.
 _REQUIRED = (
@@ -18,10 +16,8 @@ _REQUIRED = (
     "violation_mean", "violation_max", "train_seconds", "step_ms",
 )  # fmt: skip
 _ERROR = "test_mae_"
-SEAL = "sha256"
-# Other entries that are digests: of what a run was made from.
-_DIGESTS = {"digest", "problem_digest"}
-_DIGEST = re.compile("[0-9a-f]{64}")
+# Of a run's result: the digest of its log.csv.
+LOG_DIGEST = "log_digest"
 # What a record's file holds, each an object.
 _PARTS = {"config", "log", "result"}
 
@@ -46,7 +42,11 @@ class Record:
         """What must agree for two runs to stand in one table."""
         epochs = self.result.get("epochs", self.config.get("epochs", len(self.log.get("epoch", ()))))
         keys = ("problem", "network", "n_train", "horizon")
-        made = self._either("schedule") or SCHEDULES[0], self._either("trajectory") or ""
+        made = (
+            self._either("schedule") or SCHEDULES[0],
+            self._either("trajectory") or "",
+            self._either("keep") or KEEPS[0],
+        )
         return Setting(*(self.result[key] for key in keys), epochs, *made)
 
     @property
@@ -87,11 +87,12 @@ def read_run(directory: Path) -> Record:
     Raises `ValueError` naming the file that is damaged, and `FileNotFoundError` where a run has not finished.
     """
     directory = Path(directory)
-    config = _read_json(directory / "config.json")
-    result = _checked_result(_read_json(directory / "result.json"), directory / "result.json")
-    check_seal(result, directory / "result.json")
-    result = {name: value for name, value in result.items() if name != SEAL}
-    return Record(config, result, _read_log(directory / "log.csv"))
+    config, log = read_json(directory / "config.json"), directory / "log.csv"
+    result = dict(_checked_result(read_json(directory / "result.json"), directory / "result.json"))
+    # Runs made before it was kept have none.
+    if result.pop(LOG_DIGEST, None) not in (None, file_digest(log)):
+        raise ValueError(f"{log} is damaged: its digest is not that of its content; restore it, or make the run again")
+    return Record(config, result, _read_log(log))
 
 
 def write_record(record: Record, path: Path) -> None:
@@ -101,29 +102,9 @@ def write_record(record: Record, path: Path) -> None:
     write_text(Path(path), json.dumps(content, indent=1, allow_nan=True).replace(",\n   ", ", ") + "\n")
 
 
-def sealed(content: Mapping) -> dict:
-    """JSON content with a digest of the rest of it as its last entry."""
-    return {**content, SEAL: _json_digest(content)}
-
-
-def check_seal(content: Mapping, path: Path) -> None:
-    """Raise `ValueError` where the content of a JSON file is not what was written. A file without a digest passes: made
-    before there was one, or by hand."""
-    rest = {name: value for name, value in content.items() if name != SEAL}
-    # A digest under a name that has changed is a digest all the same.
-    strays = [n for n, v in rest.items() if n not in _DIGESTS and isinstance(v, str) and _DIGEST.fullmatch(v)]
-    if strays or (SEAL in content and content[SEAL] != _json_digest(rest)):
-        raise ValueError(f"{path} is damaged: its digest is not that of its content; restore it, or make it again")
-
-
-def _json_digest(content: Mapping) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def read_record(path: Path) -> Record:
     """Read what `write_record` wrote; raises `ValueError` naming the file and what it lacks."""
-    content = _read_json(path)
-    check_seal(content, path)
+    content = read_json(path)
     lacking = [key for key in sorted(_PARTS) if not isinstance(content.get(key), dict)]
     if lacking:
         raise ValueError(f"{path}: no record of a run, it has no {' and no '.join(map(repr, lacking))}")
@@ -139,7 +120,7 @@ def read_records(directory: Path) -> list[Record]:
     directory = Path(directory)
     if not directory.is_dir():
         raise FileNotFoundError(f"no folder {directory} with finished runs")
-    records = [read_record(path) for path in sorted(directory.glob("*.json")) if _PARTS & _read_json(path).keys()]
+    records = [read_record(path) for path in sorted(directory.glob("*.json")) if _PARTS & read_json(path).keys()]
     if not records:
         folders = sorted(path.parent for path in directory.rglob("result.json"))
         records = [read_run(folder) for folder in folders]
@@ -161,7 +142,8 @@ def run_name(setting: Setting, variant: Variant, seed: int) -> str:
     parts += [variant.method, *variant.choices, *strengths]
     parts += [setting.network, f"n{setting.n_train}", f"k{setting.horizon}", f"ep{setting.epochs}"]
     parts += [setting.schedule] * (setting.schedule != SCHEDULES[0])
-    parts += [Path(setting.trajectory).stem] * (setting.trajectory != "") + [f"s{seed}"]
+    parts += [Path(setting.trajectory).stem] * (setting.trajectory != "")
+    parts += [setting.keep] * (setting.keep != KEEPS[0]) + [f"s{seed}"]
     return "-".join(parts)
 
 
@@ -197,16 +179,6 @@ def group(records: Iterable[Record]) -> dict[Setting, dict[Variant, list[Record]
             )
         runs.append(record)
     return groups
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged, no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged: expected a JSON object, got {type(content).__name__}")
-    return content
 
 
 def _checked_result(result: dict, path: Path) -> dict:

@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ndae.experiments.files import file_digest, write_text
+from ndae.experiments.files import file_digest, sealed, unsealed, write_text
 from ndae.experiments.runs.config import RunConfig
 from ndae.experiments.runs.models import build_model, problem_of
-from ndae.experiments.runs.records import check_seal, error_of, sealed
+from ndae.experiments.runs.records import LOG_DIGEST, error_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +43,8 @@ def run(
     progress: bool | Report = True,
     label: str = "",
 ) -> dict[str, Any]:
-    """Make a run in the folder `out`: data, training, test with the best checkpoint; return what `result.json` holds.
+    """Make a run in the folder `out`: data, training, test with the weights that are kept; return what `result.json`
+    holds.
 
     The test error is the mean Euclidean distance between predicted and true bodies over the test samples, in the
     problem's `error_unit`, violations are those of the same predictions, both as the problem's `error_is` and
@@ -89,7 +90,8 @@ def read_config(folder: Path | str) -> RunConfig:
 
 
 def load_model(folder: Path | str) -> tuple[RunConfig, "NeuralDAE"]:
-    """The configuration of a run and its network with the weights of the best epoch, on the CPU, in evaluation mode.
+    """The configuration of a run and its network with the weights that it keeps, of the best epoch or the last one, on
+    the CPU, in evaluation mode.
 
     Raises `ValueError` if `folder` holds no run, and `ndae.training.CheckpointError` if there is no sound checkpoint
     yet.
@@ -97,7 +99,12 @@ def load_model(folder: Path | str) -> tuple[RunConfig, "NeuralDAE"]:
     from ndae.training.checkpoints import load_weights
 
     config = read_config(folder)
-    return config, load_weights(build_model(config), Path(folder) / "checkpoints" / "best.ckpt").eval()
+    return config, load_weights(build_model(config), Path(folder) / checkpoint_of(config)).eval()
+
+
+def checkpoint_of(config: RunConfig) -> str:
+    """The checkpoint with the weights that a run keeps, in its folder."""
+    return f"checkpoints/{config.keep}.ckpt"
 
 
 def _run(
@@ -121,6 +128,7 @@ def _run(
         schedule=config.schedule,
         gradient_clip=config.gradient_clip,
         early_stopping=config.patience,
+        keep=config.keep,
         seed=config.seed,
         device=device,
         resume=resume,
@@ -131,7 +139,7 @@ def _run(
     measured, baselines, others = {}, problem.baselines(data), problem.tests(data)
     for name, samples in {problem.test_name: data.test, **others}.items():
         if report:
-            report(0.0, 1.0, f"testing the weights of epoch {trained.best.epoch}" + f" ({name})" * bool(others))
+            report(0.0, 1.0, f"testing the weights of epoch {trained.kept.epoch}" + f" ({name})" * bool(others))
         measured[name] = _measure(model, problem, samples)
     (test, further), splits = measured[problem.test_name], {}
     if others or further:
@@ -141,7 +149,7 @@ def _run(
     return dataclasses.asdict(config) | {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         **_measures(test, problem),
-        f"val_mae_{unit}": scale * trained.best.val_mae,
+        f"val_mae_{unit}": scale * trained.kept.val_mae,
         "best_epoch": trained.best.epoch,
         "epochs_done": len(trained.rows),
         "train_seconds": trained.seconds,
@@ -151,6 +159,7 @@ def _run(
         "baselines": baselines,
         **({"splits": splits} if splits else {}),
         **({"digest": file_digest(config.trajectory)} if config.trajectory is not None else {}),
+        LOG_DIGEST: file_digest(trained.log),
         "device_used": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "versions": {name: metadata.version(name) for name in ("ndae", "torch", "lightning", "jax", "diffrax")},
@@ -232,7 +241,7 @@ def _read_result(config: RunConfig, path: Path) -> dict[str, Any]:
         theirs = RunConfig(**{name: value for name, value in result.items() if name in ours})
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(mend) from error
-    check_seal(result, path)
+    unsealed(result, path)
     if theirs != config:
         raise ValueError(mend)
     try:

@@ -42,7 +42,7 @@ class Study:
     @property
     def setting(self) -> Setting:
         """What all its runs have in common."""
-        given = {name: self.settings[name] for name in ("schedule", "trajectory") if self.settings.get(name)}
+        given = {name: self.settings[name] for name in ("schedule", "trajectory", "keep") if self.settings.get(name)}
         return Setting(self.problem, self.network, self.n_train, self.horizon, self.epochs, **given)
 
     def config(self, variant: Variant, seed: int):

@@ -49,7 +49,6 @@ five by the validation error of seed 0. (6) Seconds are of the processor, of run
 """
 
 import argparse
-import json
 import math
 import os
 import time
@@ -182,11 +181,11 @@ def tested(config: Config, weights: Any, part: str = "test") -> dict[str, Any]:
 
 def run(config: Config, out: Path, results: Path = RESULTS) -> dict[str, Any]:
     """Make a run under `out`, or go on with it, and write its record to `results`; a finished one is only read."""
-    from ndae.experiments.files import write_text
+    from ndae.experiments.files import read_json, write_json
 
     record = results / f"{config.name}.json"
     if record.exists():
-        found = json.loads(record.read_text())
+        found = read_json(record)
         if Config(**found["config"] | {"phases": tuple(map(tuple, found["config"]["phases"]))}) != config:
             raise ValueError(f"{record} is of another configuration: remove it, or give another --results")
         return found
@@ -219,13 +218,15 @@ def run(config: Config, out: Path, results: Path = RESULTS) -> dict[str, Any]:
         "test": tested(config, weights),
     }
     results.mkdir(parents=True, exist_ok=True)
-    write_text(record, json.dumps(result, indent=1) + "\n")
+    write_json(record, result, indent=1)
     return result
 
 
 def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
     """All finished runs."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("pendulum*.json"))]
+    from ndae.experiments.files import read_json
+
+    return [read_json(path) for path in sorted(folder.glob("pendulum*.json"))]
 
 
 def markdown(runs: Iterable[dict[str, Any]]) -> str:

@@ -6,7 +6,6 @@ One JSON file a problem, made where it is missing; the table, in Markdown, is ma
 """
 
 import argparse
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,26 +22,27 @@ def main() -> None:
     parser.add_argument("--rtol", type=float, default=1e-10)
     parser.add_argument("--fresh", action="store_true", help="solve again what there is")
     options = parser.parse_args()
+    from ndae.experiments.files import read_json
     from ndae.experiments.problems import problem_names
 
     for name in (name for name, origin in problem_names().items() if origin == "built in"):
         path = options.out / f"{name}.json"
         if options.fresh or not path.exists():
             _check(name, options.rtol, path)
-    print(markdown([json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]))
+    print(markdown([read_json(path) for path in sorted(options.out.glob("*.json"))]))
 
 
 def _check(name: str, rtol: float, path: Path) -> None:
     from ndae.experiments.crosscheck.check import crosscheck
     from ndae.experiments.crosscheck.report import to_json
-    from ndae.experiments.files import write_text
+    from ndae.experiments.files import write_json
     from ndae.experiments.problems import load_problem
 
     data = to_json(crosscheck(load_problem(name), tolerances=[rtol]))
     for run in data["runs"]:  # of a large problem, most of the file
         for by_component in ("digits", "relative_digits"):
             run.pop(by_component, None)
-    write_text(path, json.dumps(data, indent=1) + "\n")
+    write_json(path, data, indent=1)
 
 
 def markdown(checks: list[Mapping[str, Any]]) -> str:

@@ -30,7 +30,6 @@ rest, too: from the horizontal, where all motion began, the energy is 0 J, and s
 
 import argparse
 import itertools
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -44,7 +43,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ndae.experiments.cache import cached_arrays
-from ndae.experiments.files import write_text
+from ndae.experiments.files import read_json, write_json
 from ndae.experiments.problems import pendulum_data as pendulum
 from ndae.experiments.runs.study import Study, run_study
 from ndae.experiments.studies import multiplier_table
@@ -436,8 +435,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not options.table:
         options.result.parent.mkdir(parents=True, exist_ok=True)
-        write_text(options.result, json.dumps(study(options.out, options.methods.split(","), options.short)) + "\n")
-    found = json.loads(options.result.read_text())
+        write_json(options.result, study(options.out, options.methods.split(","), options.short))
+    found = read_json(options.result)
     figure(found, options.figure)
     print(table(found))
 

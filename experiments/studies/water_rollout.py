@@ -25,7 +25,6 @@ atom from where OpenMM has it, medians over starts.
 
 import argparse
 import copy
-import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from ndae.experiments.files import write_text
+from ndae.experiments.files import read_json, write_json
 from ndae.experiments.terminal import is_users, note, one_line
 from ndae.experiments.variants import METHOD_TITLES, Variant
 from ndae.experiments.water.force_field import BOLTZMANN, KJ_PER_MOL, kinetic_energy, potential_energy
@@ -410,13 +409,13 @@ def _make(options: argparse.Namespace) -> None:
 
     found = study(rolls, truth, say)
     options.out.mkdir(parents=True, exist_ok=True)
-    write_text(options.out / "rollout.json", json.dumps(found, separators=(",", ":")) + "\n")
+    write_json(options.out / "rollout.json", found, separators=(",", ":"))
 
 
 def _show(out: Path) -> None:
     from ndae.experiments.studies.water_rollout_figure import figure, table
 
-    found = json.loads((out / "rollout.json").read_text(encoding="utf-8"))
+    found = read_json(out / "rollout.json")
     note(f"{figure(found, out / 'rollout.png')}")
     print(table(found))
 

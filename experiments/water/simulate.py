@@ -8,7 +8,16 @@ from collections.abc import Callable
 import numpy as np
 
 from ndae.experiments.cache import cached_arrays
-from ndae.experiments.water.force_field import context, kinetic_energy, masses, plain, system, temperature
+from ndae.experiments.water.force_field import (
+    ANGLE_DEGREES,
+    BOND_LENGTH,
+    context,
+    kinetic_energy,
+    masses,
+    plain,
+    system,
+    temperature,
+)
 from ndae.experiments.water.missing import load
 from ndae.experiments.water.trajectory import Trajectory
 
@@ -22,7 +31,8 @@ ENERGY_EVERY = 10
 _SPACING = 3.1  # Å, of the lattice: about water's own
 _WALL, _WALL_STIFFNESS = 10.0, 1000.0  # Å for up to 32 molecules; kJ/mol/nm²
 _LANGEVIN_STEP, _FRICTION = 0.5, 5.0  # fs, 1/ps
-_RECIPE = {"version": 1}
+# Of how it is made, where no number below says it.
+_VERSION = 1
 
 
 def simulate(
@@ -48,9 +58,10 @@ def simulate(
     5 K + 10 K ps / t over the first t = 2, 4, 6 and 8 ps, to give up soon): about one in five of 32 molecules is, so
     that it takes half a minute or several. `check_temperature=False` takes the first of all; short runs are then short.
 
-    Cached, for each version of OpenMM. With the check, runs are made in lengths of 10 ps and cut. A longer run begins
-    with the same samples, and reruns are bitwise equal, on one machine: the motion is chaotic, and on a machine that
-    rounds otherwise it is another one after a few ps. `progress(fraction, text)`: of the present start.
+    Cached, for each version of OpenMM, force field and setting of these steps. With the check, runs are made in lengths
+    of 10 ps and cut. A longer run begins with the same samples, and reruns are bitwise equal, on one machine: the
+    motion is chaotic, and on a machine that rounds otherwise it is another one after a few ps. `progress(fraction,
+    text)`: of the present start.
 
     Raises ValueError for a count below one, a negative seed, a step that is not positive or so long that the motion is
     not finite, or no start of the right temperature (too few molecules); MissingPackage without OpenMM.
@@ -73,13 +84,28 @@ def simulate(
     def make() -> dict[str, np.ndarray]:
         return _accepted(int(seed), length, int(n_molecules), float(dt), float(equilibration_ps), checked, progress)
 
-    arrays = cached_arrays("water", config, make, recipe=_RECIPE | {"openmm": openmm.__version__})
+    arrays = cached_arrays("water", config, make, recipe=_recipe(int(n_molecules)))
     start = int(arrays.pop("start"))
     origin = (
         f"OpenMM {openmm.__version__}, {n_molecules} flexible TIP3P (CHARMM) molecules, constant energy, steps of "
         f"{dt:g} fs, seed {seed}, start {start}"
     )
     return Trajectory(**arrays, dt=float(dt), energy_every=ENERGY_EVERY, origin=origin).first(int(n_steps) + 1)
+
+
+def _recipe(n_molecules: int) -> dict[str, object]:
+    """What the motion follows from, beside what is asked for."""
+    from ndae.training.description import fingerprint
+
+    openmm = load("openmm", "the simulation of water")
+    return {
+        "version": _VERSION,
+        "openmm": openmm.__version__,
+        "force_field": fingerprint(openmm.XmlSerializer.serialize(system(n_molecules))),
+        "temperature": [TEMPERATURE, TEMPERATURE_BAND, CHECKED_PS, CHECKS],
+        "start": [_SPACING, ANGLE_DEGREES, BOND_LENGTH, _WALL, _WALL_STIFFNESS, _LANGEVIN_STEP, _FRICTION],
+        "energy_every": ENERGY_EVERY,
+    }
 
 
 def _accepted(
@@ -146,8 +172,6 @@ def _openmm_seed(random: np.random.Generator) -> int:
 def _lattice(n_molecules: int, random: np.random.Generator) -> np.ndarray:
     """Molecules of the force field's own shape, each turned at random, on the lattice points nearest to the origin."""
     from scipy.spatial.transform import Rotation
-
-    from ndae.experiments.water.force_field import ANGLE_DEGREES, BOND_LENGTH
 
     side = np.arange(np.ceil(n_molecules ** (1 / 3) - 1e-9))
     sites = np.stack(np.meshgrid(side, side, side, indexing="ij"), -1).reshape(-1, 3) - side.mean()

@@ -1,10 +1,9 @@
-import json
-
 import numpy as np
 import pytest
 import torch
 
 import ndae
+from ndae.experiments.files import read_json
 from ndae.experiments.studies import chnn, chnn_data
 from ndae.experiments.studies.chnn import Config
 from ndae.experiments.studies.chnn_data import Motions
@@ -144,11 +143,16 @@ def test_a_run_learns_leaves_a_record_and_is_read_back(tmp_path, monkeypatch):
     assert result["test"]["mass_error"] < 0.2  # equal masses are off by 0.06, but not known to the untrained
     assert result["test"]["violation_max"] < 1e-9
     assert len(result["test"]["by_motion"]) == 100
-    stored = json.loads((tmp_path / "results" / "pendulum2-n8-s0.json").read_text())
+    path = tmp_path / "results" / "pendulum2-n8-s0.json"
+    stored = read_json(path)
     assert chnn.run(config, tmp_path / "nowhere", tmp_path / "results") == stored
     assert not (tmp_path / "nowhere").exists()
     with pytest.raises(ValueError, match="another configuration"):
         chnn.run(Config(2, 8, hidden=17, phases=((4, 1), (8, 1))), tmp_path / "runs", tmp_path / "results")
+    path.write_text(path.read_text().replace('"parameters": ', '"parameters": 1'))
+    for read in (lambda: chnn.read_results(tmp_path / "results"), lambda: chnn.run(config, path, path.parent)):
+        with pytest.raises(ValueError, match="damaged: its digest"):
+            read()
 
 
 def test_weights_depend_on_the_seed():

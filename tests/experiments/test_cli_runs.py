@@ -9,8 +9,13 @@ import sys
 import time
 
 import pytest
+import torch
 
 from ndae.experiments.cli import commands as cli
+from ndae.experiments.runs.models import build_model
+from ndae.experiments.runs.records import read_run, record_name
+from ndae.experiments.runs.run import load_model
+from ndae.training.checkpoints import load_weights
 from tests.experiments.command_line import in_process, ndae
 
 
@@ -68,6 +73,28 @@ def test_options_of_multipliers_reach_the_run(capsys, workplace):
     for name in ("config.json", "result.json"):
         assert asked.items() <= json.loads((out / name).read_text()).items()
     assert "Multiplier GGL, potential, γ=1" in text and "cosine schedule" in text
+
+
+def test_the_weights_to_keep_are_part_of_a_run(capsys, trained, workplace):
+    # So fast a learner that the second of three epochs is the best.
+    out, options = workplace / "last", ("--learning-rate", 0.3, "--epochs", 3)
+    code, text, err = in_process(capsys, "train", *SMALL, "--keep", "last", *options, "--out", out)
+    assert code == 0, err
+    assert "weights of the last epoch" in text and str(out / "checkpoints" / "last.ckpt") in text
+    for name in ("config.json", "result.json"):
+        assert json.loads((out / name).read_text())["keep"] == "last"
+    with (out / "log.csv").open() as file:
+        errors = [float(row["val_mae_cm"]) for row in csv.DictReader(file)]
+    result = json.loads((out / "result.json").read_text())
+    assert result["val_mae_cm"] == pytest.approx(errors[-1], rel=1e-4)
+    assert result["best_epoch"] == 1 + min(range(3), key=errors.__getitem__)
+    (out / "checkpoints" / "best.ckpt").unlink()  # nobody reads it
+    config, model = load_model(out)
+    last = load_weights(build_model(config), out / "checkpoints" / "last.ckpt")
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), last.parameters(), strict=True))
+    code, _, err = in_process(capsys, "train", *SMALL, "--method", "smooth", "--keep", "last", "--out", trained)
+    assert code == 1 and "another configuration, keep best (now last)" in err
+    assert read_run(out).setting != read_run(trained).setting and "-last-s0" in record_name(read_run(out))
 
 
 def test_a_finished_run_is_shown_again_at_once(capsys, trained):

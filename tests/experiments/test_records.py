@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ndae.experiments.files import SEAL, file_digest, read_json, unsealed, write_json
 from ndae.experiments.paper import PAPER_TABLE_1
+from ndae.experiments.runs.config import RunConfig
 from ndae.experiments.runs.records import Spread, group, read_record, read_records, read_run, record_name, write_record
 from ndae.experiments.variants import FORCES, STABILISATIONS, Variant
 from tests.experiments.records_for_tests import ALONE, PAPERS, record, write_run
@@ -136,6 +138,49 @@ def test_flipped_bits_change_no_number_of_a_record(tmp_path):
             assert "x.json" in str(error)
             refused += 1
     assert refused > 280
+
+
+def test_damage_to_what_a_run_is_read_from_is_noticed(tmp_path):
+    """A configuration or a log of which a number has changed is no other run."""
+    made = record(PAPERS[0])
+    write_run(made, tmp_path / "a")
+    config, log, result = (tmp_path / "a" / name for name in ("config.json", "log.csv", "result.json"))
+    write_json(config, made.config)
+    write_json(result, {**made.result, "log_digest": file_digest(log)})
+    assert read_run(tmp_path / "a") == made
+    for path, old, new in ((config, '"seed": 0', '"seed": 1'), (log, "1.", "9.")):
+        sound = path.read_text()
+        assert old in sound
+        path.write_text(sound.replace(old, new, 1))
+        with pytest.raises(ValueError, match=rf"{path.name} is damaged: its digest is not that of its content"):
+            read_run(tmp_path / "a")
+        path.write_text(sound)
+    assert read_run(tmp_path / "a") == made
+
+
+def test_flipped_bits_of_a_configuration_are_noticed():
+    text, chance = RunConfig(keep="last", gamma=3.0, method="penalty").to_json(), random.Random(0)
+    sound, refused = RunConfig.from_json(text), 0
+    for bit in (chance.randrange(8 * len(text)) for _ in range(300)):
+        damaged = bytearray(text.encode())
+        damaged[bit // 8] ^= 1 << bit % 8
+        try:
+            assert RunConfig.from_json(damaged.decode()) == sound  # white space that became another
+        except ValueError:
+            refused += 1
+    assert refused > 250
+
+
+def test_committed_studies_are_as_they_were_written():
+    studies = [*(RESULTS / "crosscheck").glob("*.json"), *(RESULTS / "chnn").glob("*.json"), RESULTS / "rollout.json"]
+    paths = [*studies, *(RESULTS / "water").glob("*.json"), *(p for p in RESULTS.glob("*.json") if "-n" in p.name)]
+    assert len(paths) > 100
+    assert [path.name for path in paths if SEAL not in json.loads(path.read_text())] == []
+    assert all(read_json(path) for path in paths)
+    damaged = RESULTS / "rollout.json"
+    content = json.loads(damaged.read_text())
+    with pytest.raises(ValueError, match="rollout is damaged"):
+        unsealed(content | {"step_s": 1.5 * content["step_s"]}, "rollout")
 
 
 def test_other_json_files_are_passed_over(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from ndae.experiments.problems.names import find
 from ndae.experiments.runs.config import RunConfig
 from ndae.experiments.runs.models import build_model
-from ndae.experiments.water import force_field as ff
+from ndae.experiments.water import force_field as ff, simulate as simulation
 from ndae.experiments.water.baselines import baselines, molecule_error_pm, scores, trivial_predictions, violation
 from ndae.experiments.water.cp2k import HARTREE, compare, write_input
 from ndae.experiments.water.data import water_data
@@ -126,6 +126,20 @@ def test_reruns_are_bitwise_equal_and_longer_runs_begin_alike(water, other, tmp_
         assert np.array_equal(getattr(again, name), getattr(water, name)[: N_STEPS // 2 + 1])
         assert not np.allclose(getattr(other, name)[0], getattr(water, name)[0])
     assert np.array_equal(again.potential, water.potential[: N_STEPS // 20 + 1])
+
+
+def test_what_the_force_field_or_a_setting_makes_is_made_again_where_that_changes(cache, monkeypatch):
+    few = {"n_steps": 3, "n_molecules": 2, "equilibration_ps": 0.01, "check_temperature": False}
+    first = simulate(5, **few)
+    made, accepted = [], simulation._accepted
+    monkeypatch.setattr(simulation, "_accepted", lambda *of: made.append(of) or accepted(*of))
+    np.testing.assert_array_equal(simulate(5, **few).q, first.q)
+    assert not made
+    for module, name, value in ((ff, "BOND", 800.0), (simulation, "_FRICTION", 4.0)):
+        with monkeypatch.context() as changed:
+            changed.setattr(module, name, value)
+            assert not np.array_equal(simulate(5, **few).q, first.q)
+    assert len(made) == 2
 
 
 def test_a_start_of_another_temperature_is_not_taken(monkeypatch):

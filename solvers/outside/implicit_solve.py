@@ -16,6 +16,8 @@ Progress = Callable[[float, str], None]
 # Times the variable's size (at least one): as an absolute tolerance, no error test notices the variable.
 UNTESTED = 1e6
 
+_UNLIKE = 1e10  # ratio of the sizes of unknowns that a failure is put down to
+
 
 class Stopped(Exception):
     """The time allowed for a solve is over; raised inside a solver's callbacks."""
@@ -176,10 +178,23 @@ class ImplicitSolve:
     def solution(self, reason: str, stats: Mapping[str, int], throw: bool, solver: str) -> Solution:
         """The Solution of the points that were kept; raises SolveError on failure if `throw`."""
         n = self.n_reached
+        reason += "" if reason == SUCCESS else self._unlike_sizes()
         made = self._described(self.ts[:n], self.Y[:n], self.Yp[:n], reason, dict(stats))
         if throw and made.result != SUCCESS:
             raise SolveError(f"{solver} stopped: {made.result}", made)
         return made
+
+    def _unlike_sizes(self) -> str:
+        """What a reason adds where unknowns differ so much that matrices in double precision do not hold them all."""
+        largest = np.abs(self.Y[: self.n_reached]).max(axis=0)
+        sizes = {s.name: v for s, v in zip(self.form.stands_for, largest, strict=True) if s is not None and v > 0}
+        if not sizes or max(sizes.values()) < _UNLIKE * min(sizes.values()):
+            return ""
+        small, large = min(sizes, key=sizes.get), max(sizes, key=sizes.get)
+        return (
+            f"; its unknowns are of unlike sizes, from {sizes[small]:.0e} ({small}) to {sizes[large]:.0e} ({large}), "
+            "which this solver's matrices are not scaled for: write the system in units in which all are near one"
+        )
 
     def _described(self, ts, Y, Yp, reason, stats) -> Solution:
         from ndae.solvers.dae.describe import describe_states

@@ -103,6 +103,12 @@ def test_solvers_of_other_makers(seed):
     check(seed, outside("radau", "dummy"), 1e-6)
 
 
+def test_a_solver_that_fails_at_unlike_scales_names_them():
+    case = made(7)
+    with pytest.raises(SolveError, match=r"IDA stopped: .*; its unknowns are of unlike sizes, from .* to .*: write"):
+        solve_ida(case.system, case.start, TS, form="ggl", **tolerances(case, 1e-8))
+
+
 def test_one_of_index_3_with_mixed_rows():
     check(2, own("projection", "dopri8"), 1e-8)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import sympy as sp
 
-from ndae.symbolic.expressions.limits import MAX_POWER, check_digits
+from ndae.symbolic.expressions.limits import HYPERBOLIC, MAX_POWER, check_digits, check_hyperbolic
 from ndae.symbolic.expressions.reading import SMOOTH_FUNCTIONS
 from ndae.symbolic.numeric.divisors import check_divisors
 
@@ -199,7 +199,11 @@ class _Reader:
                 getattr(math, name)(*map(float, arguments))
             except (ValueError, OverflowError):
                 raise ValueError(f"{self.part(node)} is no finite real number: only those have a residual") from None
-        return self.finite(_FUNCTIONS[name](*arguments), node)
+        made = _FUNCTIONS[name]
+        if made in HYPERBOLIC:
+            with sp.evaluate(False):
+                check_hyperbolic(made(*arguments), self.part(node))
+        return self.finite(made(*arguments), node)
 
     def nonsmooth_function(self, name: str, arguments: list[sp.Expr], node) -> sp.Expr:
         if name == "Rational":

@@ -6,6 +6,7 @@ import sympy as sp
 
 from ndae.symbolic.code.tape import Tape
 from ndae.symbolic.expressions.choices import COMPARISONS, JUNCTIONS, Guard, Select
+from ndae.symbolic.expressions.limits import distinct
 
 
 class Size(sp.Function):
@@ -47,6 +48,20 @@ def term_sizes(tape: Tape, values: Sequence[sp.Expr], moving: Collection[sp.Symb
     return [size(v) for v in values]
 
 
+def _degree(e: sp.Basic, states: Collection[sp.Symbol]) -> int:
+    """0 of what holds none of the states, 1 of what is linear in them, and 2 of what else there is."""
+    degrees: dict[sp.Basic, int] = {}
+    for node in distinct(e):
+        inner = [degrees[a] for a in node.args]
+        if not node.args:
+            degrees[node] = int(node in states)
+        elif node.is_Mul:
+            degrees[node] = min(sum(inner), 2)
+        else:
+            degrees[node] = max(inner) if node.is_Add else 2 * any(inner)
+    return degrees[e]
+
+
 def _absolute(tape: Tape, value: sp.Expr) -> sp.Expr:
     coefficient, symbol = value.as_coeff_Mul()
     return tape.value(abs(coefficient) * (Size(symbol) if symbol.is_Symbol else abs(symbol)))
@@ -64,7 +79,7 @@ def cancelling_size(tape: Tape, e: sp.Expr, states: Collection[sp.Symbol]) -> sp
             within = term.free_symbols & set(states)
             if not within:
                 constant.append(term)
-            elif all(sp.diff(term, x).free_symbols.isdisjoint(states) for x in within):
+            elif _degree(term, within) == 1:
                 linear.append(term)
             else:
                 others.append(term)

@@ -6,8 +6,12 @@ import sympy as sp
 
 MAX_OPERATIONS = 100_000  # of an expression written out, however much of it is shared
 MAX_DEPTH = 300  # operations in one another
+MAX_HYPERBOLIC = 5  # sinh, cosh and tanh in one another: SymPy's time for them doubles with each
 MAX_BITS = 4096  # of a numerator or denominator
 MAX_POWER = 4096  # of an exponent that is a whole number
+
+
+HYPERBOLIC = (sp.sinh, sp.cosh, sp.tanh)
 
 
 def distinct(expression: sp.Basic) -> Iterator[sp.Basic]:
@@ -42,12 +46,25 @@ def check_size(expression: sp.Basic, where: str) -> None:
                 raise ValueError(f"{where} has an exponent beyond {MAX_POWER}: write exp(... * log(...))")
     except RecursionError:
         raise ValueError(f"{where} is nested too deep: give a part of it a state of its own") from None
+    check_hyperbolic(expression, where)
     operations = sizes[expression][0]
     if operations > MAX_OPERATIONS:
         raise ValueError(
             f"{where} has {operations:.3g} operations once its definitions are put in and its powers and products "
             f"written out, at most {MAX_OPERATIONS:,} are read: make a part of it a state with an equation of its own"
         )
+
+
+def check_hyperbolic(expression: sp.Basic, where: str) -> None:
+    """Raise ValueError where sinh, cosh and tanh stand in one another deeper than SymPy can work with."""
+    depth: dict[sp.Basic, int] = {}
+    for e in distinct(expression):
+        depth[e] = max((depth[a] for a in e.args), default=0) + isinstance(e, HYPERBOLIC)
+        if depth[e] > MAX_HYPERBOLIC:
+            raise ValueError(
+                f"{where} has sinh, cosh or tanh nested deeper than {MAX_HYPERBOLIC}: give a part of it a state of its "
+                "own, or write it with exp"
+            )
 
 
 def check_digits(number: sp.Rational, where: str) -> None:

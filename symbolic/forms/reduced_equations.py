@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import sympy as sp
 
+from ndae.symbolic.expressions.written import lines_of
 from ndae.symbolic.forms.equations import Equations
 from ndae.symbolic.ground.kept import Recomputed
 
@@ -78,9 +79,9 @@ class ReducedEquations(Recomputed):
         for level in sorted({k for _, k in self.constraint_of}):
             lines += ["", "constraints" if level == 0 else f"hidden constraints, differentiated {level} x"]
             rows = [m for m, (_, k) in enumerate(self.constraint_of) if k == level]
-            lines += [f"  0 = {self.constraints[m]}" for m in rows]
+            lines += lines_of(["0 = "] * len(rows), [self.constraints[m] for m in rows])
         lines += ["", "leading equations, with how often each was differentiated"]
-        lines += [f"  {c} x  0 = {e}" for c, e in zip(self.differentiations, self.equations, strict=True)]
+        lines += lines_of([f"{c} x  0 = " for c in self.differentiations], self.equations)
         return "\n".join(lines) + "\n"
 
 

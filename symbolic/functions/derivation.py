@@ -1,11 +1,22 @@
 """What follows from an expression c(x, t; p), in readable SymPy over the user's own symbols."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import sympy as sp
 
 from ndae.symbolic.code.local_programs import Program, Programs
+from ndae.symbolic.expressions.written import MAX_WRITTEN, shared_lines, size
 from ndae.symbolic.ground.kept import Recomputed, kept
+
+MAX_LEVEL = 3000  # operations of a hidden level, written out, that becomes a function of its own
+
+
+def written_size(program: Program) -> int:
+    """Operations of the longest value of a program, once the definitions behind it are written out in it."""
+    values, sizes = [v for _, entries in program.outputs for v in entries], {}
+    for symbol in program.tape.needed(values):
+        sizes[symbol] = size(program.tape.definitions[symbol], sizes)
+    return max(size(v, sizes) for v in values)
 
 
 class Derivation(Recomputed):
@@ -26,6 +37,14 @@ class Derivation(Recomputed):
         for symbol in tape.needed(values):
             full[symbol] = tape.definitions[symbol].xreplace(full)
         return [v.xreplace(full) for v in values]
+
+    def lines(self, program: Program, heads: Sequence[str], expanded: Callable[[], list[sp.Expr]], show) -> list[str]:
+        """A line for each value of a program; long ones by its definitions, without writing them out."""
+        values = [v for _, entries in program.outputs for v in entries]
+        steps = {s: program.tape.definitions[s] for s in program.tape.needed(values)}
+        if written_size(program) <= MAX_WRITTEN:
+            return [f"  {head}{show(e)}" for head, e in zip(heads, expanded(), strict=True)]
+        return shared_lines(heads, values, steps, show, self._users.values(), self._users)
 
     @kept
     def jacobian(self) -> list[list[sp.Expr]]:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sympy as sp
 
-from ndae.symbolic.code.local_programs import Programs
+from ndae.symbolic.code.local_programs import Program, Programs
 from ndae.symbolic.expressions.limits import check_size
 from ndae.symbolic.expressions.names import check_name
 from ndae.symbolic.expressions.reading import as_expressions, check_smooth, check_symbols
 from ndae.symbolic.functions import reading as validate
-from ndae.symbolic.functions.derivation import Derivation
+from ndae.symbolic.functions.derivation import MAX_LEVEL, Derivation, written_size
 from ndae.symbolic.functions.layout import Layout, Structure, gram_structure
 from ndae.symbolic.ground.extras import learning
 from ndae.symbolic.ground.kept import Recomputed, kept
@@ -209,12 +209,22 @@ class Function(Recomputed):
         Point i of q has its velocity at point n_points + i; anchors rest. Parameters that drop out are gone.
         """
         d = self.derivation
+        self._check_level(self.programs.velocity(), "velocity level", "jvp and time_derivative")
         return self._level(d.velocity, (d.v,), "velocity level")
 
     def acceleration_level(self) -> "Function":
         """d²c/dt² = J a + curvature(q, v, t) as a function of (q, v, a) side by side, (..., 3 n_states)."""
         d = self.derivation
+        self._check_level(self.programs.acceleration(), "acceleration level", "curvature and jvp")
         return self._level(d.acceleration, (d.v, d.a), "acceleration level")
+
+    def _check_level(self, program: Program, level: str, instead: str) -> None:
+        operations = written_size(program)
+        if operations > MAX_LEVEL:
+            raise ValueError(
+                f"{self.name}: its {level} has {operations:,} operations written out, at most {MAX_LEVEL:,} become a "
+                f"function of its own: {instead} of the compiled function compute it from parts that are shared"
+            )
 
     def _level(self, expressions, rates, suffix: str) -> "Function":
         """The same layout over the points of q followed by those of its rates."""

@@ -9,6 +9,7 @@ import numpy as np
 from ndae.symbolic.backends.loading import generated_functions, specification
 from ndae.symbolic.code.local_printer import ReadingPrinter
 from ndae.symbolic.expressions.names import check_torch_names, in_docstring, literal
+from ndae.symbolic.expressions.written import lines_of
 
 BACKENDS = ("torch", "jax", "numpy")
 _OF_LEVELS = ("residual", "local_jacobian", "jvp", "vjp")  # shown of the hidden levels
@@ -38,20 +39,17 @@ def describe(function, levels: int) -> str:
 
     names = [f"c{i}" if f.n_local > 1 else "c" for i in range(f.n_local)]
     lines += ["", "residual c" + (" of one instance" if f.is_template else "")]
-    lines += [f"  {name} = {_math(e)}" for name, e in zip(names, f.expressions, strict=True)]
+    lines += lines_of([f"{name} = " for name in names], f.expressions, _math)
     lines += ["", "Jacobian J"]
-    lines += [
-        f"  d{name}/d{x} = {_math(entry)}"
-        for name, row in zip(names, d.jacobian, strict=True)
-        for x, entry in zip(f.coordinates, row, strict=True)
-        if entry != 0
-    ]
+    heads, programs = [f"d{name}/d{x} = " for name in names for x in f.coordinates], f.programs
+    slopes = d.lines(programs.local_jacobian(), heads, lambda: [e for row in d.jacobian for e in row], _math)
+    lines += [line for line in slopes if not line.endswith(" = 0")]
     if levels >= 1:
         lines += ["", "velocity level dc/dt = J v" + (" + ∂c/∂t" if f.time is not None else "")]
-        lines += [f"  d{name}/dt = {_math(e)}" for name, e in zip(names, d.velocity, strict=True)]
+        lines += d.lines(programs.velocity(), [f"d{name}/dt = " for name in names], lambda: d.velocity, _math)
     if levels >= 2:
         lines += ["", "acceleration level d²c/dt² = J a + curvature, with the curvature"]
-        lines += [f"  {name}: {_math(e)}" for name, e in zip(names, d.curvature, strict=True)]
+        lines += d.lines(programs.curvature(), [f"{name}: " for name in names], lambda: d.curvature, _math)
     return "\n".join(lines) + "\n"
 
 
@@ -64,10 +62,11 @@ def source(function, backend: str, levels: int) -> str:
     )
     start = f"{_imports(backend)}\n\n{note}\n\n{_prelude(backend, 'rsqrt')}"
     parts = [start, _functions(function, backend, "")]
-    if levels >= 1:
-        parts.append(_functions(function.velocity_level(), backend, "velocity_level_", _OF_LEVELS))
-    if levels >= 2:
-        parts.append(_functions(function.acceleration_level(), backend, "acceleration_level_", _OF_LEVELS))
+    for make, prefix in ((function.velocity_level, "velocity"), (function.acceleration_level, "acceleration"))[:levels]:
+        try:
+            parts.append(_functions(make(), backend, f"{prefix}_level_", _OF_LEVELS))
+        except ValueError as error:  # too long to be written out
+            parts.append(textwrap.fill(str(error), 110, initial_indent="# ", subsequent_indent="# ") + "\n")
     return "\n\n".join(parts)
 
 

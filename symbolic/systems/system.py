@@ -9,6 +9,7 @@ from sympy.core.function import AppliedUndef
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.expressions.limits import check_size
 from ndae.symbolic.expressions.reading import as_expressions
+from ndae.symbolic.expressions.written import lines_of
 from ndae.symbolic.forms.equations import Equations
 from ndae.symbolic.ground.kept import kept
 from ndae.symbolic.systems.reading import (
@@ -183,9 +184,9 @@ class System(Equations):
     def describe(self) -> str:
         """The equations, to read."""
         lines = [f"{self.name}: {len(self.equations)} equations, {self.n_states} states", ""]
-        lines += [f"  {i:>3}  0 = {e}" for i, e in enumerate(self.equations)]
+        lines += lines_of([f"{i:>3}  0 = " for i in range(len(self.equations))], self.equations)
         lines += ["", "  states: " + ", ".join(s.name for s in self.states)]
         if self.parameters:
             lines.append("  parameters: " + ", ".join(f"{p} = {v}" for p, v in self.parameters.items()))
-        lines += [f"  invariant {key}: {value}" for key, value in self.invariants.items()]
+        lines += lines_of([f"invariant {key}: " for key in self.invariants], list(self.invariants.values()))
         return "\n".join(lines)

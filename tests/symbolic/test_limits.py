@@ -134,6 +134,69 @@ def test_the_cost_of_a_product_is_linear():
     np.testing.assert_allclose(function.jacobian(point)[0], np.prod(point) / point, rtol=1e-13)
 
 
+def nested(form, depth):
+    text = "x"
+    for _ in range(depth):
+        text = form.format(text)
+    return parse_expression(f"{text} - 1/2", ["x"])
+
+
+@pytest.mark.parametrize("form", ["sin({})", "exp({}/9)", "atan({})", "sqrt(1 + {})", "1/(1 + {})", "cos({})**2"])
+def test_what_is_shown_of_nested_functions_grows_with_them(form):
+    """Jacobian and hidden levels written out grow by the square and cube of the depth: parts are named instead."""
+    shown = [len(Constraint([nested(form, n)], [x]).describe()) for n in (20, 40)]
+    assert shown[1] < 3 * shown[0] + 4000 and shown[1] < 20_000
+
+
+def test_what_is_shown_of_a_product_of_forty():
+    product = parse_expression("*".join(f"(x + {k})" for k in range(40)) + " - 1", ["x"])
+    text = Constraint([product], [x]).describe()
+    assert len(text) < 30_000 and "s0 = " in text
+    system = System([dot(x) - y, sp.Mul(*[sp.sin(k * x + y) for k in range(1, 41)]) - y + sp.exp(x)], [x, y])
+    assert len(system.describe()) < 5_000 and len(system.reduce().describe()) < 30_000
+
+
+def test_what_is_shown_of_a_long_sum_says_what_is_left_out():
+    text = System([dot(x) - sp.Add(*[sp.sin(k * x) for k in range(1, 2001)])], [x]).describe()
+    assert "more terms" in text and len(text) < 10_000
+
+
+def test_named_parts_are_those_of_the_value():
+    """The lines of a description, put into one another again."""
+    from ndae.symbolic.expressions.written import lines_of
+
+    e = sp.Mul(*[sp.sin(k * x + y) for k in range(1, 41)]) + sp.cos(sp.Mul(*[sp.sin(k * x + y) for k in range(1, 30)]))
+    e = sum(e**k for k in range(1, 15))
+    lines = lines_of(["e = "], [e])
+    assert len(lines) > 3
+    values = {"x": x, "y": y}
+    for line in lines:
+        name, text = line.strip().split(" = ")
+        values[name] = parse_expression(text, list(values)).xreplace({sp.Symbol(k): v for k, v in values.items()})
+    at = {x: 0.3, y: 0.4}
+    assert float(values["e"].subs(at)) == pytest.approx(float(e.subs(at)), rel=1e-12)
+
+
+def test_a_level_too_long_to_write_out_names_what_computes_it():
+    constraint = Constraint([nested("sin({})", 59)], [x])
+    with pytest.raises(ValueError, match=r"acceleration level has .* operations written out, at most .*: curvature"):
+        constraint.acceleration_level()
+    source = constraint.source("numpy", 2)
+    assert "# function: its acceleration level has" in source and "def curvature(" in source and len(source) < 100_000
+
+
+def test_hyperbolic_functions_in_one_another():
+    with pytest.raises(ValueError, match="tanh nested deeper than 5"):
+        nested("tanh({})", 40)
+    r = sp.Symbol("x", real=True)
+    e = r
+    for _ in range(12):
+        e = sp.sinh(e)
+    with pytest.raises(ValueError, match="sinh, cosh or tanh nested deeper"):
+        System([dot(r) - e], [r])
+    assert nested("tanh({} + x)", 4).has(sp.tanh)
+
+
 def test_the_cost_of_nested_sines_is_linear():
     def operations(n):
         programs = Constraint([parse_expression("sin(" * n + "x" + ")" * n + "-y", [x, y])], [x, y]).programs

@@ -1,5 +1,7 @@
 """Shapes of the arrays of `solvers`; `batch` stands for any number of leading dimensions, also none."""
 
+from typing import TYPE_CHECKING, Any
+
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -10,3 +12,10 @@ Count = Int[Tensor, "*batch"]
 Flag = Bool[Tensor, "*batch"]
 Trajectory = Float[Tensor, "*batch n_times n_states"]
 Times = Float[Tensor, " n_times"]
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    AnyState, AnyTimes = State | ArrayLike, Times | ArrayLike
+else:  # made tensors and checked by hand, with errors that name the mend, which run-time type checks must not forestall
+    AnyState = AnyTimes = Any

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from ndae._types import Output
 from ndae.forces.potentials import Energy, ScalarNetwork
+from ndae.solvers.tensors import compiled
 
 
 class SoftConstraint(nn.Module):
@@ -20,7 +22,7 @@ class SoftConstraint(nn.Module):
     all; of a distance, b is how much longer it is at rest. U, a small network without linear or quadratic task of its
     own, is what is anharmonic.
 
-    - `constraint`: compiled for torch, a template of `n_local` residuals an instance (a plain list is one instance).
+    - `constraint`: symbolic or compiled, a template of `n_local` residuals an instance (a plain list is one instance).
     - `stiffness` k: where K starts, k times the identity; in energy per squared unit of the constraint.
     - `size`: a typical violation, in the constraint's unit, by which b and the network's inputs are scaled.
     - `alike`: groups of local residuals that are alike, such as `[(0, 1)]` for the two O-H distances of water: V does
@@ -33,7 +35,7 @@ class SoftConstraint(nn.Module):
 
     def __init__(
         self,
-        constraint: nn.Module,
+        constraint: Any,
         stiffness: float,
         *,
         size: float = 0.1,
@@ -41,6 +43,7 @@ class SoftConstraint(nn.Module):
         anharmonic: int = 0,
     ):
         super().__init__()
+        constraint = compiled(constraint)
         for name, value in (("stiffness", stiffness), ("size", size)):
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name}={value!r}: expected a positive number")

@@ -1,13 +1,14 @@
 """A neural DAE over atoms whose nodes are molecules."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from ndae._types import Features, Output
-from ndae.models.neural_dae import NeuralDAE
 from ndae.models.prediction import Prediction
+from ndae.solvers.tensors import of_states
 
 GUESSES = ("constant velocity", "no motion")
 
@@ -22,8 +23,12 @@ class MolecularDAE(nn.Module):
     `r`. `velocity_scale`: the time that is predicted ahead, so that velocities become lengths.
     """
 
-    def __init__(self, dae: NeuralDAE, n_atoms: int, *, velocity_scale: float, guess: str = "constant velocity"):
+    def __init__(self, dae: Any, n_atoms: int, *, velocity_scale: float, guess: str = "constant velocity"):
         super().__init__()
+        if not (hasattr(dae, "features") and hasattr(dae, "constraint")):
+            raise ValueError(
+                f"dae={dae!r}: give a NeuralDAE whose nodes are molecules, or build_molecular_network(...)"
+            )
         if guess not in GUESSES:
             raise ValueError(f"guess={guess!r} is unknown: give one of {', '.join(map(repr, GUESSES))}")
         if not (velocity_scale > 0 and velocity_scale != float("inf")):
@@ -46,10 +51,12 @@ class MolecularDAE(nn.Module):
         """How the constraint is enforced."""
         return self.dae.method
 
+    @of_states
     def forward(self, x: Features) -> Output:
         """The positions `(batch, atoms, 3)` that are predicted from `x` `(batch, atoms, 6)`."""
         return self.predict(x).y
 
+    @of_states
     def predict(self, x: Features) -> Prediction:
         """The prediction, as of NeuralDAE; raises a `ValueError` for a number of atoms that is no whole molecules."""
         if x.shape[-1] != 6 or x.shape[-2] % self.n_atoms:

@@ -1,6 +1,7 @@
 """What a motion may be made of: sizes that fit, choices that go together, numbers in their ranges."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from ndae.methods import Auxiliary, Method, Multiplier, SmoothProjection, Unconstrained
@@ -28,6 +29,17 @@ def motion_sizes(constraint: Any, along: Any, method: Method) -> tuple[int, int]
             f"{nodes * dim} coordinates, then their velocities, in the same order"
         )
     return nodes, dim
+
+
+def check_force(force: Any) -> None:
+    forces = {f"force[{i}]": part for i, part in enumerate(force)} if isinstance(force, Sequence) else {"force": force}
+    for name, part in forces.items():
+        if callable(part):
+            continue
+        raise ValueError(
+            f"{name}={part!r}: give a function F(t, y) from states (batch, nodes, 2 dim) to newtons (batch, nodes, "
+            "dim), a module such as ndae.forces.MLPForce(nodes, dim), or a list of these"
+        )
 
 
 def check_choices(multipliers: bool, method: Method, baumgarte: float, integrator: str, adjoint: bool) -> None:

@@ -1,6 +1,7 @@
 """The neural DAE: open, flow through depth under a method, close (eq. 2 and 11)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from ndae.models.maps import LinearMap
 from ndae.models.prediction import Prediction
 from ndae.solvers import integrate
 from ndae.solvers.depth.integrate import ADAPTIVE
+from ndae.solvers.tensors import compiled, of_states
 from ndae.users_code.captured import captured
 
 
@@ -21,20 +23,24 @@ class NeuralDAE(nn.Module):
     `z(0) = K_o x`, `dz/dτ = σ(z, θ_k) + (what the method adds)` over layers `k` of learnable length `h_k`, then
     `y = K_c z`; the method may act on `z` after every layer and after the last (eq. 2 and 11).
 
-    `field`: a module `σ(τ, z)` shared over depth, or a sequence of them, one a layer. `constraint`: a compiled torch
-    constraint over the flattened output (`Constraint.torch()`). `features` and `dim`: physical numbers a node, in and
-    out; the first `dim` inputs are the quantities that come out, so that the untrained network predicts no change.
+    `field`: a module `σ(τ, z)` shared over depth, or a sequence of them, one a layer. `constraint`: over
+    the flattened output, symbolic or compiled; `Constraint.torch(learn=[...])` is one whose numbers are trained too.
+    `features` and `dim`: physical numbers a node, in and out; the first `dim` inputs are the quantities that come out,
+    so that the untrained network predicts no change.
     `integrator`: any method of `solvers.integrate`, one step a layer if it has fixed steps; `adjoint=True` for
     gradients by the adjoint equation. `initial_step`: the length of a layer to begin with. `open`, `close`: maps of
     one's own instead of two LinearMaps, modules with `matrix()` and `orthonormal` such as FixedMap; give both.
+
+    States may be arrays or lists, which become tensors in the precision and on the device of the parameters. A sample
+    that is not finite gives one that is not, and touches no other.
 
     Step lengths are `h = exp(s)` of a learned `s`, so that no layer can die: the gradient of `s` never vanishes.
     """
 
     def __init__(
         self,
-        field: nn.Module | Sequence[nn.Module],
-        constraint: nn.Module,
+        field: Any,
+        constraint: Any,
         method: Method | None = None,
         *,
         features: int,
@@ -51,6 +57,16 @@ class NeuralDAE(nn.Module):
         initial_step: float = 0.05,
     ):
         super().__init__()
+        constraint = compiled(constraint)
+        several = isinstance(field, Sequence | nn.ModuleList)
+        for i, part in enumerate(field if several else [field]):
+            if isinstance(part, nn.Module):
+                continue
+            name = f"field[{i}]" if several else "field"
+            raise ValueError(
+                f"{name}={part!r}: give a module that maps (τ, z) to dz/dτ, such as ndae.fields.MLPField, and "
+                "n_layers, or a list of them, one a layer"
+            )
         if isinstance(field, nn.Module) and not isinstance(field, nn.ModuleList):
             if n_layers is None:
                 raise ValueError("one field shared over depth needs n_layers; or give a list of fields, one a layer")
@@ -90,10 +106,12 @@ class NeuralDAE(nn.Module):
         """The vector field of a layer."""
         return self.fields[layer % len(self.fields)]
 
+    @of_states
     def forward(self, x: Features) -> Output:
         """The prediction `y` `(batch, nodes, dim)` from `x` `(batch, nodes, features)`."""
         return self.predict(x).y
 
+    @of_states
     def predict(self, x: Features) -> Prediction:
         """The prediction with the method's loss term and the projections' outcomes."""
         self._check(x)

@@ -15,7 +15,7 @@ from ndae.forces.masses import Mass, Masses
 from ndae.forces.networks import SumForce, check_masses, force_at
 from ndae.manifold import Manifold
 from ndae.methods import Method, SmoothProjection, Unconstrained
-from ndae.models.motion_arguments import VERLET, check_choices, check_numbers, motion_sizes
+from ndae.models.motion_arguments import VERLET, check_choices, check_force, check_numbers, motion_sizes
 from ndae.models.prediction import Prediction
 from ndae.models.starts import check_starts
 from ndae.solvers import Projection, integrate, project
@@ -28,6 +28,7 @@ from ndae.solvers.manifold.velocity_constraints import (
     joint_acceleration_error,
     joint_tangent_velocity,
 )
+from ndae.solvers.tensors import check_finite, compiled, of_states
 from ndae.users_code.captured import captured
 
 # A force (batch, nodes, dim) from the time and the state (batch, nodes, 2 dim), positions before velocities.
@@ -62,8 +63,9 @@ class NeuralMotion(nn.Module):
     to `q'`; `Multiplier`, the form of Gear, Gupta and Leimkuhler; `Auxiliary`; sums of these; `Unconstrained` for
     nothing), and `baumgarte`, the rate α.
 
-    - `constraint`: a compiled torch constraint over the positions of all nodes; its learned parameters are trained too.
-      None where there are velocity constraints alone, with one node of all coordinates.
+    - `constraint`: over the positions of all nodes, symbolic or compiled; the parameters that it learns,
+      `constraint.torch(learn=[...])`, are trained too. None where there are velocity constraints alone, with one node
+      of all coordinates.
     - `force`: a module or function `F(t, y)`, from the state `y` `(batch, nodes, 2 dim)` to `(batch, nodes, dim)`, or
       several, whose sum acts: those that are known, and those to be learned. `t` (s) is a number or one a sample.
     - `duration` (s): how far ahead `forward` predicts, in `n_steps` equal steps of `integrator`; an adaptive one
@@ -75,27 +77,29 @@ class NeuralMotion(nn.Module):
       start of masses that are trained; they stay positive (definite). With a mask (nodes,), or numbers of nodes, these
       alone are trained. Forces and masses are known up to a common factor alone, and nothing else tells masses under
       weight alone. The weight of a SystemForce is of the learned masses.
-    - `velocity_constraint`: compiled over `[*q, *v]`, the residual `A(q, t) v + b(q, t)`, linear in v: rolling, say.
+    - `velocity_constraint`: one over `[*q, *v]`, the residual `A(q, t) v + b(q, t)`, linear in v: rolling, say.
     - `multipliers=False`: no λ, forces alone act (`M v' = F`), such as those of a SoftConstraint; of constraints only
       the residuals are reported, starts may be anywhere, and `method` is Unconstrained unless it is given.
     - `starts`: "check" refuses starts off the manifold by more than `start_tol` (in the constraint's unit, and that
       per second for velocities), in `check` and `trajectory`; "project" moves them to the nearest point, as is right
       for measured ones; "given" takes them as they are.
 
-    Raises ValueError for values that no motion can have.
+    States may be arrays or lists, which become tensors in the precision and on the device of the parameters. In
+    predictions a sample that is not finite gives one that is not, and touches no other; `check` and `trajectory` refuse
+    it. Raises ValueError for values that no motion can have.
     """
 
     def __init__(
         self,
-        constraint: nn.Module | None,
-        force: Force | Sequence[Force],
+        constraint: Any,
+        force: Any,
         *,
         duration: float,
         n_steps: int = 8,
         n_times: int = 1,
         mass: Any = 1.0,
         learn_mass: Any = False,
-        velocity_constraint: nn.Module | None = None,
+        velocity_constraint: Any = None,
         multipliers: bool = True,
         method: Method | None = None,
         baumgarte: float = 0.0,
@@ -111,6 +115,10 @@ class NeuralMotion(nn.Module):
         if method is None:
             method = SmoothProjection(tol=None) if multipliers else Unconstrained()
         check_choices(multipliers, method, float(baumgarte), integrator, adjoint)
+        constraint = None if constraint is None else compiled(constraint)
+        if velocity_constraint is not None:
+            velocity_constraint = compiled(velocity_constraint, "velocity_constraint")
+        check_force(force)
         self.nodes, self.dim = motion_sizes(constraint, velocity_constraint, method)
         self.features = 2 * self.dim
         self.constraint, self.velocity_constraint, self.method = constraint, velocity_constraint, method
@@ -133,11 +141,13 @@ class NeuralMotion(nn.Module):
         """What a force that depends on masses is told: the learned ones."""
         return self.mass if self.masses.raw is not None and getattr(self.force, "takes_mass", False) else None
 
+    @of_states
     def forward(self, x: Features) -> Float[Tensor, "*batch_and_times nodes dim"]:
         """Positions `(batch, nodes, dim)` after `duration`, or `(batch, n_times, nodes, dim)`, from positions and
         velocities `(batch, nodes, 2 dim)`."""
         return self.predict(x).y
 
+    @of_states
     def predict(self, x: Features, *, t0: PerSample | None = None, duration: PerSample | None = None) -> Prediction:
         """The prediction with the method's loss term and the projections' outcomes.
 
@@ -155,16 +165,20 @@ class NeuralMotion(nn.Module):
 
         return Prediction(positions, q.new_zeros(()) if term is None else term, tuple(manifold.projections), residual)
 
+    @of_states
     def states(
         self, x: Features, *, t0: PerSample | None = None, duration: PerSample | None = None
     ) -> Float[Tensor, "batch n_times nodes features"]:
         """Positions and velocities at the `n_times` times of `predict`."""
         return torch.stack([torch.cat([q, v], -1) for q, v, _ in self._path(x, t0, duration)[1]], -3)
 
+    @of_states
     def trajectory(self, x: Features, ts: Any, *, throw: bool = True) -> Motion:
         """The motion at the times `ts` (s), which increase from the start at `ts[0]`; steps are `duration / n_steps`
         long or shorter, and end on them. Raises ValueError for other times, and as `check` for starts; and SolveError
         where multipliers do not solve their equations, unless `throw=False`: `multiplier_error` then says where."""
+        self._split(x)
+        check_finite(x, "x")
         ts = [float(t) for t in ts]
         if len(ts) < 2 or not all(a < b for a, b in itertools.pairwise(ts)):
             raise ValueError("ts are the start and at least one more time, increasing")
@@ -191,6 +205,7 @@ class NeuralMotion(nn.Module):
             tuple(manifold.projections),
         )
 
+    @of_states
     def multiplier(self, x: Features, t: float | Tensor | None = None) -> Float[Tensor, "batch n_multipliers"]:
         """λ at states `(batch, nodes, 2 dim)`; none, `(batch, 0)`, where the motion has no multipliers.
 
@@ -199,6 +214,7 @@ class NeuralMotion(nn.Module):
         check_settled(error, *(part.flatten(-2) for part in self._split(x)), "the motion")
         return lam
 
+    @of_states
     def solved_multiplier(
         self, x: Features, t: float | Tensor | None = None
     ) -> tuple[Float[Tensor, "batch n_multipliers"], Float[Tensor, " batch"]]:
@@ -215,6 +231,7 @@ class NeuralMotion(nn.Module):
             )
         return lam, error
 
+    @of_states
     def energy(self, x: Features) -> Float[Tensor, " batch"]:
         """`½ vᵀ M v + V(q)` (J) at states `(batch, nodes, 2 dim)`, V of the forces that have a potential.
 
@@ -233,10 +250,13 @@ class NeuralMotion(nn.Module):
         mass = self.mass.to(v)
         return (_by_node(mass, v) * v).sum((-2, -1)) / 2 + sum(potentials)
 
+    @of_states
     def check(self, x: Features, *, t0: PerSample | None = None, **unused: Any) -> None:
-        """Raise ValueError where the constraints are redundant at a start, and, with `starts="check"`, where a start is
-        off the manifold or its velocity not tangent to it; the sample and the residual are named. `fit` calls it."""
+        """Raise ValueError where a start is not finite or the constraints are redundant there, and, with
+        `starts="check"`, where a start is off the manifold or its velocity not tangent to it; the sample and the
+        residual are named. `fit` calls it."""
         q, v = (part.flatten(-2) for part in self._split(x))
+        check_finite(x, "x")
         if not self.multipliers:
             return
         t0 = None if t0 is None else self._per_sample("t0", t0, x)

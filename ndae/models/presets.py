@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
 from ndae.fields import MimeticField, MLPField
 from ndae.methods import Method
 from ndae.models.maps import FixedMap
 from ndae.models.molecular_dae import MolecularDAE
 from ndae.models.neural_dae import NeuralDAE
+from ndae.solvers.tensors import compiled
 
 NETWORKS = ("mimetic", "mimetic-small", "mlp")
 MOLECULAR_NETWORKS = ("equivariant", "equivariant-small")
@@ -30,7 +29,7 @@ _EQUIVARIANT = {
 
 def build_network(
     name: str,
-    constraint: nn.Module,
+    constraint: Any,
     method: Method | None = None,
     *,
     edges: Sequence[Sequence[int | None]],
@@ -67,7 +66,7 @@ def build_network(
 
 def build_molecular_network(
     name: str,
-    constraint: nn.Module,
+    constraint: Any,
     method: Method | None = None,
     *,
     molecule: Sequence[str],
@@ -98,7 +97,7 @@ def build_molecular_network(
     from ndae.fields.equivariant import Channels, EquivariantField, MolecularLayout
     from ndae.fields.molecules import Geometry, Molecule
 
-    preset = _EQUIVARIANT[name] | (sizes or {})
+    preset, constraint = _EQUIVARIANT[name] | (sizes or {}), compiled(constraint)
     atoms = Molecule(molecule)
     if constraint.n_states % (3 * atoms.n_atoms):
         raise ValueError(

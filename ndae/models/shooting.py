@@ -12,6 +12,7 @@ from ndae._types import Features
 from ndae.models.fitted_starts import fitted_starts
 from ndae.models.neural_motion import NeuralMotion
 from ndae.models.prediction import Prediction
+from ndae.solvers.tensors import of_states
 
 # Velocities are the slopes of parabolas through so many neighbouring observations.
 FITTED = 5
@@ -113,10 +114,12 @@ class Shooting(nn.Module):
         found = self._starts(torch.arange(len(self.observed), device=self.observed.device))
         return found.unflatten(0, (self.n_trajectories, self.n_windows))
 
+    @of_states
     def forward(self, x: Features) -> Tensor:
         """Positions `(batch, window + 1, nodes, dim)` from the states `x` on."""
         return self.predict(x).y
 
+    @of_states
     def predict(
         self,
         x: Features,
@@ -158,6 +161,7 @@ class Shooting(nn.Module):
         t0 = x.new_zeros(len(x)) if t0 is None else t0
         return fitted_starts(path, x, observed, t0, self.unit.to(x))
 
+    @of_states
     def check(
         self, x: Features, *, window: Tensor | None = None, t0: Tensor | None = None, observed: Tensor | None = None
     ) -> None:

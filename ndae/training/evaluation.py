@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+
+from ndae.solvers.tensors import as_numbers
 
 
 @dataclass(frozen=True)
@@ -200,32 +201,6 @@ def as_data(parts: Any, name: str, device: torch.device, dtype: torch.dtype) -> 
                 f"first sample {samples[0]}; remove or mend them"
             )
     return Data(inputs, targets, conditions)
-
-
-def as_numbers(values: Any, name: str) -> Tensor:
-    """A tensor of what the user gave: a tensor, or anything that NumPy takes, in any byte order and memory layout.
-
-    Raises `ValueError`, naming the data and the mend, for what holds no real numbers, or has masked entries.
-    """
-    if not isinstance(values, Tensor):
-        try:
-            array = np.ma.asarray(values) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
-            if array.dtype == object:
-                array = array.astype(float)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{name}: not an array of numbers ({error}): give equally long rows of numbers") from error
-        if np.ma.is_masked(array):
-            raise ValueError(f"{name}: {np.ma.count_masked(array)} entries are masked: leave those samples out")
-        if array.dtype.kind not in "fiubc":
-            raise ValueError(f"{name}: an array of {array.dtype} holds no numbers: give floats, .astype(float)")
-        if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-            array = array.astype(float)
-        # torch takes neither foreign byte orders nor negative strides, and warns of memory it may not write to.
-        array = np.require(array, array.dtype.newbyteorder("="), ["C", "A", "W"])
-        values = torch.as_tensor(array)
-    if values.is_complex():
-        raise ValueError(f"{name}: complex numbers: give real ones, such as torch.view_as_real(...)")
-    return values
 
 
 def check_output(y: Tensor, target: Tensor) -> None:

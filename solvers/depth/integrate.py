@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint, odeint_adjoint
 
-from ndae.solvers._types import State, Times, Trajectory
+from ndae.solvers._types import AnyState, AnyTimes, Times, Trajectory
 from ndae.solvers.depth.classical_rk4 import classical_rk4_adjoint, classical_rk4_path, grid_of
 from ndae.solvers.errors import IntegrationError
+from ndae.solvers.tensors import as_states
 
 #: Name here -> name in torchdiffeq 0.2.5 (None: a rule of our own), and the order of convergence.
 FIXED_STEP = {
@@ -36,8 +37,8 @@ OPTIONS = {
 
 def integrate(
     field: Callable[..., Tensor],
-    y0: State,
-    t: Times,
+    y0: AnyState,
+    t: AnyTimes,
     *,
     method: str = "dopri5",
     rtol: float = 1e-7,
@@ -52,7 +53,8 @@ def integrate(
     """Integrate y' = f(t, y) from y(t[0]) = y0 and return y at all times of t.
 
     `field(t, y)` maps a scalar time and states (..., n_states) to derivatives of the same shape. Times increase or
-    decrease strictly. The result has shape (..., n_times, n_states), its first entry y0.
+    decrease strictly; of an array or lists, states become a tensor in float64 (of float32, in that), and times one of
+    their precision. The result has shape (..., n_times, n_states), its first entry y0.
 
     Fixed-step methods ("euler", "midpoint", "heun2", "heun3", "classical_rk4", "three_eighths_rk4") step from each
     time to the next, or by `step_size` (same unit as t) with linear interpolation onto t; adaptive ones
@@ -69,6 +71,8 @@ def integrate(
     others of the batch are not touched by them.
     """
     name, adaptive = _method(method)
+    y0 = as_states(y0, "y0")
+    t = as_states(t, "t") if isinstance(t, Tensor) else as_states(t, "t").to(y0)
     _check(y0, t, method, adaptive, step_size, rtol, atol, throw)
     options = dict(options or {})
     known = OPTIONS.get(method, OPTIONS[adaptive])
@@ -130,8 +134,6 @@ def _method(method: str) -> tuple[str | None, bool]:
 
 
 def _check(y0, t, method, adaptive, step_size, rtol, atol, throw) -> None:
-    if not y0.is_floating_point():
-        raise ValueError(f"y0 has dtype {y0.dtype}, expected a floating one")
     if t.dim() != 1 or len(t) < 2:
         raise ValueError(f"t has shape {tuple(t.shape)}, expected (n_times,) with at least the start and one more time")
     steps = t.detach().diff()

@@ -7,15 +7,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ndae.solvers._types import State
+from ndae.solvers._types import AnyState, State
 from ndae.solvers.manifold.closing import close, lift
 from ndae.solvers.manifold.gram import apply_metric
 from ndae.solvers.manifold.linearisation import Problem
+from ndae.solvers.tensors import as_states, compiled_at
 
 
 def stabilisation(
     constraint,
-    y: State,
+    y: AnyState,
     gamma: float | Tensor,
     H: str = "identity",
     inverse_metric: Tensor | None = None,
@@ -26,11 +27,13 @@ def stabilisation(
     """-γ A Jᵀ H c at y (..., n_states), of the same shape: the penalty term of eq. (14).
 
     `H`: "identity", then γ has the unit 1/time for a constraint of unit gradient; or "gram", H = (J A Jᵀ)⁻¹, with which
-    c decays as exp(-γ t) along the flow in every direction. `inverse_metric` A as in `project`. γ may be a
-    tensor, which may be learned.
+    c decays as exp(-γ t) along the flow in every direction. `constraint`, y and `inverse_metric` A as in `project`. γ
+    may be a tensor, which may be learned.
 
     Differentiable any number of times, with respect to all inputs. Raises ValueError on an unknown H.
     """
+    y = as_states(y, "y")
+    constraint = compiled_at(constraint, y)
     pull = _pull(constraint, y, H, inverse_metric, t, parameters)
     return -gamma * apply_metric(constraint, inverse_metric, pull)
 
@@ -51,6 +54,7 @@ def stabilisation_latent(
     With H = "gram" the matrix is (J K Kᵀ Jᵀ)⁻¹; `orthonormal=True` takes K Kᵀ = I on the caller's word. The rest is as
     in `stabilisation`.
     """
+    constraint = compiled_at(constraint, z)
     if H == "identity" and not _others_learn(constraint, gamma, t, parameters):
         with contextlib.suppress(RuntimeError):  # forward mode and torch.func differentiate operations alone
             return _LatentPenalty.apply(constraint, z, close_weight, float(gamma), t, parameters)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ndae.solvers._types import Count, Flag, PerSample, Residual, State
+from ndae.solvers._types import AnyState, Count, Flag, PerSample, Residual, State
 from ndae.solvers.errors import ProjectionError
 from ndae.solvers.manifold.closing import close, lift
 from ndae.solvers.manifold.implicit_gradient import nearest_point
@@ -19,6 +19,7 @@ from ndae.solvers.manifold.iterations import Iteration, Newton, Outcome, Steepes
 from ndae.solvers.manifold.linearisation import Problem
 from ndae.solvers.manifold.second_order import is_minimum, replaced, settle
 from ndae.solvers.manifold.stopping import ROUNDING, RTOL, Absolute, Relative, Stopping
+from ndae.solvers.tensors import as_states, compiled_at
 
 MAX_ITERATIONS = {"newton": 50, "conjugate_gradient": 50, "steepest_descent": 100}
 
@@ -51,20 +52,20 @@ class Projection:
 
 def project(
     constraint,
-    y: State,
+    y: AnyState,
     *,
     solver: str = "newton",
     tol: float | None = None,
     rtol: float | None = None,
     max_iterations: int | None = None,
-    inverse_metric: Tensor | None = None,
+    inverse_metric: AnyState | None = None,
     t: float | Tensor | None = None,
     parameters: Mapping | None = None,
     backward: str = "implicit",
     throw: bool = True,
     step_size: float | None = None,
 ) -> Projection:
-    """Project y onto the manifold c = 0 of a compiled `constraint`: the nearest point in the metric, eq. (12).
+    """Project y onto the manifold c = 0 of a `constraint`: the nearest point in the metric, eq. (12).
 
     Finds min ½ (y - y*)ᵀ A⁻¹ (y - y*) subject to c(y, t; p) = 0, that is y = y* - A J(y)ᵀ λ and c(y) = 0, for states
     y* of shape (..., n_states), every sample by itself: a sample is done, and left as it is, when every |cᵢ| is at most
@@ -73,6 +74,9 @@ def project(
     the distance from the origin until the rounding of y, 8 ε (Σⱼ |Jᵢⱼ yⱼ| + scaleᵢ), is more. `tol` instead is the
     largest |c| in the constraint's unit. So it is with every instance of a template whose instances share no point,
     such as molecules: they converge one by one.
+
+    The constraint is symbolic or compiled for torch; y a tensor, or an array or lists, which become one in float64 (of
+    float32, in that).
 
     What is promised is a point on the manifold that is stationary to the order of √rtol. Whether it is nearest among
     its neighbours, to second order, `minimum` says; where the search met a stationary point that is not, after more
@@ -99,8 +103,12 @@ def project(
     `throw=False` returns the flags instead. Such a sample has its last iterate or, if that is no better, y* itself; it
     never touches the others.
     """
+    y = as_states(y, "y")
+    constraint = compiled_at(constraint, y)
     options = _options(constraint, y, solver, tol, rtol, max_iterations, backward, step_size)
-    _check_metric(constraint, inverse_metric)
+    if inverse_metric is not None:
+        inverse_metric = as_states(inverse_metric, "inverse_metric").to(y)
+        _check_metric(constraint, inverse_metric)
     return _project(constraint, y, options, inverse_metric, t, parameters, throw)
 
 
@@ -127,6 +135,7 @@ def project_latent(
     `orthonormal=True` takes A = I on the caller's word. Else K must have full row rank, or ValueError is raised.
     Other arguments, errors and the outcome are those of `project`.
     """
+    constraint = compiled_at(constraint, z)
     latent, dim = close_weight.shape
     same_points = dim == constraint.dim and z.shape[-2] == constraint.n_points
     if z.shape[-2] * dim != constraint.n_states or not (orthonormal or same_points):
@@ -285,9 +294,7 @@ def _check_reach(problem: Problem, options: _Options) -> None:
         )
 
 
-def _check_metric(constraint, inverse_metric: Tensor | None) -> None:
-    if inverse_metric is None:
-        return
+def _check_metric(constraint, inverse_metric: Tensor) -> None:
     n, d, metric = constraint.n_points, constraint.dim, inverse_metric.detach()
     if metric.shape not in ((n,), (n, d, d)):
         raise ValueError(

@@ -9,6 +9,7 @@ import sympy as sp
 from ndae.symbolic.expressions.points import ANCHOR, norm, point
 from ndae.symbolic.functions.constraint import Constraint
 from ndae.symbolic.functions.function import Function
+from ndae.symbolic.numeric.shapes import THIN, affine_frame, points_at
 from ndae.symbolic.systems.of_points import MechanicalSystem
 
 
@@ -43,28 +44,80 @@ def _distances(over, length, n_points, dim, name) -> Constraint:
 
 
 def rigid_molecules(
-    n_molecules: int, distances: Sequence[float] = (0.957, 0.957, 1.513), atoms: int = 3, dim: int = 3
+    n_molecules: int,
+    distances: Sequence[float] = (0.957, 0.957, 1.513),
+    atoms: int = 3,
+    dim: int = 3,
+    *,
+    positions: Sequence[Sequence[float]] | np.ndarray | None = None,
 ) -> Constraint:
-    """Molecules of 2 to dim + 1 atoms with all distances fixed; by default rigid water (O, H, H) in ångström.
+    """Rigid molecules of one kind; by default water (O, H, H) in ångström. Molecule m owns the points m * atoms to
+    (m + 1) * atoms − 1, and the Gram matrix is block-diagonal.
 
-    `distances` lists those of the atom pairs (0, 1), (0, 2), ..., (1, 2), ...; molecule m owns the points m * atoms to
-    (m + 1) * atoms − 1. The Gram matrix is block-diagonal. Raises ValueError on another number of atoms or distances.
+    - `distances` between all of 2 to dim + 1 atoms, of the pairs (0, 1), (0, 2), ..., (1, 2), ...
+    - `positions` (atoms, dim), in place of these, of the atoms of one molecule, wherever it is: for any number of them,
+      and for those in a line or a plane, where gradients of distances depend on one another. Two of the atoms in a
+      line, three in a plane and four otherwise are held by their distances, and each other atom k by
+      r_k − Σ w_i r_i = 0 over these, with the weights, 1 in sum, that it has in `positions` (as Ciccotti, Ferrario and
+      Ryckaert 1982). So 3 n − 5 independent residuals are left of n atoms in a line in space, otherwise 3 n − 6.
+
+    Raises ValueError on another number of atoms or distances, on distances that no atoms have or only those in a line
+    or a plane, and on positions that are nearly, but not to rounding, in one.
     """
     _at_least(n_molecules, 1, "n_molecules")
+    if positions is not None:
+        shape = np.asarray(positions, dtype=np.float64)
+        if shape.ndim != 2 or len(shape) < 2 or shape.shape[1] < 2 or not np.isfinite(shape).all():
+            raise ValueError(
+                f"positions of shape {np.shape(positions)}: expected finite numbers (atoms, dim), at least 2"
+            )
+        frame, weights = affine_frame(shape, "positions")
+        return _molecules(n_molecules, shape, frame, weights)
     pairs = list(combinations(range(atoms), 2))
     if not 2 <= atoms <= dim + 1:
         raise ValueError(
-            f"atoms={atoms}: expected 2 to {dim + 1} in {dim} dimensions: more distances would be redundant"
+            f"atoms={atoms}: expected 2 to {dim + 1} in {dim} dimensions, as more distances would be redundant: give "
+            "positions=[...], where the atoms of one molecule are, in place of distances"
         )
     if len(distances) != len(pairs):
         raise ValueError(f"distances={tuple(distances)}: expected {len(pairs)}, for the atom pairs {pairs}")
     _positive(distances, "distances")
-    local = [point(f"r{i}", dim) for i in range(atoms)]
-    symbols = [sp.Symbol(f"d{i}{j}", positive=True) for i, j in pairs]
+    table = np.zeros((atoms, atoms))
+    table[tuple(zip(*pairs, strict=True))] = distances
+    table += table.T
+    shape = points_at(table, dim)
+    found = np.linalg.norm(shape[:, None] - shape, axis=-1)
+    if np.abs(found - table).max() > THIN * table.max():
+        nearest = tuple(float(f"{found[i, j]:.4g}") for i, j in pairs)
+        raise ValueError(f"distances={tuple(distances)}: no {atoms} atoms have these; some have {nearest}")
+    widths = np.linalg.svd(shape, compute_uv=False)
+    if widths[atoms - 2] < THIN * widths[0]:
+        flat = np.where(np.arange(dim) < atoms - 2, shape, 0.0).round(6) + 0.0
+        raise ValueError(
+            f"distances={tuple(distances)}: these are of {atoms} atoms in a {'line' if atoms == 3 else 'plane'}, where "
+            f"distances can't hold them: write rigid_molecules({n_molecules}, positions={flat.tolist()})"
+        )
+    return _molecules(n_molecules, shape, list(range(atoms)), np.eye(atoms), distances)
+
+
+def _molecules(n_molecules: int, shape: np.ndarray, frame, weights, distances=None) -> Constraint:
+    """Distances between the atoms of a frame, and the others placed by weights of these."""
+    atoms, dim = shape.shape
+    local, pairs = [point(f"r{i}", dim) for i in range(atoms)], list(combinations(frame, 2))
+    if distances is None:
+        distances = [np.linalg.norm(shape[j] - shape[i]) for i, j in pairs]
+    symbols = [sp.Symbol(f"d{i}{'_' if atoms > 10 else ''}{j}", positive=True) for i, j in pairs]
     expressions = [norm(local[j] - local[i]) - d for (i, j), d in zip(pairs, symbols, strict=True)]
+    for k in set(range(atoms)) - set(frame):
+        placed = sum((_number(w) * local[i] for i, w in zip(frame, weights[k], strict=True)), sp.zeros(dim, 1))
+        expressions += list(local[k] - placed)
     over = np.arange(n_molecules * atoms).reshape(n_molecules, atoms)
     parameters = dict(zip(symbols, map(float, distances), strict=True))
     return Constraint.template(expressions, local, over, parameters=parameters, name=f"{n_molecules} rigid molecules")
+
+
+def _number(w: float) -> sp.Expr:
+    return sp.Integer(int(w)) if w == int(w) else sp.Float(float(w))
 
 
 def unit_norm(n: int, dim: int) -> Constraint:
@@ -112,10 +165,7 @@ def linear_invariant(weights: Sequence | np.ndarray, value: float | Sequence[flo
         raise ValueError(f"value={value!r}: expected one number or {len(table)}, one for each row of weights") from None
     states = sp.symbols(f"y0:{table.shape[1]}", real=True)
     symbols = [sp.Symbol("value" if len(table) == 1 else f"value{i}", real=True) for i in range(len(table))]
-    sums = [
-        sum(sp.nsimplify(w) * y if w == int(w) else sp.Float(w) * y for w, y in zip(row, states, strict=True))
-        for row in table
-    ]
+    sums = [sum(_number(w) * y for w, y in zip(row, states, strict=True)) for row in table]
     return Constraint(
         [total - v for total, v in zip(sums, symbols, strict=True)],
         states,

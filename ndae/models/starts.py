@@ -55,5 +55,6 @@ def _check_independent(name: str, rows: Tensor) -> None:
     raise ValueError(
         f"{name}: at sample {sample} the constraints number {', '.join(map(str, involved))} are redundant, their "
         "gradients depend on each other, so that their multipliers are not determined: leave out those that follow "
-        "from the others"
+        "from the others; where none does, as of distances between points in a line or a plane, place points by linear "
+        "constraints on others, as ndae.library.rigid_molecules(positions=...) does"
     )

@@ -72,13 +72,16 @@ class Relative(Stopping):
         self.rtol = rtol
 
     def going(self, k, at, violation, worst):
-        ratio = (violation / at.scale).amax(-1)  # 0 / 0 is done
+        # A residual of zero is done, also where its terms are zero: 0 / 0 would hide all others of its sample.
+        ratio = torch.where(violation == 0, violation, violation / at.scale).amax(-1)
         going = ratio > self.rtol
         if k == 0:
             self.far = ratio > _FAR
             look = bool((going & (ratio <= _NEAR * self.rtol)).any())
         else:  # of a sum like y₁ + y₂ + y₃ nothing is left to compare with where it vanishes
             look = k >= _FIRST_STEPS or at.problem.constraint.affine
+            # Where that is one residual among others, these say what is small.
+            look = look or bool((going & (worst <= self.rtol * at.scale.amax(-1))).any())
         return going & (violation > self.rounding(at, violation)).any(-1) if look else going
 
     def rounding(self, at: Linearisation, violation: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ _DENSE = 150  # residuals up to which the rank is taken from singular values
 _NEWTON = 60  # residuals up to which points of the manifold are looked at too
 _TOLERANCE = 1e-9  # of singular values, rows scaled to length one
 _ROUNDING = 100  # units of rounding in which a residual may be wrong, of the size of what cancels in it
+AT_GENERIC_POINTS = "at generic points"
 _NAMED = 8  # dependent rows that an error lists
 
 
@@ -29,7 +30,7 @@ def check_independent(constraint) -> None:
     if found and found[0] is not None:
         found += [_dependent_rows(c, p.local) for p in points[1:]]
     if found and all(rows is not None for rows in found):
-        raise ValueError(_message(c, found[-1], "at generic points"))
+        raise ValueError(_message(c, found[-1], AT_GENERIC_POINTS))
     if c.n_residuals <= _NEWTON and points:
         singular = [_singular_rows(sampler, sampler.solve(p), p.local) for p in points]
         if all(rows is not None for rows in singular):
@@ -89,6 +90,8 @@ class _Sampler:
         """A point of the manifold near p by Gauss-Newton, or None."""
         for _ in range(iterations):
             step = np.linalg.lstsq(_dense(self.constraint, p.local), p.c, rcond=1e-14)[0]
+            if np.abs(step).max() <= np.finfo(float).eps * np.abs(p.y).max():
+                break
             p = self.at(p.y - step, p.t, p.parameters)
             if not (np.isfinite(p.c).all() and np.isfinite(p.local).all()):
                 return None
@@ -184,7 +187,12 @@ def _message(c, rows: np.ndarray, where: str) -> str:
             f"changes sign "
             "(f instead of f**2)"
         )
+    found = f"{c.name}: the Jacobian is rank-deficient {where}: residuals {listed} depend on one another"
+    if where == AT_GENERIC_POINTS:
+        return f"{found} (redundant constraints): remove one of them"
+    # Redundant, or not: three points in a line can bend, where one of their distances is not held.
     return (
-        f"{c.name}: the Jacobian is rank-deficient {where}: residuals {listed} depend on one another (redundant "
-        "constraints): remove one of them"
+        f"{found} there: remove one that follows from the others; where none does, as of distances between points in a "
+        "line or a plane, place points by linear constraints on others, as ndae.library.rigid_molecules(positions=...) "
+        "does"
     )

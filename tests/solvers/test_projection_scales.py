@@ -198,6 +198,20 @@ def test_the_centre_of_a_circle_of_any_size(make, radius):
     assert p.y.norm().item() == pytest.approx(radius, rel=1e-9) and p.iterations.item() < 30
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_sum_that_vanishes_hides_no_other_residual(dtype):
+    """Of a linear residual that is exactly zero nothing is left to compare with, while others are still large."""
+    f = Constraint([sp.sqrt(X**2 + Y**2) - 1, Z - 2 * SIZE], [X, Y, Z, SIZE], name="circle and plane").torch()
+    y = torch.tensor([[1.3, 0.4, 1.0, 0.5], [0.2, 0.9, 0.7, 0.1], [0.6, 0.8, 2.0, 1.0]], dtype=dtype)
+    found = project(f, y)
+    exact = 1e-10 if dtype == torch.float64 else 1e-5
+    assert found.converged.all()
+    assert f.residual(found.y).abs().max() <= exact
+    nearest = y[:, :2] / torch.linalg.vector_norm(y[:, :2], dim=-1, keepdim=True)
+    torch.testing.assert_close(found.y[:, :2], nearest, rtol=0, atol=exact**0.5)
+    assert found.iterations.max() < 6  # nor does what is left of it by rounding keep all others going
+
+
 def test_absolute_and_relative_tolerances():
     f, start = cases.chain(3), cases.chain_states(20, 3, 0.1)
     loose, tight = (project(f, start, rtol=r).residual.max() for r in (1e-3, 1e-13))

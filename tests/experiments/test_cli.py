@@ -3,38 +3,33 @@
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
 from ndae.experiments.cli import commands as cli
 from ndae.experiments.runs.records import write_record
-from tests.experiments.command_line import in_process, ndae
+from tests.experiments.command_line import in_process
 from tests.experiments.records_for_tests import ALONE, PAPERS, record
 
-HEAVY = ("torch", "lightning", "jax", "diffrax", "matplotlib", "sympy", "numpy", "scipy")
+# What draws help, checks options and loads names lazily: hundredths of a second, where NumPy takes tenths.
+LIGHT = {
+    "annotated_doc", "annotated_types", "attr", "click", "colorama", "lazy_loader", "markdown_it", "mdurl", "ndae",
+    "packaging", "pydantic", "pydantic_core", "pygments", "rich", "shellingham", "typer", "typing_extensions",
+    "typing_inspection",
+}  # fmt: skip
 
 
 def loaded(*arguments):
-    """Which heavy packages a command imports."""
+    """Which packages a command imports, beside those of Python."""
     code = (
-        "import sys\nfrom ndae.experiments.cli import commands as cli\n"
+        "import sys\nbefore = set(sys.modules)\nfrom ndae.experiments.cli import commands as cli\n"
         f"cli.run({list(arguments)!r})\n"
-        f"print('loaded', *[name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+        "names = {name.split('.')[0] for name in sys.modules.keys() - before} - set(sys.stdlib_module_names)\n"
+        "print('loaded', *(name for name in names if name[0] != '_'), file=sys.stderr)"
     )
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
     return set(done.stderr.splitlines()[-1].split()[1:])
-
-
-def seconds(*arguments):
-    """Wall time of a command, the best of three: the first fills the file cache, others share the machine."""
-    times = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        assert ndae(*arguments).returncode == 0
-        times.append(time.perf_counter() - begin)
-    return min(times)
 
 
 COMMANDS = ("train", "compare", "sweep", "table", "constraint", "crosscheck", "validate", "demo")
@@ -42,11 +37,8 @@ COMMANDS = ("train", "compare", "sweep", "table", "constraint", "crosscheck", "v
 
 @pytest.mark.parametrize("arguments", [("--help",), (), *((command, "--help") for command in COMMANDS)])
 def test_help_loads_nothing_heavy(arguments):
-    assert loaded(*arguments) == set()
-
-
-def test_help_answers_within_a_second():
-    assert seconds("--help") < 1.0
+    """So that it answers at once."""
+    assert loaded(*arguments) <= LIGHT
 
 
 def test_help_names_every_command(capsys):

@@ -1,11 +1,10 @@
 """Text from outside: what is read, and every way out of the whitelist that we could think of."""
 
-import time
-
 import pytest
 import sympy as sp
 
 from ndae.symbolic import parse_expression
+from tests.counting import n_calls
 
 x, y = sp.symbols("x y")
 
@@ -68,10 +67,8 @@ ESCAPES = [
 
 @pytest.mark.parametrize("text", ESCAPES, ids=range(len(ESCAPES)))
 def test_refuses_quickly_and_in_one_line(text):
-    start = time.perf_counter()
     with pytest.raises(ValueError) as error:
-        parse_expression(text, ["x", "y"])
-    assert time.perf_counter() - start < 1.0
+        n_calls(lambda: parse_expression(text, ["x", "y"]), most=50_000)  # some thousand are made
     assert type(error.value) is ValueError
     message = str(error.value)
     assert message and "\n" not in message and len(message) < 400

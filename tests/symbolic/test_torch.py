@@ -14,6 +14,7 @@ import sympy as sp
 import torch
 
 from ndae.symbolic import Constraint, Function, library, point
+from tests.counting import n_calls
 from tests.symbolic.cases import CASES
 
 close = torch.testing.assert_close
@@ -177,22 +178,22 @@ def test_copies_pickles_and_saved_weights():
     assert torch.equal(other.residual(y), f.residual(y))
 
 
-def test_source_does_not_grow_and_five_thousand_instances_compile_as_fast_as_one():
-    import time
-
+def test_source_does_not_grow_and_five_thousand_instances_compile_with_little_more_work_than_one():
     def compiled(n):
-        start = time.perf_counter()
-        chain = library.chain(n)
-        f = chain.torch()
-        return time.perf_counter() - start, chain.source("torch"), f
+        made = []
 
-    compiled(1)
-    one, short, _ = min((compiled(1) for _ in range(3)), key=lambda r: r[0])
-    many, long, f = compiled(5000)
+        def make():
+            chain = library.chain(n)
+            made.extend([chain.torch(), chain.source("torch")])
+
+        return n_calls(make), *made
+
+    compiled(200)  # SciPy, which the rank check of many takes, is imported
+    one, _, short = compiled(1)
+    many, f, long = compiled(5000)
     assert long == short
-    assert (
-        many < one + 2.0
-    )  # seconds: tables and the rank check are linear in the instances, no code is generated for them
+    # 400,000 calls make the code of one; of each other only tables and the rank check, with 24.
+    assert many < one + 50 * 5000
     y = torch.randn(2, 10_000)
     assert f.residual(y).shape == (2, 5000) and f.vjp(y, f.residual(y)).shape == y.shape
 

@@ -13,15 +13,11 @@ from .models.neural_dae import NeuralDAE as NeuralDAE
 from .models.neural_motion import NeuralMotion as NeuralMotion
 from .solvers.consistent import consistent_initial_condition as consistent_initial_condition
 from .solvers.dae.flow import dae_flow as dae_flow
-from .solvers.dae.solve import solve_dae as solve_dae
-from .solvers.dae.solve_torch import solve_torch as solve_torch
 from .solvers.dae.start import ConsistentStart as ConsistentStart
 from .solvers.errors import IntegrationError as IntegrationError, ProjectionError as ProjectionError
 from .solvers.manifold.projection import project as project
-from .solvers.mechanics.reference import reference_solution as reference_solution
-from .solvers.outside.ida import solve_ida as solve_ida
-from .solvers.outside.radau import solve_radau as solve_radau
 from .solvers.solution import Solution as Solution, SolveError as SolveError
+from .solvers.solve import solve as solve
 from .symbolic import library as library
 from .symbolic.expressions.derivatives import dot as dot
 from .symbolic.expressions.points import (
@@ -33,7 +29,6 @@ from .symbolic.functions.constraint import Constraint as Constraint
 from .symbolic.functions.function import Function as Function
 from .symbolic.ground.extras import MissingExtraError as MissingExtraError
 from .symbolic.reduction.graphs import StructureError as StructureError
-from .symbolic.systems.of_points import MechanicalSystem as MechanicalSystem
 from .symbolic.systems.system import System as System
 from .training.evaluation import evaluate as evaluate
 from .training.fit import fit as fit

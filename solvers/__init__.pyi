@@ -6,8 +6,6 @@ from .dae.formulations import (
     Plain as Plain,
     Projected as Projected,
 )
-from .dae.solve import solve_dae as solve_dae
-from .dae.solve_torch import solve_torch as solve_torch
 from .dae.start import ConsistentStart as ConsistentStart
 from .depth.classical_rk4 import classical_rk4_step as classical_rk4_step
 from .depth.integrate import integrate as integrate
@@ -18,7 +16,5 @@ from .manifold.projection import (
     project as project,
     project_latent as project_latent,
 )
-from .mechanics.reference import reference_solution as reference_solution
-from .outside.ida import solve_ida as solve_ida
-from .outside.radau import solve_radau as solve_radau
 from .solution import Solution as Solution, SolveError as SolveError
+from .solve import IDA as IDA, Radau as Radau, Torch as Torch, solve as solve

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from ndae.symbolic.ground.forks import check_process
+from ndae.symbolic.systems.of_points import Points
+from ndae.symbolic.systems.system import System
 
 SOLVER_NAMES = ("dopri8", "dopri5", "tsit5", "kvaerno5", "radau13")
 _NUMBERS = (float, int, np.number, np.ndarray)
@@ -64,11 +66,20 @@ def parameter_arrays(parameters: Mapping[str, Any] | None) -> dict[str, np.ndarr
 
 
 def check_system(system: Any) -> None:
-    """Raises ValueError, with what to write, for what is no System."""
-    if hasattr(system, "reduce") and hasattr(system, "states"):
-        return
-    advice = "write system.equations() for it" if hasattr(system, "equations") else "define one with ndae.System"
-    raise ValueError(f"expected a System, got {type(system).__name__}: {advice}")
+    """Raises ValueError for what is no System."""
+    if not isinstance(system, System):
+        raise ValueError(f"expected a System, got {type(system).__name__}: define one with ndae.System")
+
+
+def points_of(system: Any) -> Points:
+    """The points that a system is of. Raises ValueError, with what to write, for a system that is not of points."""
+    check_system(system)
+    if system.points is None:
+        raise ValueError(
+            f"{system.name!r} is known by its equations alone, and this takes points with masses on a constraint: "
+            "write it as System.of_points(constraint, mass, potential, force)"
+        )
+    return system.points
 
 
 def check_parameter_names(system: Any, parameters: Mapping[str, Any] | None) -> None:

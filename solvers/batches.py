@@ -42,3 +42,12 @@ def stand_in(values: np.ndarray, batch: tuple[int, ...], refused: Refused) -> np
     for index in refused:
         values[index] = values[good]
     return values
+
+
+def common_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape that all broadcast to; raises ValueError, with each that has one, if they do not."""
+    try:
+        return np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        given = ", ".join(f"{name} {shape}" for name, shape in shapes.items() if shape)
+        raise ValueError(f"the batch shapes do not go together: {given}; give the same, or one value for all") from None

@@ -11,14 +11,12 @@ from ndae.symbolic.functions.vector_function import VectorFunction
 from ndae.symbolic.ground import forks  # noqa: F401  watches for forks from here on
 from ndae.symbolic.parse import parse_expression
 from ndae.symbolic.reduction.graphs import StructureError
-from ndae.symbolic.systems.of_points import MechanicalSystem
 from ndae.symbolic.systems.system import System
 
 __all__ = [
     "ANCHOR",
     "Constraint",
     "Function",
-    "MechanicalSystem",
     "ReducedFunctions",
     "ReducedSystem",
     "StructureError",

@@ -10,7 +10,7 @@ from ndae.symbolic.expressions.points import ANCHOR, norm, point
 from ndae.symbolic.functions.constraint import Constraint
 from ndae.symbolic.functions.function import Function
 from ndae.symbolic.numeric.shapes import THIN, affine_frame, points_at
-from ndae.symbolic.systems.of_points import MechanicalSystem
+from ndae.symbolic.systems.system import System
 
 
 def chain(n: int, dim: int = 2, length: float | Sequence[float] | np.ndarray = 1.0) -> Constraint:
@@ -175,17 +175,19 @@ def linear_invariant(weights: Sequence | np.ndarray, value: float | Sequence[flo
     )
 
 
-def energy_invariant(system: MechanicalSystem, value: float) -> Constraint:
+def energy_invariant(system: System, value: float) -> Constraint:
     """Conserved energy of a mechanical system: c(q, v) = ½ Σ m |v|² + V(q) − value, in joules, over (q, v) side by
     side.
 
     One residual that couples all states, so its code grows with their number: meant for small systems. Raises
-    ValueError if the potential depends on time.
+    ValueError if the potential depends on time, and for a system that is not one `of_points`.
     """
-    c, potential = system.constraint, system.potential
+    if system.points is None:
+        raise ValueError(f"{system.name}: an energy is written for a system of points (System.of_points)")
+    c, potential = system.points.constraint, system.points.potential
     q = [sp.Symbol(f"q{i}", real=True) for i in range(c.n_states)]
     v = [sp.Symbol(f"v{i}", real=True) for i in range(c.n_states)]
-    masses = np.repeat(system.mass, c.dim)
+    masses = np.repeat(system.points.mass, c.dim)
     energy = sum(sp.Float(float(m)) * s**2 / 2 for m, s in zip(masses, v, strict=True))
     if potential is not None:
         if potential.time is not None:
@@ -202,7 +204,7 @@ def chain_pendulum(
     length: float | Sequence[float] | np.ndarray = 1.0,
     mass: float | Sequence[float] | np.ndarray = 1.0,
     gravity: float = 9.82,
-) -> MechanicalSystem:
+) -> System:
     """The paper's N-body pendulum in the plane: point masses (kg) on a massless chain (m) hung at the origin.
 
     V = Σ m g y_i, in joules, y upwards and gravity in m/s². Overriding the parameter "mass" changes inertia and weight.
@@ -216,7 +218,7 @@ def chain_pendulum(
     weight = Function.template(
         [m * g * p[1]], [p], [(i,) for i in range(n)], parameters={m: masses, g: gravity}, name="weight"
     )
-    return MechanicalSystem(chain(n, 2, length), masses, weight, name=f"pendulum of {n} links")
+    return System.of_points(chain(n, 2, length), masses, weight, name=f"pendulum of {n} links")
 
 
 def _at_least(value, least: int, what: str) -> None:

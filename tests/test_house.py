@@ -22,7 +22,7 @@ ORDER = {
     ),
     "solvers": (
         "faces", "_types", "_jax_types", "errors", "arguments", "tensors", "batches", "solution", "manifold", "depth",
-        "stepping", "dae", "mechanics", "outside", "consistent",
+        "stepping", "dae", "mechanics", "outside", "consistent", "solve",
     ),
     "ndae": (
         "_types", "users_code", "constants", "progress", "fields", "manifold", "methods", "forces", "training",

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ndae.solvers import solve
 from ndae.solvers.consistent import consistent_initial_condition
 from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.dae.solve_torch import solve_torch
-from ndae.solvers.mechanics.reference import reference_solution
 from ndae.symbolic import System, dot, library
 from tests.solvers.dae_cases import hanging, pendulum, valve, x, z
 
@@ -90,11 +90,11 @@ def _solve():
 
 def _reference():
     system = library.chain_pendulum(1)
-    return reference_solution(system, [0.0, -1.0], [1.0, 0.0], TS)
+    return solve(system, {"q": [0.0, -1.0], "v": [1.0, 0.0]}, TS)
 
 
 def _mechanics():
-    return library.chain_pendulum(1).jax().energy(np.ones(2), np.ones(2))
+    return library.chain_pendulum(1).points.jax().energy(np.ones(2), np.ones(2))
 
 
 @needs_fork
@@ -189,7 +189,7 @@ def test_threads_reduce_a_system_once():
 
 def test_threads_that_generate_at_once_get_the_right_numbers():
     """Values and Jacobians come from one tape, which grows as each is asked for."""
-    system = library.chain_pendulum(8).equations()
+    system = library.chain_pendulum(8)
     alone = System(system.equations, system.states, system.parameters).reduce().numpy()
     together = System(system.equations, system.states, system.parameters).reduce().numpy()
     y, w = np.random.default_rng(0).normal(size=(2, max(alone.n_y, alone.n_w)))

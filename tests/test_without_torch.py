@@ -28,7 +28,7 @@ f = [ndae.dot(x) - u, ndae.dot(y) - v, ndae.dot(u) + s * x, ndae.dot(v) + s * y 
 pendulum = ndae.System(f, [x, y, u, v, s])
 assert pendulum.reduce().index == 3
 start = ndae.consistent_initial_condition(pendulum, {"x": 0.8, "y": -0.5, "u": 0.3, "v": 0.0}, keep=["x", "u"])
-solution = ndae.solve_dae(pendulum, start, np.linspace(0, 1, 5))
+solution = ndae.solve(pendulum, start, np.linspace(0, 1, 5))
 assert max(solution.max_drift().values()) < 1e-10
 energy = 9.81 * solution["y"] + (solution["u"] ** 2 + solution["v"] ** 2) / 2
 assert np.ptp(energy) < 1e-8
@@ -38,7 +38,7 @@ for name, ask in {
     "ndae.NeuralDAE": lambda: ndae.NeuralDAE,
     "ndae.methods": lambda: ndae.methods,
     "ndae.fields.MLPField": lambda: ndae.fields.MLPField,
-    "ndae.solve_torch": lambda: ndae.solve_torch,
+    'by="torch"': lambda: ndae.solve(pendulum, start, [0, 1], by="torch"),
     "a function in torch": torus.torch,
 }.items():
     try:

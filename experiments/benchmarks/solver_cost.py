@@ -57,8 +57,8 @@ def main() -> None:
 def _solver(name: str, rtol: float) -> Callable[[Any], Any]:
     """A function that solves from a start."""
     from ndae.experiments.problems import load_problem
-    from ndae.solvers import solve_ida
     from ndae.solvers.dae.solve import solve_dae
+    from ndae.solvers.outside.ida import solve_ida
 
     system, ts = load_problem("five_body_pendulum").system, np.linspace(0, SECONDS, N_OUTPUTS)
     solver, form = name.split(", ")

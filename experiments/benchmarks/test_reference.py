@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ndae.experiments.problems import pendulum_data as pendulum
-from ndae.solvers import reference_solution
+from ndae.solvers import solve
 from ndae.symbolic import library
 
 SECONDS = 10.0
@@ -30,7 +30,7 @@ def _record(benchmark, solution, n_solves=1):
 def test_five_bodies(benchmark, solver, project):
     system, start = pendulum.system(), pendulum.start()
     solution = benchmark.pedantic(
-        reference_solution,
+        solve,
         (system, *start, TS),
         {"solver": solver, "project": project},
         rounds=5,
@@ -42,16 +42,12 @@ def test_five_bodies(benchmark, solver, project):
 def test_batch_of_hundred(benchmark):
     angle = np.random.default_rng(0).uniform(-1, 1, (100, 5))
     q0 = np.cumsum(np.stack([np.sin(angle), -np.cos(angle)], axis=-1), axis=1).reshape(100, 10)
-    solution = benchmark.pedantic(
-        reference_solution, (pendulum.system(), q0, np.zeros_like(q0), TS), rounds=3, warmup_rounds=1
-    )
+    solution = benchmark.pedantic(solve, (pendulum.system(), q0, np.zeros_like(q0), TS), rounds=3, warmup_rounds=1)
     _record(benchmark, solution, n_solves=100)
 
 
 @pytest.mark.parametrize("n_bodies", [1, 10, 30])
 def test_length_of_the_chain(benchmark, n_bodies):
     start = pendulum.start(n_bodies)
-    solution = benchmark.pedantic(
-        reference_solution, (library.chain_pendulum(n_bodies), *start, TS), rounds=3, warmup_rounds=1
-    )
+    solution = benchmark.pedantic(solve, (library.chain_pendulum(n_bodies), *start, TS), rounds=3, warmup_rounds=1)
     _record(benchmark, solution)

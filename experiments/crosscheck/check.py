@@ -263,10 +263,11 @@ class _Study:
         options = {"rtol": rtol, "atol": self.atol(rtol), "max_seconds": self.max_seconds, "throw": False}
         arguments = (self.problem.system, self.start, self.ts)
         if solver == "torch":
-            from ndae.solvers import solve_torch
+            from ndae.solvers.dae.solve_torch import solve_torch
 
             return _timed(solver, form, rtol, lambda: solve_torch(*arguments, max_steps=MAX_STEPS, **options))
-        from ndae.solvers import solve_ida, solve_radau
+        from ndae.solvers.outside.ida import solve_ida
+        from ndae.solvers.outside.radau import solve_radau
 
         solve = {"IDA": solve_ida, "Radau": solve_radau}[solver]
         if form not in self._forms:

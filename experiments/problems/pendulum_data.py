@@ -18,7 +18,7 @@ from ndae.experiments.cache import cached_arrays
 from ndae.experiments.nearest import nearest_positions
 
 if TYPE_CHECKING:
-    from ndae.symbolic import Constraint, MechanicalSystem
+    from ndae.symbolic import Constraint, System
 
 Progress = Callable[[float, str], None]
 
@@ -84,7 +84,7 @@ def constraint(n_bodies: int = N_BODIES) -> "Constraint":
 
 
 @lru_cache(maxsize=4)  # the reference solver compiles once for each system it is given
-def system(n_bodies: int = N_BODIES) -> "MechanicalSystem":
+def system(n_bodies: int = N_BODIES) -> "System":
     """The pendulum as a mechanical system: the links, unit masses, gravity."""
     from ndae.symbolic import library
 
@@ -106,7 +106,7 @@ def potential_range(n_bodies: int = N_BODIES) -> float:
 def simulate(n_steps: int, dt: float = DT, n_bodies: int = N_BODIES, *, progress: Progress | None = None) -> Trajectory:
     """The reference motion over `n_steps` steps of `dt` (s) from rest at the horizontal: n_steps + 1 samples.
 
-    Links hold within 1e-10 m at every sample and energy within 1e-6 of its range (see solvers.reference_solution).
+    Links hold within 1e-10 m at every sample and energy within 1e-6 of its range (see ndae.solve).
     The result is cached. Simulations are made in lengths of 12,500 steps and cut, so that every study up to the
     largest of the paper (10,000 training samples) reads the same trajectory; a longer one begins with the same
     samples, bit for bit. The motion is chaotic: solutions at tolerances of 1e-12 and 1e-13 agree within 1e-6 m for
@@ -218,13 +218,11 @@ def trivial_baselines(
 
 
 def _simulated(n_steps: int, dt: float, n_bodies: int, progress: Progress | None) -> dict[str, np.ndarray]:
-    from ndae.solvers import reference_solution
+    from ndae.solvers import solve
 
     q0, v0 = start(n_bodies)
     ts = dt * np.arange(n_steps + 1)
-    solution = reference_solution(
-        system(n_bodies), q0, v0, ts, rtol=_TOLERANCE, atol=_TOLERANCE, solver="dopri8", progress=progress
-    )
+    solution = solve(system(n_bodies), {"q": q0, "v": v0}, ts, rtol=_TOLERANCE, atol=_TOLERANCE, progress=progress)
     shape = (n_steps + 1, n_bodies, 2)
     return {"ts": ts, "r": solution.q.reshape(shape), "v": solution.v.reshape(shape), "energy": solution.energy}
 

@@ -11,7 +11,7 @@ from ndae.solvers.consistent import consistent_initial_condition
 from ndae.solvers.dae.left_out import left_open, may_be_left_out
 from ndae.solvers.dae.start import name_places, resolve_start
 
-# How far a given value may be from the constraints, as in solvers.solve_dae.
+# How far a given value may be from the constraints, as in ndae.solve.
 _TOLERANCE = 1e-8
 
 

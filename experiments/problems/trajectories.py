@@ -161,9 +161,9 @@ def _consistent(problem: Motion, q: np.ndarray, v: np.ndarray) -> tuple[np.ndarr
 
 
 def _solved(problem: Motion, q: np.ndarray, v: np.ndarray, ts: np.ndarray, rtol: float) -> dict:
-    from ndae.solvers import solve_dae
+    from ndae.solvers import solve
 
     n = q.shape[-1]
     multipliers = np.full((len(q), problem.system.n_states - 2 * n), np.nan)
-    x = solve_dae(problem.system, np.concatenate([q, v, multipliers], -1), ts, rtol=rtol).x
+    x = solve(problem.system, np.concatenate([q, v, multipliers], -1), ts, rtol=rtol).x
     return {"q": x[..., :n], "v": x[..., n : 2 * n]}

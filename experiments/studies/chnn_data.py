@@ -11,7 +11,7 @@ from jaxtyping import Float
 from ndae.experiments.cache import cached_arrays
 
 if TYPE_CHECKING:
-    from ndae.symbolic import MechanicalSystem
+    from ndae.symbolic import System
 
 GRAVITY, DT, N_TIMES, CHUNK = 9.81, 0.03, 100, 5
 N_TEST = 100
@@ -43,7 +43,7 @@ def lengths_and_masses(bodies: int) -> tuple[Float[np.ndarray, " bodies"], Float
 
 
 @lru_cache(maxsize=4)  # the reference solver compiles once for each system it is given
-def system(bodies: int) -> "MechanicalSystem":
+def system(bodies: int) -> "System":
     """The chain under gravity."""
     from ndae.symbolic import library
 
@@ -114,10 +114,11 @@ def _config(bodies: int) -> dict[str, Any]:
 
 def rolled_out(q: Points, v: Points) -> Motions:
     """The true motion over 100 points from positions and velocities (count, bodies, 2)."""
-    from ndae.solvers import reference_solution
+    from ndae.solvers import solve
 
     count, bodies, _ = q.shape
-    solution = reference_solution(system(bodies), q.reshape(count, -1), v.reshape(count, -1), DT * np.arange(N_TIMES))
+    start = {"q": q.reshape(count, -1), "v": v.reshape(count, -1)}
+    solution = solve(system(bodies), start, DT * np.arange(N_TIMES), rtol=1e-10, atol=1e-10)
     return Motions(*(part.reshape(count, N_TIMES, bodies, 2) for part in (solution.q, solution.v)))
 
 

@@ -73,7 +73,7 @@ def samples(seed: int, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 @lru_cache(maxsize=1)
 def _true(seed: int, links: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    from ndae.solvers import reference_solution
+    from ndae.solvers import solve
 
     rng = np.random.default_rng(seed)
     lengths = rng.uniform(SHORTEST, LONGEST, links)
@@ -81,7 +81,7 @@ def _true(seed: int, links: int, n: int) -> tuple[np.ndarray, np.ndarray, np.nda
     q = (np.stack([np.sin(angle), -np.cos(angle)], -1) * lengths[:, None]).cumsum(1).reshape(n, -1)
     v = (np.stack([np.cos(angle), np.sin(angle)], -1) * (lengths * rate)[..., None]).cumsum(1).reshape(n, -1)
     system = library.chain_pendulum(links, lengths, gravity=GRAVITY)
-    true = reference_solution(system, q, v, np.array([0.0, AHEAD]), rtol=1e-10, atol=1e-10)
+    true = solve(system, {"q": q, "v": v}, np.array([0.0, AHEAD]), rtol=1e-10, atol=1e-10)
     x = np.concatenate([part.reshape(n, links, 2) for part in (q, v)], -1)
     return lengths, x, true.q[:, -1].reshape(n, links, 2)
 

@@ -66,13 +66,13 @@ def compare(folder: Path, links: list[int]) -> dict[str, Any]:
 
 def states(n: int, duration: float, *, motions: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """States (samples, n, 4) of true motions of n links, and the positions (samples, n, 2) `duration` (s) later."""
-    from ndae.solvers import reference_solution
+    from ndae.solvers import solve
 
     motions = MOTIONS if motions is None else motions
     angle = np.random.default_rng([SEED, n]).uniform(-ANGLE, ANGLE, (motions, n))
     q = np.stack([np.sin(angle), -np.cos(angle)], -1).cumsum(1).reshape(motions, 2 * n)
     ts = duration * np.arange(HORIZONS + 1)
-    true = reference_solution(pendulum.system(n), q, np.zeros_like(q), ts, rtol=1e-10, atol=1e-10)
+    true = solve(pendulum.system(n), {"q": q, "v": 0.0}, ts, rtol=1e-10, atol=1e-10)
     q, v = (x.reshape(motions, len(ts), n, 2) for x in (true.q, true.v))
     return np.concatenate([q, v], -1)[:, :-1].reshape(-1, n, 4), q[:, 1:].reshape(-1, n, 2)
 

@@ -248,11 +248,11 @@ def reference(state: np.ndarray, ts: np.ndarray) -> Motion:
     """The reference motion from the same states, cached."""
 
     def make() -> dict[str, np.ndarray]:
-        from ndae.solvers import reference_solution
+        from ndae.solvers import solve
 
         n, bodies, _ = state.shape
         q, v = (part.reshape(n, -1) for part in (state[..., :2], state[..., 2:]))
-        found = reference_solution(pendulum.system(bodies), q, v, ts, rtol=1e-12, atol=1e-12)
+        found = solve(pendulum.system(bodies), {"q": q, "v": v}, ts, rtol=1e-12, atol=1e-12)
         return {name: getattr(found, name).reshape(n, len(ts), bodies, 2) for name in ("q", "v")}
 
     arrays = cached_arrays("rollout-reference", _config(ts, state), make, recipe={"version": 1, "tol": 1e-12})

@@ -15,13 +15,13 @@ from ndae.solvers.mechanics.motion_torch import TorchMotion
 from ndae.symbolic import Function
 
 if TYPE_CHECKING:
-    from ndae.symbolic import MechanicalSystem
+    from ndae.symbolic import System
 
 
 class ProblemMotion(torch.nn.Module):
     """M v' = F(q, v, t) − Jᵀ λ − Aᵀ μ of a MotionProblem in torch, solved for v' with its true force.
 
-    What TorchMotion is for a MechanicalSystem: states are (..., n_states), times a number or one a sample.
+    What TorchMotion is for a System of points: states are (..., n_states), times a number or one a sample.
     """
 
     def __init__(self, problem: MotionProblem) -> None:
@@ -111,14 +111,14 @@ class Truth(ABC):
 
 
 class _Mechanical(Truth):
-    def __init__(self, system: "MechanicalSystem") -> None:
+    def __init__(self, system: "System") -> None:
         self._system, self.motion = system, TorchMotion(system)
         self.dim = self.motion.constraint.dim
 
     def solve(self, q, v, ts, tolerance):
-        from ndae.solvers import reference_solution
+        from ndae.solvers import solve
 
-        found = reference_solution(self._system, q, v, ts, rtol=tolerance, atol=tolerance)
+        found = solve(self._system, {"q": q, "v": v}, ts, rtol=tolerance, atol=tolerance)
         return found.q, found.v, found.energy
 
     def violations(self, q, v, t):
@@ -147,5 +147,5 @@ class _Problem(Truth):
 
 
 def truth_of(system: Any) -> Truth:
-    """Of a symbolic.MechanicalSystem or of a MotionProblem."""
+    """Of a System of points or of a MotionProblem."""
     return _Problem(system) if isinstance(system, MotionProblem) else _Mechanical(system)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ndae.experiments.runs.config import RunConfig
     from ndae.experiments.validation.propagators import Propagator
     from ndae.experiments.validation.truth import Truth
-    from ndae.symbolic import MechanicalSystem
+    from ndae.symbolic import System
 
 TRAJECTORIES, SECONDS = 50, 5.0
 # The reference, and what it is checked against.
@@ -50,7 +50,7 @@ class HeldOut:
     potential energy can differ by, None where there is no such thing.
     """
 
-    system: "MechanicalSystem | MotionProblem"
+    system: "System | MotionProblem"
     q: np.ndarray
     v: np.ndarray
     times: np.ndarray
@@ -145,7 +145,7 @@ def new_starts(problem: "MotionProblem", n: int, seed: int) -> HeldOut:
     return HeldOut(problem, q, v, np.zeros(n), None, problem.size, problem.size_of, energy_range=None)
 
 
-def contest_of(model: Any, system: "MechanicalSystem | MotionProblem", period: float) -> Contest:
+def contest_of(model: Any, system: "System | MotionProblem", period: float) -> Contest:
     """What a network that predicts one `period` (s) ahead is compared with."""
     from ndae import NeuralMotion
     from ndae.experiments.validation.propagators import HorizonMap, MotionMap, TrueFieldMap, with_true_force

@@ -9,27 +9,30 @@ from torch import Tensor, nn
 
 from ndae._types import Features, Output
 from ndae.forces.masses import Masses
+from ndae.solvers.arguments import points_of
 from ndae.solvers.mechanics.motion_torch import TorchMotion
 
 
 class SystemForce(nn.Module):
     """`F = −∇V(q) + F_ext(q, v, t)` of a symbolic system, so that what is known need not be learned.
 
-    `system`: a symbolic.MechanicalSystem; `NeuralMotion(system.constraint.torch(), [SystemForce(system), MLPForce(…)],
-    mass=system.mass, …)` learns what the system leaves out. `parameters` overrides numbers of its potential and force
-    by name; an `nn.Parameter` there is trained with the model.
+    `system`: a System of points; `NeuralMotion(system.points.constraint, [SystemForce(system), MLPForce(…)],
+    mass=system.points.mass, …)` learns what the system leaves out. `parameters` overrides numbers of its potential and
+    force by name; an `nn.Parameter` there is trained with the model.
 
     Where the potential or the force has a parameter "mass" (`takes_mass`), as weight has, a motion that learns masses
     (`learn_mass`) gives those to them, so that inertia and weight are of one mass; a motion of other known masses than
     the system's is refused, unless "mass" is among `parameters`.
 
-    Raises a ValueError on a parameter that these do not have or that is a function, and on a mass that is learned here.
+    Raises a ValueError on a system that is not of points, on a parameter that these do not have or that is a function,
+    and on a mass that is learned here.
     """
 
     def __init__(self, system: Any, parameters: Mapping[str, Any] | None = None):
         super().__init__()
         given = dict(parameters or {})
-        functions = {"potential": system.potential, "force": system.external_force}
+        points = points_of(system)
+        functions = {"potential": points.potential, "force": points.external_force}
         functions = {role: function for role, function in functions.items() if function is not None}
         known = sorted({name for function in functions.values() for name in function.parameters})
         for name, value in given.items():
@@ -42,9 +45,9 @@ class SystemForce(nn.Module):
                 )
         self.system, self.name = TorchMotion(system, given), system.name
         self.learned = nn.ParameterDict({name: p for name, p in given.items() if isinstance(p, nn.Parameter)})
-        self.mass, self.gives_mass = torch.as_tensor(system.mass), "mass" in given
+        self.mass, self.gives_mass = torch.as_tensor(points.mass), "mass" in given
         self._weighed = {
-            role: _nodes_of(function, system.constraint) for role, function in functions.items() if _has_mass(function)
+            role: _nodes_of(function, points.constraint) for role, function in functions.items() if _has_mass(function)
         }
         self.takes_mass = bool(self._weighed) and not self.gives_mass
 
@@ -72,8 +75,8 @@ class SystemForce(nn.Module):
             if not (self.gives_mass or same):
                 raise ValueError(
                     f"the motion has masses {_short(known)} kg, and the force of {self.name} those of the system, "
-                    f"{_short(self.mass)} kg: give NeuralMotion(..., mass=system.mass), or, where weight is of another "
-                    'mass on purpose, SystemForce(system, {"mass": ...})'
+                    f"{_short(self.mass)} kg: give NeuralMotion(..., mass=system.points.mass), or, where weight is of "
+                    'another mass on purpose, SystemForce(system, {"mass": ...})'
                 )
             return
         if self.gives_mass:

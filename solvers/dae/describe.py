@@ -91,22 +91,37 @@ def variable_groups(system: Any) -> dict[str, np.ndarray]:
 def absolute_tolerances(system: Any, atol: Any, rtol: float) -> np.ndarray:
     """`atol` as solve_dae takes it, (N,) over the differential variables. Raises ValueError unless it is positive."""
     reduced = system.reduce()
-    n, default = len(reduced.y), _DEFAULT_ATOL * rtol
+    columns = {symbol: i for i, symbol in enumerate(reduced.y)}
+    held = zip(system.states, reduced.states, strict=True)
+    names = {symbol.name: i for symbol, i in columns.items()} | {s.name: columns[h] for s, h in held if h in columns}
+    return tolerances_by_name(system, names, atol, rtol)
+
+
+def tolerances_by_name(system: Any, names: Mapping[str, int], atol: Any, rtol: float) -> np.ndarray:
+    """`atol`, one number, by name or one for each, as (n,) over the variables whose columns `names` gives.
+
+    States that are not among them have no error test, and a tolerance of theirs is passed over. Raises ValueError for
+    names that the system does not have, and unless tolerances are positive.
+    """
+    n, default = max(names.values(), default=-1) + 1, _DEFAULT_ATOL * rtol
     if isinstance(atol, Mapping):
-        names = {s.name: symbol for s, symbol in zip(system.states, reduced.states, strict=True)}
-        names = {symbol.name: symbol for symbol in reduced.y} | names
         atol = named_once("atol", atol)
-        unknown = [key for key in atol if key not in names]
+        states = [s.name for s in system.states]
+        unknown = [key for key in atol if key not in names and key not in states]
         if unknown:
-            states = ", ".join(s.name for s in system.states)
-            raise ValueError(f"atol names {', '.join(unknown)}; the states of {system.name!r} are {states}")
-        given = {names[key]: value for key, value in atol.items()}
-        atol = [given.get(symbol, default) for symbol in reduced.y]
+            raise ValueError(f"atol names {', '.join(unknown)}; the states of {system.name!r} are {', '.join(states)}")
+        by_column = np.full(n, default)
+        for key, value in atol.items():
+            value = numbers(f"atol[{key!r}]", value)
+            if key in names:
+                by_column[names[key]] = value
+        atol = by_column
     atol = numbers("atol", default if atol is None else atol)
     if atol.shape not in ((), (n,)):
+        listed = ", ".join({i: name for name, i in names.items()}.values())
         raise ValueError(
             f"atol has shape {atol.shape}; give one number, a mapping from names of states, or an array ({n},) over "
-            f"the differential variables {', '.join(s.name for s in reduced.y)}"
+            f"the differential variables {listed}"
         )
     if not np.all(atol > 0):
         raise ValueError(f"atol must be positive, got {atol.min():g}; a variable that is never zero may have 1e-100")

@@ -25,6 +25,7 @@ from ndae.solvers.dae.formulations import formulation_named
 from ndae.solvers.dae.left_out import fill_in, may_be_left_out
 from ndae.solvers.dae.reduced_motion import ReducedMotion
 from ndae.solvers.dae.start import ALGEBRAIC_SLACK, ConsistentStart, check_given, name_places, resolve_start
+from ndae.solvers.dae.start_of_points import groups_of
 from ndae.solvers.dae.switching import MAX_CHANGES, TOLERATED, switching_of
 from ndae.solvers.solution import SUCCESS, SolveError
 from ndae.solvers.stepping.esdirk import Esdirk
@@ -32,6 +33,7 @@ from ndae.solvers.stepping.jumps import Jumps
 from ndae.solvers.stepping.projected_step import EndOnSaveTimes, ProjectedSolver, StepState
 from ndae.solvers.stepping.radau_iia import RadauIIA
 from ndae.symbolic.ground.forks import check_process
+from ndae.symbolic.systems.system import System
 
 # Stages by the default loops of diffrax, which a reverse pass can go through.
 _SOLVERS: dict[str, Callable[[Any, Any], diffrax.AbstractSolver]] = {
@@ -326,6 +328,20 @@ def _marked_jvp(primals, tangents):
     return _marked(good, x, inputs), jnp.where(good, dx, 0.0) + huge * (huge * (weights @ d_inputs))
 
 
+def _one_by_one(system: System, given: Mapping[str, Array]) -> dict[str, Array]:
+    """A start of points with its vectors "q" and "v" as single states."""
+    found, names, groups = dict(given), [s.name for s in system.states], groups_of(system)
+    for key in given.keys() & {"q", "v"}:
+        own = names[groups[key]]
+        twice = [name for name in own if name in given]
+        if twice:
+            raise ValueError(f"start gives {twice[0]} twice, by itself and in {key!r}; give it once")
+        if given[key].shape not in ((), (len(own),)):
+            raise ValueError(f"start[{key!r}] has shape {given[key].shape}; expected ({len(own)},) (batches: jax.vmap)")
+        found |= dict(zip(own, jnp.broadcast_to(found.pop(key), (len(own),)), strict=True))
+    return found
+
+
 def _split(system: Any, start: Any) -> tuple[Array, Array]:
     """y and, NaN where it is not given, w from an array of all states or a mapping by name."""
     reduced, names = system.reduce(), [s.name for s in system.states]
@@ -333,6 +349,7 @@ def _split(system: Any, start: Any) -> tuple[Array, Array]:
         start = start.as_dict()
     if isinstance(start, Mapping):
         given = {name: jnp.asarray(value, jnp.float64) for name, value in named_once("start", start).items()}
+        given = given if system.points is None else _one_by_one(system, given)
         wrong = next((name for name, value in given.items() if value.ndim), None)
         if wrong is not None:
             raise ValueError(f"start[{wrong!r}] has shape {given[wrong].shape}; give one number (batches: jax.vmap)")

@@ -8,8 +8,10 @@ import numpy as np
 from jaxtyping import Float
 
 from ndae.solvers.arguments import named_once, numbers
-from ndae.solvers.batches import Refused, at_index, broadcast_parameters, refuse
+from ndae.solvers.batches import Refused, at_index, broadcast_parameters, common_shape, refuse
 from ndae.solvers.dae.left_out import filled_in, left_open, may_be_left_out
+from ndae.solvers.dae.start_of_points import read_points
+from ndae.symbolic.systems.system import System
 
 # An algebraic variable may differ from what its equations give by this many times the tolerance of the start: it
 # repeats, multiplied by the condition of those equations, what is left of the constraints.
@@ -20,31 +22,45 @@ ALGEBRAIC_SLACK = 1e3
 class ConsistentStart:
     """Initial values that satisfy the equations of a DAE and all that follows from them.
 
-    - `names`, `states` (n_states,): the states in the system's order.
-    - `y` (N,), `w` (n,): the same as the reduced system holds them, its states and its leading unknowns.
-    - `rates` (n_states,): the states' derivatives, NaN where the equations do not determine them.
+    - `names`, `states` (*batch, n_states): the states in the system's order; a batch only of points.
+    - `rates` (*batch, n_states): the states' derivatives, NaN where the equations do not determine them.
     - `residual`: by level, what is left of the equations.
     - `moved`: by name, by how much each differential state differs from the guess.
+    - `y` (N,), `w` (n,): the states as the reduced system holds them, and its leading unknowns; None of points, which
+      are solved without it.
+    - `groups`: columns of states that belong together, as those of a Solution: "q", "v", "multiplier" of points.
     """
 
     names: tuple[str, ...]
-    states: Float[np.ndarray, "n_states"]
-    y: Float[np.ndarray, "n_y"]
-    w: Float[np.ndarray, "n_w"]
-    rates: Float[np.ndarray, "n_states"]
+    states: Float[np.ndarray, "*batch n_states"]
+    rates: Float[np.ndarray, "*batch n_states"]
     residual: Mapping[str, np.ndarray] = field(default_factory=dict)
-    moved: Mapping[str, float] = field(default_factory=dict)
+    moved: Mapping[str, Any] = field(default_factory=dict)
+    y: Float[np.ndarray, "n_y"] | None = None
+    w: Float[np.ndarray, "n_w"] | None = None
+    groups: Mapping[str, slice] = field(default_factory=dict)
 
-    def __getitem__(self, name: Any) -> float:
+    def __getitem__(self, name: Any) -> float | Float[np.ndarray, "*batch"]:
         """The value of one state, by its name or symbol. Raises KeyError with the names there are."""
         name = str(name)
         if name not in self.names:
             raise KeyError(f"no state {name!r}; there are {_list(self.names)}")
-        return float(self.states[self.names.index(name)])
+        value = self.states[..., self.names.index(name)]
+        return value if value.ndim else float(value)
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float | Float[np.ndarray, "*batch"]]:
         """The states by name."""
-        return dict(zip(self.names, map(float, self.states), strict=True))
+        return {name: self[name] for name in self.names}
+
+    @property
+    def q(self) -> Float[np.ndarray, "*batch n"] | None:
+        """Coordinates of a system of points, None of another."""
+        return self.states[..., self.groups["q"]] if "q" in self.groups else None
+
+    @property
+    def v(self) -> Float[np.ndarray, "*batch n"] | None:
+        """Velocities of a system of points, None of another."""
+        return self.states[..., self.groups["v"]] if "v" in self.groups else None
 
 
 def resolve_start(
@@ -69,7 +85,7 @@ def resolve_start(
         )
     y, w = read_states(system, start)
     shapes = {f"parameter {name!r}": np.shape(value) for name, value in (parameters or {}).items()}
-    batch = _common_shape({"start": y.shape[:-1]} | shapes)
+    batch = common_shape({"start": y.shape[:-1]} | shapes)
     if 0 in batch:
         raise ValueError(f"start and parameters have batch shape {batch}: an empty batch; give at least one start")
     parameters = broadcast_parameters(parameters, batch)
@@ -90,17 +106,26 @@ def resolve_start(
     return y, w
 
 
+def check_start_of(system: System, start: ConsistentStart) -> None:
+    """Raises ValueError for a start of other states than the system's."""
+    if start.names != tuple(s.name for s in system.states):
+        raise ValueError(f"the ConsistentStart is one of another system than {system.name!r}; make one of this")
+
+
 def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
     """y (*batch, N) and w (*batch, n) as given, NaN where they are not: w, and what `may_be_left_out` of y.
 
     What is given for some of a batch alone, or finite for some alone, is for the caller to refuse.
     """
     reduced = system.reduce()
-    if isinstance(start, ConsistentStart):
-        if start.y.shape != (len(reduced.y),) or start.w.shape != (len(reduced.w),):
-            raise ValueError(f"the ConsistentStart is one of another system than {system.name!r}; make one of this")
-        return start.y, start.w
     names = [s.name for s in system.states]
+    if isinstance(start, ConsistentStart):
+        check_start_of(system, start)
+        if start.y is not None and start.w is not None:
+            return start.y, start.w
+        start = start.states
+    if system.points is not None:
+        start = read_points(system, start)
     if isinstance(start, Mapping):
         given = {
             name: numbers(f"start[{name!r}]", value, finite=False) for name, value in named_once("start", start).items()
@@ -117,7 +142,7 @@ def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
     unknown = [name for name in given if name not in places]
     if unknown:
         raise ValueError(f"start names {_list(unknown)}; the states of {system.name!r} are {_list(names)}")
-    batch = _common_shape({f"start[{name!r}]": value.shape for name, value in given.items()})
+    batch = common_shape({f"start[{name!r}]": value.shape for name, value in given.items()})
     y, w = np.full((*batch, len(reduced.y)), np.nan), np.full((*batch, len(reduced.w)), np.nan)
     for name, value in given.items():
         array, column = places[name]
@@ -137,7 +162,7 @@ def _check_each(system: Any, y: np.ndarray, w: np.ndarray, index: tuple[int, ...
     held = ("y", y), ("w", w)
     infinite = [_name_of(system, array, i) for array, values in held for i in np.flatnonzero(np.isinf(values))]
     if infinite:
-        raise ValueError(f"start{_of(index)} must be finite, but {_list(infinite)} is not")
+        raise ValueError(f"start{of_sample(index)} must be finite, but {_list(infinite)} is not")
     if np.isnan(y).any():
         check_given(system, np.flatnonzero(np.isnan(y)).tolist(), index)
 
@@ -150,7 +175,7 @@ def check_given(system: Any, without: Any, index: tuple[int, ...] = ()) -> None:
     if missing:
         names = [_name_of(system, "y", i) for i in missing]
         raise ValueError(
-            f"start{_of(index)} gives no value for {_list(names)}; give one for every differential state of "
+            f"start{of_sample(index)} gives no value for {_list(names)}; give one for every differential state of "
             f"{system.name!r} (algebraic ones may be left out, and derivatives that the equations determine)"
         )
 
@@ -159,18 +184,9 @@ def _check_filled_in(system: Any, free: Any, t0: float, index: tuple[int, ...] =
     if free:
         names = _list([_name_of(system, "y", i) for i in free])
         raise ValueError(
-            f"the start{_of(index)} of {system.name!r} gives no value for {names}, and the equations at t = {t0:g} do "
-            "not determine it there; give one"
+            f"the start{of_sample(index)} of {system.name!r} gives no value for {names}, and the equations at t = "
+            f"{t0:g} do not determine it there; give one"
         )
-
-
-def _common_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-    """The shape that all broadcast to; raises ValueError, with each that has one, if they do not."""
-    try:
-        return np.broadcast_shapes(*shapes.values())
-    except ValueError:
-        given = ", ".join(f"{name} {shape}" for name, shape in shapes.items() if shape)
-        raise ValueError(f"the batch shapes do not go together: {given}; give the same, or one value for all") from None
 
 
 def check_constraints(reduced: Any, y: np.ndarray, t0: float, parameters: Any, tol: float, index: tuple = ()) -> None:
@@ -187,7 +203,7 @@ def check_constraints(reduced: Any, y: np.ndarray, t0: float, parameters: Any, t
     level = min(reduced.constraint_of[row][1] for row in np.flatnonzero(excess > 1))  # others may follow from it
     row = max((r for r, (_, k) in enumerate(reduced.constraint_of) if k == level), key=lambda r: excess[r])
     raise ValueError(
-        f"the start{_of(index)} of {reduced.system.name!r} is inconsistent at level {level}: "
+        f"the start{of_sample(index)} of {reduced.system.name!r} is inconsistent at level {level}: "
         f"{_constraint(reduced, row)} is {residual[row]:.3g} at t = {t0:g}, more than start_tol = {tol:g} of the "
         "states allows; write `start = consistent_initial_condition(system, start)` first, with keep=[...] for what "
         "must stay"
@@ -199,7 +215,7 @@ def _leading(reduced, y, given, t0, parameters, tol, index) -> np.ndarray:
     w, converged = _solve_leading(reduced, y, given, t0, parameters)
     if not converged:
         raise ValueError(
-            f"the start{_of(index)} of {reduced.system.name!r}: the equations at t = {t0:g} give no values of "
+            f"the start{of_sample(index)} of {reduced.system.name!r}: the equations at t = {t0:g} give no values of "
             f"{_list([s.name for s in reduced.w])}: they are singular there, or Newton's iteration needs a guess of "
             "the algebraic variables nearer to a solution"
         )
@@ -209,9 +225,9 @@ def _leading(reduced, y, given, t0, parameters, tol, index) -> np.ndarray:
             continue
         if not abs(given[j] - w[j]) <= ALGEBRAIC_SLACK * tol * max(1.0, abs(w[j])):
             raise ValueError(
-                f"the start{_of(index)} of {system.name!r} is inconsistent at the level of the algebraic variables: "
-                f"{name} = {given[j]:.9g}, but the equations at t = {t0:g} give {w[j]:.9g}; leave it out, or write "
-                "`start = consistent_initial_condition(system, start)` first"
+                f"the start{of_sample(index)} of {system.name!r} is inconsistent at the level of the algebraic "
+                f"variables: {name} = {given[j]:.9g}, but the equations at t = {t0:g} give {w[j]:.9g}; leave it out, "
+                "or write `start = consistent_initial_condition(system, start)` first"
             )
     return w
 
@@ -249,7 +265,7 @@ def _constraint(reduced: Any, row: Any) -> str:
     return f"{text} ({named}{times})"
 
 
-def _of(index: tuple[int, ...]) -> str:
+def of_sample(index: tuple[int, ...]) -> str:
     return f" {tuple(int(i) for i in index)}" if index else ""
 
 

@@ -12,6 +12,7 @@ from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array
 
 from ndae.solvers._jax_types import Coordinates, Flag, PhaseState, Residual
+from ndae.symbolic.systems.of_points import Points
 
 Parameters = Mapping[str, Any] | None
 
@@ -22,13 +23,13 @@ _LAST_CORRECTION = 1e-10
 class ConstrainedMotion:
     """Equations of motion M a = F(q, v, t) - Jᵀ λ with c(q, t) = 0, solved for a, and what belongs to them.
 
-    `system` is a symbolic.MechanicalSystem; with `projects` a step ends on both manifolds. Call the methods with 64-bit
-    JAX switched on.
+    `points` are those of a system (System.points); with `projects` a step ends on both manifolds. Call the methods
+    with 64-bit JAX switched on.
     """
 
-    def __init__(self, system: Any, projects: bool = True) -> None:
+    def __init__(self, points: Points, projects: bool = True) -> None:
         self.projects = projects
-        self._mechanics = system.jax()
+        self._mechanics = points.jax()
         self._constraint = self._mechanics.constraint
 
     def derivative(self, t: Any, y: PhaseState, parameters: Parameters) -> PhaseState:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ndae.solvers._types import PerSample, Residual, State
+from ndae.solvers.arguments import points_of
 from ndae.solvers.manifold.gram import apply_metric
 from ndae.solvers.manifold.multipliers import (
     acceleration_left,
@@ -27,32 +28,33 @@ Time = float | Tensor | None
 class TorchMotion(torch.nn.Module):
     """Equations of motion M a = F(q, v, t) - Jᵀ λ with c(q, t) = 0, solved for a, and what belongs to them.
 
-    `system` is a symbolic.MechanicalSystem; `parameters` overrides its parameters by name ("mass" too, in kg), with
+    `system` is a System of points; `parameters` overrides its parameters by name ("mass" too, in kg), with
     numbers or with tensors that want a gradient. The multiplier solves (J M⁻¹ Jᵀ) λ = J M⁻¹ F + curvature(q, v, t),
     by the structure of the Gram matrix (Hairer, Wanner: Solving ODEs II, VII.1, the index-1 form). Every method takes
     states of shape (..., n_states) and is differentiable; the work is done in the precision of the states.
 
-    Raises ValueError on an unknown parameter, and on one that is a function.
+    Raises ValueError on a system that is not of points, on an unknown parameter, and on one that is a function.
     """
 
     def __init__(self, system: Any, parameters: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self.name, self.n_states = system.name, system.n_states
-        self.constraint = system.constraint.torch()
-        self.potential = None if system.potential is None else system.potential.torch()
-        self.external_force = None if system.external_force is None else system.external_force.torch()
+        points = points_of(system)
+        self.name, self.n_states = points.name, points.n_states
+        self.constraint = points.constraint.torch()
+        self.potential = None if points.potential is None else points.potential.torch()
+        self.external_force = None if points.external_force is None else points.external_force.torch()
         given = dict(parameters or {})
-        known = {"mass", *system.parameters}
+        known = {"mass", *points.parameters}
         _refuse_functions(self.name, given)
         unknown = [name for name in given if name not in known]
         if unknown:
             raise ValueError(f"{self.name}: unknown parameter {unknown[0]!r}: it has {sorted(known)}")
-        mass = torch.as_tensor(given.get("mass", system.mass), dtype=torch.float64)
+        mass = torch.as_tensor(given.get("mass", points.mass), dtype=torch.float64)
         self._inverse_mass = 1 / mass.expand(self.constraint.n_points)  # float64, cast to what the state has
         self._own = {  # each function refuses the parameters of others
             role: {name: value for name, value in given.items() if function is not None and name in function.parameters}
             for role, function in (
-                ("constraint", system.constraint), ("potential", system.potential), ("force", system.external_force),
+                ("constraint", points.constraint), ("potential", points.potential), ("force", points.external_force),
             )
         }  # fmt: skip
 

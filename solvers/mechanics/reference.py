@@ -1,4 +1,4 @@
-"""Reference solutions of constrained mechanical systems in float64, by diffrax with projection after every step.
+"""Motions of systems of points in float64, by diffrax with projection after every step.
 
 The multipliers are eliminated at the acceleration level, M a = F - Jᵀ λ with J a + curvature = 0, an adaptive solver
 of high order integrates (q, v), and both are projected onto their manifolds, c = 0 and J v + ∂c/∂t = 0, at the end of
@@ -16,25 +16,29 @@ from typing import Any
 
 import numpy as np
 
-from ndae.solvers.arguments import check_settings, float64_on_cpu, numbers, output_times, parameter_arrays
+from ndae.solvers.arguments import check_settings, float64_on_cpu, output_times, parameter_arrays, points_of
 from ndae.solvers.batches import Refused, refuse, stand_in
+from ndae.solvers.dae.describe import tolerances_by_name
 from ndae.solvers.dae.leading import SETTLED
+from ndae.solvers.dae.start import ALGEBRAIC_SLACK, ConsistentStart, check_start_of, of_sample
+from ndae.solvers.dae.start_of_points import groups_of, read_points
 from ndae.solvers.mechanics.motion_jax import ConstrainedMotion
 from ndae.solvers.solution import LEVELS, SUCCESS, Solution, SolveError
 from ndae.solvers.stepping.kernel import Outcome, Progress, ReferenceKernel, joined
+from ndae.symbolic.systems.of_points import Points
+from ndae.symbolic.systems.system import System
 
 # Level, its equation, and what its units are divided by.
 _START_LEVELS = (("position", "c(q, t)", ""), ("velocity", "J v + ∂c/∂t", "/s"))
 
 
-def reference_solution(
-    system: Any,
-    q0: Any,
-    v0: Any,
+def solve_points(
+    system: System,
+    start: Any,
     ts: Any,
     *,
     rtol: float = 1e-10,
-    atol: float = 1e-10,
+    atol: Any = None,
     parameters: Mapping[str, Any] | None = None,
     project: bool = True,
     solver: str = "dopri8",
@@ -43,41 +47,32 @@ def reference_solution(
     start_tol: float = 1e-8,
     throw: bool = True,
 ) -> Solution:
-    """The motion of a constrained mechanical system from a consistent start, at the times `ts`, in float64.
+    """The motion of a system of points from a consistent start, at the times `ts`, in float64.
 
     Solves q' = v, M v' = F(q, v, t) - J(q, t)ᵀ λ, c(q, t) = 0 by eliminating λ from J v' + curvature(q, v, t) = 0, with
     an adaptive solver whose steps end on every output time and, if `project`, a projection of q and v onto
     c = 0 and J v + ∂c/∂t = 0 after each (the recipe of Hairer, Lubich and Wanner, Geometric Numerical Integration,
     IV.4). Without projection the solution drifts off at the rate of the tolerance.
 
-    - `system`: a symbolic.MechanicalSystem.
-    - `q0`, `v0` (*batch, n_states): start; each of a batch is solved with its own steps. It must satisfy both levels
-      within `start_tol` (in the constraint's units, and those over s); what is left of it is projected away.
-    - `ts` (n_times,): output times (s), strictly increasing, at least two; the start is at `ts[0]`.
-    - `rtol`, `atol`: tolerances of a step's local error, relative and absolute.
-    - `parameters`: values by name, instead of the system's own.
-    - `solver`: "dopri8", "dopri5", "tsit5", or "radau13" and "kvaerno5" (implicit, for stiff forces).
-    - `progress(fraction, text)`: called now and then while it runs.
-    - `max_steps`: attempts after which a solve gives up; default a million, or twenty an output time if that is more.
-
-    Returns a Solution with multipliers, energy and the residuals of all three levels at every output time.
-    Raises ValueError for a bad argument or an inconsistent start, and SolveError when a solve stops early;
-    with `throw=False` the reason is in `solution.result`, and the outputs end where the last solve stopped. A start
-    that is inconsistent or not finite, also one of a batch, is then a result too: its reason, `n_reached` 0 and NaN,
-    while the others are solved.
+    Arguments and result are those of ndae.solve. The start must satisfy both levels within `start_tol` (in the
+    constraint's units, and those over s); what is left of it is projected away.
     """
     ts = output_times(ts)
-    q0, v0 = _start(system, q0, v0, finite=throw)
-    batch, refused = q0.shape[:-1], None if throw else {}
-    check_settings(solver, max_steps, rtol=rtol, atol=atol, start_tol=start_tol)
+    points = points_of(system)
+    refused: Refused = None if throw else {}
+    y0, given = _start(system, start, refused)
+    batch = y0.shape[:-1]
+    check_settings(solver, max_steps, rtol=rtol, start_tol=start_tol)
+    names = {s.name: i for i, s in enumerate(system.states[: y0.shape[-1]])}
+    atol = tolerances_by_name(system, names, atol, rtol)
     max_steps = max(1_000_000, 20 * ts.size) if max_steps is None else int(max_steps)
     with float64_on_cpu():
-        kernel = compiled_kernel(system, solver, bool(project), q0.ndim > 1)
+        kernel = compiled_kernel(points, solver, bool(project), y0.ndim > 1)
         parameters = parameter_arrays(parameters)
-        y0 = np.concatenate([q0, v0], axis=-1)
         described = kernel.call("describe", ts[0], y0, parameters)
         for index in [()] if throw else np.ndindex(batch):
-            _check_start({name: value[index] for name, value in described.items()}, system, start_tol, refused, index)
+            own = {name: value[index] for name, value in described.items()}
+            _check_start(own, given[index], system, start_tol, refused, index)
         if refused and len(refused) == math.prod(batch):
             return _never_begun(ts, y0, described).without(refused)
         y0 = stand_in(y0, batch, refused)
@@ -87,33 +82,44 @@ def reference_solution(
     return solution
 
 
-def consistent_initial_condition(
-    system: Any,
-    q0: Any,
-    v0: Any,
+def consistent_points(
+    system: System,
+    guess: Any,
     *,
     t0: float = 0.0,
     parameters: Mapping[str, Any] | None = None,
     max_iterations: int = 100,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The consistent start nearest to (q0, v0): q with c(q, t0) = 0, and then v with J v + ∂c/∂t = 0 at that q.
+) -> ConsistentStart:
+    """The consistent start nearest to a guess: q with c(q, t0) = 0, and then v with J v + ∂c/∂t = 0 at that q.
 
-    Nearest in the metric of the masses. `q0`, `v0` are guesses of shape (*batch, n_states); two arrays of that shape
-    come back. Raises ValueError for a bad argument and SolveError where no consistent start is found.
+    Nearest in the metric of the masses. `guess` is a start (*batch), see ndae.solve. Raises ValueError for a bad
+    argument and SolveError where no consistent start is found.
     """
-    q0, v0 = _start(system, q0, v0)
+    y0, _ = _start(system, guess)
+    groups = groups_of(system)
     with float64_on_cpu():
-        kernel = compiled_kernel(system, "dopri8", True, q0.ndim > 1)
-        y0 = np.concatenate([q0, v0], axis=-1)
-        y, converged = kernel.call("project", float(t0), y0, parameter_arrays(parameters), max_iterations)
-        q, v = np.split(y, 2, axis=-1)
-    if not np.all(converged):
-        where = "" if q0.ndim == 1 else f" for {np.size(converged) - np.sum(converged)} of {np.size(converged)} starts"
-        raise SolveError(
-            f"no consistent start was found within {max_iterations} Newton steps{where}: either c(q) = 0 has no point "
-            "near q0, or its Jacobian loses rank there; give a q0 closer to the manifold"
-        )
-    return q, v
+        kernel = compiled_kernel(points_of(system), "dopri8", True, y0.ndim > 1)
+        parameters = parameter_arrays(parameters)
+        y, converged = kernel.call("project", float(t0), y0, parameters, max_iterations)
+        if not np.all(converged):
+            n = np.size(converged)
+            where = "" if y0.ndim == 1 else f" for {n - np.sum(converged)} of {n} starts"
+            raise SolveError(
+                f"no consistent start was found within {max_iterations} Newton steps{where}: either c(q) = 0 has no "
+                "point near q, or its Jacobian loses rank there; give a q closer to the manifold"
+            )
+        described = kernel.call("describe", float(t0), y, parameters)
+        rates = kernel.call("derivative", float(t0), y, parameters)
+    multiplier, moved = described["multiplier"], np.moveaxis(y - y0, -1, 0)
+    names = tuple(s.name for s in system.states)
+    return ConsistentStart(
+        names=names,
+        states=np.concatenate([y, multiplier], axis=-1),
+        rates=np.concatenate([rates, np.full_like(multiplier, np.nan)], axis=-1),
+        residual={level: described[level] for level in LEVELS},
+        moved={name: by if by.ndim else float(by) for name, by in zip(names, moved, strict=False)},
+        groups=groups,
+    )
 
 
 def _settled(outcome: Outcome) -> Outcome:
@@ -160,28 +166,31 @@ def _never_begun(ts: np.ndarray, y0: np.ndarray, described: Mapping[str, np.ndar
     return _solution(Outcome(ts[:1], rows, stats, "", none, np.full(none.shape, ts[0]), y0))
 
 
-def _start(system: Any, q0: Any, v0: Any, finite: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    n_states = system.constraint.n_states
-    q0, v0 = numbers("q0", q0, finite=finite), numbers("v0", v0, finite=finite)
-    for name, value in (("q0", q0), ("v0", v0)):
-        if value.ndim < 1 or value.shape[-1] != n_states:
-            raise ValueError(
-                f"{name} has shape {value.shape}; expected (*batch, {n_states}), one number for each coordinate of "
-                f"{_name(system)}"
-            )
-    if q0.shape != v0.shape:
-        raise ValueError(f"q0 has shape {q0.shape} and v0 {v0.shape}; give both the same batch dimensions")
-    if not q0.size:
-        raise ValueError(f"q0 has shape {q0.shape}: an empty batch; give at least one start")
-    return q0, v0
+def _start(system: System, start: Any, refused: Refused = None) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates with velocities, and the multipliers, NaN where they are not given."""
+    if isinstance(start, ConsistentStart):
+        check_start_of(system, start)
+        start = start.states
+    states = read_points(system, start)
+    n = groups_of(system)["v"].stop
+    y0 = states[..., :n]
+    for index in map(tuple, np.argwhere(~np.isfinite(y0).all(axis=-1)).tolist()):
+        which = ", ".join(system.states[i].name for i in np.flatnonzero(~np.isfinite(y0[index])))
+        refuse(refused, index, f"start{of_sample(index)} must be finite, but {which} is not")
+    return y0, states[..., n:]
 
 
 def _check_start(
-    described: Mapping[str, np.ndarray], system: Any, start_tol: float, refused: Refused, index: tuple[int, ...]
+    described: Mapping[str, np.ndarray],
+    given: np.ndarray,
+    system: System,
+    start_tol: float,
+    refused: Refused,
+    index: tuple[int, ...],
 ) -> None:
     """Refuse what is wrong with the start at that index, or with the worst of a batch, where all are described."""
     if refused is not None and not np.isfinite([*described["position"], *described["velocity"]]).all():
-        return refuse(refused, index, f"the start{f' {index}' if index else ''} or its residual is not finite")
+        return refuse(refused, index, f"the start{of_sample(index)} or its residual is not finite")
     for level, equation, per in _START_LEVELS:
         size = np.abs(described[level])
         worst = tuple(int(i) for i in np.unravel_index(np.argmax(np.nan_to_num(size, nan=np.inf)), size.shape))
@@ -192,8 +201,8 @@ def _check_start(
                 refused,
                 index,
                 f"the start is inconsistent at the {level} level: |{equation}| = {size[worst]:.3g}{per} at residual "
-                f"{worst[-1]}{of_start} of {_name(system)}, more than start_tol = {start_tol:g}; write "
-                "`q0, v0 = consistent_initial_condition(system, q0, v0)` first",
+                f"{worst[-1]}{of_start} of {system.name!r}, more than start_tol = {start_tol:g}; write "
+                "`start = consistent_initial_condition(system, start)` first",
             )
             return
     bad = ~np.isfinite(described["multiplier"]).all(axis=-1)
@@ -203,8 +212,19 @@ def _check_start(
         refuse(
             refused,
             index,
-            f"the multipliers of start{of_start} of {_name(system)} are not finite: either the force is not, or the "
+            f"the multipliers of start{of_start} of {system.name!r} are not finite: either the force is not, or the "
             "constraint Jacobian loses rank there; drop redundant constraints or start elsewhere",
+        )
+        return
+    found = described["multiplier"]
+    off = ~(np.isnan(given) | (np.abs(given - found) <= ALGEBRAIC_SLACK * start_tol * np.maximum(1.0, np.abs(found))))
+    if off.any():
+        worst = tuple(int(i) for i in np.argwhere(off)[0])
+        refuse(
+            refused,
+            index,
+            f"the start{of_sample(index + worst[:-1])} of {system.name!r} is inconsistent at the level of the "
+            f"algebraic variables: lam{worst[-1]} = {given[worst]:.9g}, but the equations give {found[worst]:.9g}; leave it out",
         )
 
 
@@ -216,10 +236,6 @@ def _failure(solution: Solution) -> str:
     return f"{len(failed)} of {solution.result.size} reference solves stopped; start {first}: {solution.result[first]}"
 
 
-def _name(system: Any) -> str:
-    return repr(getattr(system, "name", None) or "the system")
-
-
 @lru_cache(maxsize=16)  # compiling takes seconds, so the same system is compiled once
-def compiled_kernel(system: Any, solver: str, project: bool, batched: bool) -> "ReferenceKernel":
-    return ReferenceKernel(ConstrainedMotion(system, project), solver, batched)
+def compiled_kernel(points: Points, solver: str, project: bool, batched: bool) -> "ReferenceKernel":
+    return ReferenceKernel(ConstrainedMotion(points, project), solver, batched)

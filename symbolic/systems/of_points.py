@@ -1,7 +1,7 @@
-"""Constrained mechanical systems, reduced to accelerations by elimination of the multipliers."""
+"""Points with masses, whose equations of motion are compiled by their structure, not written out one by one."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -9,12 +9,9 @@ import sympy as sp
 from ndae.symbolic.functions.constraint import Constraint
 from ndae.symbolic.functions.function import Function
 
-if TYPE_CHECKING:
-    from ndae.symbolic.systems.system import System
 
-
-class MechanicalSystem:
-    """Points with masses under a potential, a force and a holonomic constraint.
+class Points:
+    """Points with masses under a potential, a force and a holonomic constraint: what `System.of_points` holds.
 
     M q̈ = F(q, q̇, t) − J(q)ᵀ λ, c(q, t) = 0, with F = −∇V + force. λ is the multiplier: with c = |b − a| − L in
     metres it is the tension of a link in newtons. It solves (J M⁻¹ Jᵀ) λ = J M⁻¹ F + curvature(q, q̇, t).
@@ -64,41 +61,44 @@ class MechanicalSystem:
         """Length of q."""
         return self.constraint.n_states
 
-    def equations(self) -> "System":
-        """The same motion as a DAE of index 3, written out over states q0, ..., v0, ... and multipliers lam0, ...
+    def written(self) -> dict[str, Any]:
+        """The arguments of `System.mechanical` for the same motion, over q0, ..., v0, ... and multipliers lam0, ...
 
         Parameters that are one number stay parameters; those with a value for each instance, and the masses, are put
-        in as numbers. One expression a body: for chains of thousands, solve the system as it is.
+        in as numbers. One expression a body.
         """
-        from ndae.symbolic.systems.system import System
-
-        n = self.n_states
-        q, v = (list(sp.symbols(f"{letter}0:{n}", real=True)) for letter in "qv")
+        q, v, _ = self.states()
         time = sp.Symbol("t", real=True)
         single = {name: value for name, value in self.parameters.items() if value is None or np.ndim(value) == 0}
         keep = {name: sp.Symbol(name, real=True) for name in single}
 
-        def written(function: Function | None) -> list[sp.Expr]:
+        def expressions(function: Function | None) -> list[sp.Expr]:
             if function is None:
                 return []
             clock = {} if function.time is None else {function.time: time}
-            over = q if function.n_states == n else q + v
+            over = q if function.n_states == self.n_states else q + v
             return [e.xreplace(clock) for e in function.expanded(over, keep)]
 
-        return System.mechanical(
-            q,
-            v,
-            mass=[float(m) for m in np.repeat(self.mass, self.constraint.dim)],
-            force=written(self.external_force) or None,
-            potential=sum(written(self.potential), sp.Integer(0)),
-            holonomic=written(self.constraint),
-            parameters={keep[name]: value for name, value in single.items()},
-            time=time,
-            name=self.name,
-        )
+        return {
+            "q": q,
+            "v": v,
+            "mass": [float(m) for m in np.repeat(self.mass, self.constraint.dim)],
+            "force": expressions(self.external_force) or None,
+            "potential": sum(expressions(self.potential), sp.Integer(0)),
+            "holonomic": expressions(self.constraint),
+            "parameters": {keep[name]: value for name, value in single.items()},
+            "time": time,
+            "name": self.name,
+        }
+
+    def states(self) -> tuple[list[sp.Symbol], list[sp.Symbol], list[sp.Symbol]]:
+        """The coordinates q0, ..., velocities v0, ... and multipliers lam0, ... of the system as it is written out."""
+        sizes = {"q": self.n_states, "v": self.n_states, "lam": self.constraint.n_residuals}
+        q, v, lam = (list(sp.symbols(f"{letter}0:{n}", real=True)) for letter, n in sizes.items())
+        return q, v, lam
 
     def jax(self):
-        """Generate the system for JAX: force, multiplier, acceleration and energy as pure functions."""
-        from ndae.symbolic.systems.of_points_jax import JaxSystem
+        """Force, multiplier, acceleration and energy, generated for JAX as pure functions."""
+        from ndae.symbolic.systems.of_points_jax import JaxPoints
 
-        return JaxSystem(self)
+        return JaxPoints(self)

@@ -1,4 +1,4 @@
-"""Mechanical systems generated for JAX."""
+"""Equations of motion of points, generated for JAX."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,20 +14,20 @@ State = Float[Any, shapes.STATE]
 Residual = Float[Any, shapes.RESIDUAL]
 
 
-class JaxSystem:
-    """The equations of motion of a `MechanicalSystem`; every method takes any leading batch dimensions.
+class JaxPoints:
+    """The equations of motion of `Points`; every method takes any leading batch dimensions.
 
     `parameters` overrides defaults by name, for the constraint, the potential and the force alike; "mass" (one
     number, or (n_points,), in kg) overrides the masses too. Raises ValueError on an unknown name.
     """
 
-    def __init__(self, system):
-        self.name, self.n_states, self.dim = system.name, system.n_states, system.constraint.dim
-        self.structure = system.constraint.structure
-        self.constraint = system.constraint.jax()
-        self.potential = None if system.potential is None else system.potential.jax()
-        self.external_force = None if system.external_force is None else system.external_force.jax()
-        self.mass = system.mass
+    def __init__(self, points):
+        self.name, self.n_states, self.dim = points.name, points.n_states, points.constraint.dim
+        self.structure = points.constraint.structure
+        self.constraint = points.constraint.jax()
+        self.potential = None if points.potential is None else points.potential.jax()
+        self.external_force = None if points.external_force is None else points.external_force.jax()
+        self.mass = points.mass
 
     def _for(self, function, parameters: Mapping | None) -> dict:
         known = {"mass"}

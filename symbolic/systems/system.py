@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
@@ -11,7 +12,10 @@ from ndae.symbolic.expressions.limits import check_size
 from ndae.symbolic.expressions.reading import as_expressions
 from ndae.symbolic.expressions.written import lines_of
 from ndae.symbolic.forms.equations import Equations
+from ndae.symbolic.functions.constraint import Constraint
+from ndae.symbolic.functions.function import Function
 from ndae.symbolic.ground.kept import kept
+from ndae.symbolic.systems.of_points import Points
 from ndae.symbolic.systems.reading import (
     Reader,
     check_names,
@@ -41,6 +45,9 @@ class System(Equations):
     that can't be generated. That there are as many equations as states, and that these determine a solution, is the
     business of `reduce`.
     """
+
+    # What a system `of_points` is made of, and solved by; None of one that is known by its equations alone.
+    points: Points | None = None
 
     def __init__(
         self,
@@ -150,6 +157,28 @@ class System(Equations):
         )
         return cls(equations, states, parameters, time, invariants=invariants, name=name)
 
+    @classmethod
+    def of_points(
+        cls,
+        constraint: Constraint,
+        mass: float | Sequence[float] | np.ndarray = 1.0,
+        potential: Function | None = None,
+        force: Function | None = None,
+        name: str = "system",
+    ) -> "System":
+        """Points with masses on a holonomic constraint: M q̈ = F(q, q̇, t) − J(q, t)ᵀ λ, c(q, t) = 0, F = −∇V + force.
+
+        λ is the multiplier: with c = |b − a| − L in metres it is the tension of a link in newtons. `mass` is one number
+        or one for each point (n_points,), in kg. `potential` is a `Function` over the same state whose residuals,
+        summed, are V in joules. `force` is a `Function` with a number for each coordinate, over q, or over (q, q̇) side
+        by side. These stay as `system.points`, and solves and models use their structure; the equations over states
+        q0, ..., v0, ..., lam0, ... are written out when they are asked for. Parameters that are one number stay
+        parameters there; those with a value for each instance, and the masses, are put in as numbers.
+
+        Raises ValueError on masses that are not positive and on functions of another size.
+        """
+        return _OfPoints(Points(constraint, mass, potential, force, name))
+
     # -- what it is --------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
@@ -190,3 +219,39 @@ class System(Equations):
             lines.append("  parameters: " + ", ".join(f"{p} = {v}" for p, v in self.parameters.items()))
         lines += lines_of([f"invariant {key}: " for key in self.invariants], list(self.invariants.values()))
         return "\n".join(lines)
+
+
+class _OfPoints(System):
+    """A system whose equations are written out when they are asked for: a chain of thousands is solved without."""
+
+    def __init__(self, points: Points) -> None:
+        object.__setattr__(self, "points", points)  # frozen, as its base is
+        object.__setattr__(self, "name", points.name)
+
+    def __repr__(self) -> str:
+        return f"System({self.name!r}, of {self.points.constraint.n_points} points)"
+
+    @kept
+    def _written(self) -> System:
+        return System.mechanical(**self.points.written())
+
+    @kept
+    def states(self) -> tuple[sp.Symbol, ...]:
+        q, v, lam = self.points.states()
+        return (*q, *v, *lam)
+
+    @property
+    def equations(self) -> tuple[sp.Expr, ...]:
+        return self._written.equations
+
+    @property
+    def parameters(self) -> Mapping[sp.Symbol, float | None]:
+        return self._written.parameters
+
+    @property
+    def time(self) -> sp.Symbol | None:
+        return self._written.time
+
+    @property
+    def invariants(self) -> Mapping[str, sp.Expr]:
+        return self._written.invariants

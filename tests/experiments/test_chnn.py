@@ -24,7 +24,7 @@ def true_motion(bodies, n_steps, n_times=1):
         return torch.stack([torch.zeros_like(y[..., 0]), -weight.expand(y.shape[:-1])], -1)
 
     return ndae.NeuralMotion(
-        chnn_data.system(bodies).constraint.torch(), force, duration=0.12, n_steps=n_steps, n_times=n_times,
+        chnn_data.system(bodies).points.constraint.torch(), force, duration=0.12, n_steps=n_steps, n_times=n_times,
         mass=masses.tolist(), method=ndae.methods.SmoothProjection(tol=1e-10),
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from ndae.experiments.crosscheck.digits import error_scales
 from ndae.experiments.problems import load_problem, problem_from_text
 
 pytest.importorskip("sksundae")
-from ndae.solvers import solve_ida
+from ndae.solvers.outside.ida import solve_ida
 
 
 def ida(problem, form, rtol, **options):

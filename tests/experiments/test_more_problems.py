@@ -9,7 +9,7 @@ import pytest
 from ndae.experiments.problems import load_problem, problem_from_text
 from ndae.experiments.problems.loading import _DATA
 from ndae.experiments.problems.start import start_of
-from ndae.solvers import solve_dae
+from ndae.solvers.dae.solve import solve_dae
 
 
 def text_of(name):

@@ -6,7 +6,7 @@ import pytest
 from ndae.experiments.crosscheck.check import crosscheck
 from ndae.experiments.problems import load_problem, problem_names
 from ndae.experiments.problems.start import start_of
-from ndae.solvers import solve_dae
+from ndae.solvers.dae.solve import solve_dae
 
 RTOL = 1e-10
 # Over its 10 s the motion of five links magnifies every error a millionfold: at 1e-10 eight digits are luck.

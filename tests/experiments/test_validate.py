@@ -24,10 +24,10 @@ from ndae.experiments.validation.propagators import (
 )
 from ndae.experiments.validation.report import print_validation, spread, time_of_passing
 from ndae.experiments.validation.validate import Contest, HeldOut, compare, contest_of, pendulum_held_out, validate
-from ndae.solvers import SolveError, reference_solution
+from ndae.solvers import SolveError, solve
 from ndae.solvers.manifold import multipliers
 from ndae.solvers.mechanics.motion_torch import TorchMotion
-from ndae.symbolic import Constraint, MechanicalSystem, library
+from ndae.symbolic import Constraint, System, library
 from tests.experiments.command_line import in_process
 from tests.experiments.test_runs import swinging, tiny
 
@@ -52,7 +52,7 @@ def held_out(system):
 
 @pytest.fixture(scope="module")
 def reference(held_out):
-    return reference_solution(held_out.system, held_out.q, held_out.v, PERIOD * np.arange(4), rtol=1e-12, atol=1e-12)
+    return solve(held_out.system, {"q": held_out.q, "v": held_out.v}, PERIOD * np.arange(4), rtol=1e-12, atol=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,14 @@ def network(system, method=None, *, seed=0, n_layers=4, dtype=torch.float64, **o
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = ndae.models.build_network(
-            "mlp", system.constraint.torch(), method, edges=links, features=4, dim=2, n_layers=n_layers, **options
+            "mlp",
+            system.points.constraint.torch(),
+            method,
+            edges=links,
+            features=4,
+            dim=2,
+            n_layers=n_layers,
+            **options,
         )
     return model.to(dtype).eval()
 
@@ -111,16 +118,16 @@ def test_what_was_learned_does_not_touch_the_true_field(system, motion, held_out
         with torch.no_grad():
             model.log_step.add_(change)
         q_after, _ = TrueFieldMap(model, motion, PERIOD).advance(q, held_out.v)
-        violations.append(system.constraint.torch().residual(torch.as_tensor(q_after)).abs().max())
+        violations.append(system.points.constraint.torch().residual(torch.as_tensor(q_after)).abs().max())
     assert violations[1] < 0.9 * violations[0] < 0.09
 
 
 def test_projections_keep_the_true_field_on_the_constraint(system, motion, held_out):
     q, v = roll_out(TrueFieldMap(network(system, n_layers=1), motion, PERIOD), held_out.q, held_out.v, 5)
-    drift = system.constraint.torch().residual(torch.as_tensor(q)).abs().max()
+    drift = system.points.constraint.torch().residual(torch.as_tensor(q)).abs().max()
     projected = TrueFieldMap(network(system, ndae.methods.EndProjection(tol=1e-12), n_layers=1), motion, PERIOD)
     q, v = roll_out(projected, held_out.q, held_out.v, 5)
-    assert system.constraint.torch().residual(torch.as_tensor(q)).abs().max() < 1e-12 < 1e-7 < drift
+    assert system.points.constraint.torch().residual(torch.as_tensor(q)).abs().max() < 1e-12 < 1e-7 < drift
     assert np.isfinite(v).all()
 
 
@@ -160,12 +167,12 @@ def test_projections_are_counted(system, motion, held_out):
 
 def test_models_that_cannot_be_compared_are_refused(system, motion):
     positions = ndae.models.build_network(
-        "mlp", system.constraint.torch(), edges=[(ndae.fields.ORIGIN, 0), (0, 1)], features=2, dim=2
+        "mlp", system.points.constraint.torch(), edges=[(ndae.fields.ORIGIN, 0), (0, 1)], features=2, dim=2
     )
     with pytest.raises(ValueError, match=r"takes 2 numbers a node and gives 2: .*4 numbers"):
         HorizonMap(positions, motion, PERIOD)
     x, y, t = sp.symbols("x y t")
-    moving = MechanicalSystem(Constraint([sp.sqrt((x - t) ** 2 + y**2) - 1], [x, y], time=t), 1.0, name="moving")
+    moving = System.of_points(Constraint([sp.sqrt((x - t) ** 2 + y**2) - 1], [x, y], time=t), 1.0, name="moving")
     with pytest.raises(ValueError, match="moving: its equations depend on time"):
         TrueFieldMap(network(system), TorchMotion(moving), PERIOD)
 
@@ -212,7 +219,7 @@ def printed(found) -> str:
 
 def test_a_motion_with_velocities_of_its_own_is_compared_as_it_stands(system, motion, held_out, reference):
     force = ndae.forces.MLPForce(2, 2, 8)
-    model = ndae.NeuralMotion(system.constraint.torch(), force, duration=PERIOD, n_steps=8).double()
+    model = ndae.NeuralMotion(system.points.constraint.torch(), force, duration=PERIOD, n_steps=8).double()
     untrained = compare(contest_of(model, system, PERIOD), held_out, 0.35)
     rollout = untrained.rollout
     assert "velocities" not in rollout

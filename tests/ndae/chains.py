@@ -8,7 +8,7 @@ from torch import nn
 from ndae import NeuralMotion
 from ndae.fields import ORIGIN
 from ndae.forces.potentials import GraphPotential, MLPPotential
-from ndae.symbolic import Function, MechanicalSystem, library
+from ndae.symbolic import Function, System, library
 
 LENGTHS, MASSES = [1.0, 0.8, 1.2], [1.0, 0.5, 2.0]
 SYSTEM = library.chain_pendulum(3, LENGTHS, MASSES)
@@ -39,7 +39,7 @@ def windy():
     drag, t = sp.Symbol("drag", positive=True), sp.Symbol("t", real=True)
     forces = [-drag * v[i] + (sp.sin(2 * t) if i % 2 == 0 else 0) for i in range(6)]
     force = Function(forces, [*q, *v], {drag: 0.3}, time=t, unconstrained=q, name="drag and wind")
-    return MechanicalSystem(SYSTEM.constraint, MASSES, SYSTEM.potential, force, name="windy pendulum")
+    return System.of_points(SYSTEM.points.constraint, MASSES, SYSTEM.points.potential, force, name="windy pendulum")
 
 
 def potentials():
@@ -66,7 +66,7 @@ class Plain(nn.Module):
 
 def motion(force, **options):
     options = {"duration": 0.2, "mass": MASSES} | options
-    return NeuralMotion(SYSTEM.constraint.torch(), force, **options).double()
+    return NeuralMotion(SYSTEM.points.constraint.torch(), force, **options).double()
 
 
 def energies(model, potential, x, ts):

@@ -80,7 +80,7 @@ def learned(n, n_times, window, out, raw=False, **options):
     q = seen(n, n_times, 0)
     drag = Drag()
     motion = NeuralMotion(
-        SYSTEM.constraint.torch(), [SystemForce(SYSTEM), drag],
+        SYSTEM.points.constraint.torch(), [SystemForce(SYSTEM), drag],
         duration=window * DT, n_times=window, n_steps=window, starts="project",
     ).double()  # fmt: skip
     shooting = Shooting(motion, q, DT, window=window)
@@ -113,7 +113,7 @@ def test_damping_of_many_pendulums_comes_back_where_observed_starts_mislead(tmp_
 
 def test_fitted_starts_are_nearest_and_on_the_constraint():
     motion = NeuralMotion(
-        SYSTEM.constraint.torch(), SystemForce(SYSTEM), duration=0.4, n_times=8, n_steps=8, starts="project"
+        SYSTEM.points.constraint.torch(), SystemForce(SYSTEM), duration=0.4, n_times=8, n_steps=8, starts="project"
     ).double()
     q = seen(4, 9, 0)
     shooting = Shooting(motion, q, DT, window=8)

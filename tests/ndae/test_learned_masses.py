@@ -8,11 +8,11 @@ import torch
 from ndae import NeuralMotion, fit
 from ndae.forces import PotentialForce, SystemForce
 from ndae.forces.networks import SumForce
-from ndae.symbolic import Function, MechanicalSystem, library, point
+from ndae.symbolic import Function, System, library, point
 from ndae.training.optimizers import lbfgs
 
 SYSTEM = library.chain_pendulum(2, [1.0, 0.8], [1.0, 3.0])
-LINKS = SYSTEM.constraint
+LINKS = SYSTEM.points.constraint
 
 
 def states(n=40):
@@ -45,7 +45,7 @@ def motion(force=None, **options):
 )
 def test_learned_masses_are_those_of_weight_and_inertia(learn, start, adjoint, tmp_path):
     x = states()
-    y = motion(mass=SYSTEM.mass)(x).detach()
+    y = motion(mass=SYSTEM.points.mass)(x).detach()
     model = motion(mass=start, learn_mass=learn, adjoint=adjoint)
     n_unknown = 2 if learn is True else 1
     assert sum(p.numel() for p in model.parameters()) == n_unknown
@@ -53,7 +53,7 @@ def test_learned_masses_are_those_of_weight_and_inertia(learn, start, adjoint, t
     options = {"epochs": epochs, "batch_size": 30, "optimizer": lbfgs(), "out": tmp_path}
     fit(model, (x[:30], y[:30]), (x[30:], y[30:]), **options)
     torch.testing.assert_close(model.mass.detach(), torch.tensor([1.0, 3.0]).double(), rtol=1e-4, atol=0)
-    energy = motion(mass=SYSTEM.mass).energy(x)
+    energy = motion(mass=SYSTEM.points.mass).energy(x)
     torch.testing.assert_close(model.energy(x).detach(), energy, rtol=1e-3, atol=1e-3)
 
 
@@ -69,14 +69,14 @@ def test_blocks_are_learned_one_by_one():
 @pytest.mark.parametrize("learn", [[2], [-1], [0, 0], [True], [0.5], "a", [[0]], []])
 def test_what_names_no_node_is_refused(learn):
     with pytest.raises(ValueError, match="a mask of 2 truth values, or numbers of nodes from 0 to 1"):
-        motion(mass=SYSTEM.mass, learn_mass=learn)
+        motion(mass=SYSTEM.points.mass, learn_mass=learn)
 
 
 def pulled_together():
     """Two bodies whose potential depends on one mass, in an expression over both."""
     a, b, m = point("a", 2), point("b", 2), sp.Symbol("mass", positive=True)
     weight = Function.template([m * (a[1] + b[1])], [a, b], [(0, 1)], parameters={m: 1.0}, name="weight of two")
-    return MechanicalSystem(LINKS, 1.0, weight, name="two of one mass")
+    return System.of_points(LINKS, 1.0, weight, name="two of one mass")
 
 
 WEIGHT = SystemForce(SYSTEM)
@@ -105,10 +105,10 @@ def test_weight_of_other_masses_than_inertia_is_refused(what):
 
 def test_a_sum_of_sums_passes_masses_on_and_a_given_weight_is_kept():
     x = states(4)
-    nested = motion([SumForce([SystemForce(SYSTEM)]), push], mass=SYSTEM.mass, learn_mass=True)
-    torch.testing.assert_close(nested(x).detach(), motion(mass=SYSTEM.mass)(x), rtol=1e-6, atol=1e-7)
-    heavy = motion(SystemForce(SYSTEM, {"mass": [2.0, 6.0]}), mass=SYSTEM.mass)
-    falls = motion(SystemForce(SYSTEM, {"gravity": 2 * 9.82}), mass=SYSTEM.mass)
+    nested = motion([SumForce([SystemForce(SYSTEM)]), push], mass=SYSTEM.points.mass, learn_mass=True)
+    torch.testing.assert_close(nested(x).detach(), motion(mass=SYSTEM.points.mass)(x), rtol=1e-6, atol=1e-7)
+    heavy = motion(SystemForce(SYSTEM, {"mass": [2.0, 6.0]}), mass=SYSTEM.points.mass)
+    falls = motion(SystemForce(SYSTEM, {"gravity": 2 * 9.82}), mass=SYSTEM.points.mass)
     torch.testing.assert_close(heavy(x), falls(x), rtol=1e-12, atol=1e-12)
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from ndae import NeuralMotion, fit
 from ndae.methods import Auxiliary, EndProjection, Multiplier, Penalty, SmoothProjection, Unconstrained
-from ndae.solvers import SolveError, reference_solution
+from ndae.solvers import SolveError, solve
 from ndae.solvers.manifold import multipliers
 from ndae.solvers.mechanics.motion_torch import TorchMotion
 from ndae.symbolic import library
@@ -40,12 +40,12 @@ def states(n=4):
 
 def motion(**options):
     options = {"duration": 0.2, "mass": MASSES} | options
-    return NeuralMotion(SYSTEM.constraint.torch(), Weight(), **options).double()
+    return NeuralMotion(SYSTEM.points.constraint.torch(), Weight(), **options).double()
 
 
 def reference(x, ts):
     q, v = (part.numpy().reshape(len(x), -1) for part in (x[..., :2], x[..., 2:]))
-    return reference_solution(SYSTEM, q, v, ts, rtol=1e-12, atol=1e-12)
+    return solve(SYSTEM, {"q": q, "v": v}, ts, rtol=1e-12, atol=1e-12)
 
 
 METHODS = {
@@ -147,7 +147,7 @@ def test_gravity_and_masses_are_learned_from_positions(tmp_path):
     x = states(24)
     y = torch.as_tensor(reference(x, np.array([0.0, 0.2])).q[:, -1].reshape(24, 3, 2))
     model = NeuralMotion(
-        SYSTEM.constraint.torch(), Weight(5.0), duration=0.2, n_steps=8, mass=1.0, learn_mass=True
+        SYSTEM.points.constraint.torch(), Weight(5.0), duration=0.2, n_steps=8, mass=1.0, learn_mass=True
     ).double()
     before = (model(x) - y).norm(dim=-1).mean().item()
     result = fit(model, (x[:16], y[:16]), (x[16:], y[16:]), epochs=60, batch_size=8, learning_rate=0.05, out=tmp_path)
@@ -175,6 +175,6 @@ def test_states_and_times_that_do_not_fit_are_refused():
         motion()(torch.zeros(2, 3, 3, dtype=torch.float64))
     with pytest.raises(ValueError, match="increasing"):
         motion().trajectory(states(), [0.0, 0.1, 0.1])
-    wrong = NeuralMotion(SYSTEM.constraint.torch(), lambda t, y: y, duration=0.1).double()
+    wrong = NeuralMotion(SYSTEM.points.constraint.torch(), lambda t, y: y, duration=0.1).double()
     with pytest.raises(ValueError, match="the force has shape"):
         wrong(states())

@@ -6,7 +6,7 @@ import sympy as sp
 import torch
 from torch import nn
 
-from ndae import Constraint, NeuralMotion, fit, solve_dae
+from ndae import Constraint, NeuralMotion, fit, solve
 from ndae.forces.masses import Masses
 from ndae.methods import SmoothProjection, Unconstrained
 from ndae.symbolic import System, library
@@ -47,7 +47,7 @@ def sleigh_reference(start, ts):
         [x, y, th], [vx, vy, om], mass=[2.0, 2.0, 0.5], force=[2 * g, 0, -drag * om],
         velocity_constraints=[vy * sp.cos(th) - vx * sp.sin(th) - OFFSET * om], name="sleigh",
     )  # fmt: skip
-    found = solve_dae(system, dict(zip(["x", "y", "th", "vx", "vy", "om"], start.tolist(), strict=True)), ts)
+    found = solve(system, dict(zip(["x", "y", "th", "vx", "vy", "om"], start.tolist(), strict=True)), ts)
     return torch.as_tensor(np.stack([found[name] for name in ("x", "y", "th", "vx", "vy", "om", "mu0")], -1))
 
 
@@ -302,10 +302,10 @@ def test_lengths_are_learned_from_data_that_does_not_name_them(tmp_path):
 def test_known_and_learned_forces_add_up():
     weight = Weight()
     both = NeuralMotion(
-        SYSTEM.constraint.torch(), [weight, _Start(), lambda t, y: y[..., :2]], duration=0.1, mass=MASSES
+        SYSTEM.points.constraint.torch(), [weight, _Start(), lambda t, y: y[..., :2]], duration=0.1, mass=MASSES
     )
     state = states()
     torch.testing.assert_close(both.double().force(0.0, state), weight(0.0, state) + state[..., :2])
     assert dict(both.named_parameters()).keys() == {"force.modules_of_parts.0.g"}
     with pytest.raises(ValueError, match="a sum of no forces"):
-        NeuralMotion(SYSTEM.constraint.torch(), [], duration=0.1)
+        NeuralMotion(SYSTEM.points.constraint.torch(), [], duration=0.1)

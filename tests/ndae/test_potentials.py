@@ -178,12 +178,12 @@ def test_a_potential_of_a_pendulum_is_learned_from_its_motion():
     system = library.chain_pendulum(2)
     x = states(160, [1.0, 1.0])
     with torch.no_grad():
-        true = NeuralMotion(system.constraint.torch(), SystemForce(system), duration=0.2, n_steps=20).double()
+        true = NeuralMotion(system.points.constraint.torch(), SystemForce(system), duration=0.2, n_steps=20).double()
         y = true(x).float()
     x = x.float()
     torch.manual_seed(0)
     potential = MLPPotential(2, 2, 32)
-    model = NeuralMotion(system.constraint.torch(), PotentialForce(potential), duration=0.2, n_steps=1)
+    model = NeuralMotion(system.points.constraint.torch(), PotentialForce(potential), duration=0.2, n_steps=1)
     before = (model(x[120:]) - y[120:]).norm(dim=-1).mean().item()
     optimizer = torch.optim.Adam(potential.parameters(), lr=0.02)
     for _ in range(150):

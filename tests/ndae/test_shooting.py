@@ -8,13 +8,13 @@ from torch import nn
 from ndae import NeuralMotion, fit
 from ndae.methods import Unconstrained
 from ndae.models.shooting import Shooting
-from ndae.solvers import reference_solution
+from ndae.solvers import solve
 from ndae.symbolic import library
 from tests.ndae.test_motion_options import BLADE, INERTIA, sleigh, sleigh_states
 
 GRAVITY, DT, WINDOW, NOISE, SEEDS = 9.82, 0.05, 4, 0.01, range(5)
 SYSTEM = library.chain_pendulum(2, [1.0, 0.8], [1.0, 1.0], gravity=GRAVITY)
-LINKS = SYSTEM.constraint.torch()
+LINKS = SYSTEM.points.constraint.torch()
 
 
 class Gravity(nn.Module):
@@ -38,7 +38,7 @@ def true():
     """Positions and velocities (2 trajectories, 21 times, 2 bodies, 2) of the reference solver."""
     angle = np.random.default_rng(0).uniform(-1.5, 1.5, (2, 2))
     q = (np.stack([np.sin(angle), -np.cos(angle)], -1) * np.array([1.0, 0.8])[:, None]).cumsum(1).reshape(2, 4)
-    found = reference_solution(SYSTEM, q, np.zeros_like(q), DT * np.arange(21), rtol=1e-10, atol=1e-10)
+    found = solve(SYSTEM, {"q": q, "v": 0.0}, DT * np.arange(21), rtol=1e-10, atol=1e-10)
     return [torch.as_tensor(np.array(x)).reshape(2, 21, 2, 2) for x in (found.q, found.v)]
 
 

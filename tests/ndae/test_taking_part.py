@@ -30,7 +30,7 @@ def rods(n=6):
 
 
 def of_rods(force, **options):
-    return NeuralMotion(ROD.constraint.torch(), force, duration=0.1, n_steps=2, **options).double()
+    return NeuralMotion(ROD.points.constraint.torch(), force, duration=0.1, n_steps=2, **options).double()
 
 
 def over(net):

@@ -4,12 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ndae.solvers import SolveError, consistent_initial_condition, reference_solution, solve_dae
+from ndae.solvers import SolveError, consistent_initial_condition
 from ndae.solvers.dae import leading, solve as dae
+from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.dae.solve_torch import solve_torch
 from ndae.symbolic import library
 from ndae.symbolic.forms.functions import ReducedFunctions
-from ndae.symbolic.systems.of_points_jax import JaxSystem
+from ndae.symbolic.systems.of_points_jax import JaxPoints
 from tests.solvers.dae_cases import hanging, pendulum
 from tests.symbolic.stewart import motion, stewart
 
@@ -66,16 +67,16 @@ def test_torch_is_checked_as_well(monkeypatch, solved):
     assert "of their terms" in short.result and len(short.ts) == 2
 
 
-def test_reference_solutions_end_where_multipliers_are_wrong(monkeypatch):
-    solve = JaxSystem._solve
+def test_solves_of_points_end_where_multipliers_are_wrong(monkeypatch):
+    right = JaxPoints._solve
 
     def spoiled(self, q, v, t, parameters):
-        lam, a = solve(self, q, v, t, parameters)
+        lam, a = right(self, q, v, t, parameters)
         return lam, jnp.where(t == 0.2, 1.3, 1.0) * a
 
-    monkeypatch.setattr(JaxSystem, "_solve", spoiled)
-    start, ts = (np.array([0.6, -0.8]), np.array([0.4, 0.3])), [0.0, 0.1, 0.2, 0.3]
-    short = reference_solution(library.chain_pendulum(1), *start, ts, solver="dopri5", rtol=1e-6, throw=False)
+    monkeypatch.setattr(JaxPoints, "_solve", spoiled)
+    start, ts = {"q": [0.6, -0.8], "v": [0.4, 0.3]}, [0.0, 0.1, 0.2, 0.3]
+    short = solve(library.chain_pendulum(1), start, ts, by="dopri5", rtol=1e-6, throw=False)
     assert "solve their equations only to" in short.result and "t = 0.2" in short.result
     assert short.n_reached == 2 and len(short.ts) == 2
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from ndae.solvers import SolveError, dae_flow, solve_dae, solve_ida, solve_radau
+from ndae.solvers import SolveError, dae_flow
+from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.dae.solve_torch import solve_torch
 from ndae.solvers.dae.switching import MAX_CHANGES
 from ndae.symbolic.expressions.derivatives import dot

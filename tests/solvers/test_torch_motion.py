@@ -6,13 +6,13 @@ import pytest
 import sympy as sp
 import torch
 
+from ndae.solvers import solve
 from ndae.solvers.arguments import float64_on_cpu
 from ndae.solvers.depth.on_manifold import integrate_on_manifold
 from ndae.solvers.errors import ProjectionError
 from ndae.solvers.mechanics.motion_jax import ConstrainedMotion
 from ndae.solvers.mechanics.motion_torch import TorchMotion
-from ndae.solvers.mechanics.reference import reference_solution
-from ndae.symbolic import Constraint, Function, MechanicalSystem, library, point
+from ndae.symbolic import Constraint, Function, System, library, point
 from tests.solvers.pendulum_oracle import motion_in_angles
 
 GRAVITY = 9.82
@@ -27,12 +27,12 @@ def shaken():
     q, v = sp.symbols("q0 q1"), sp.symbols("v0 v1")
     air = Function([sp.cos(t) - drag * v[0] - q[0], -drag * v[1] - q[1] / 2], [*q, *v], {drag: 0.2}, t, "air")
     weight = Function.template([2 * GRAVITY * p[1]], [p], [(0,)], name="weight")
-    return MechanicalSystem(rod, 2.0, weight, air, "shaken")
+    return System.of_points(rod, 2.0, weight, air, "shaken")
 
 
 SYSTEMS = {
     "chain": lambda: library.chain_pendulum(5, mass=[1.0, 2.0, 0.5, 1.0, 3.0]),
-    "molecules": lambda: MechanicalSystem(library.rigid_molecules(2, (1.0, 1.0, 1.0)), name="molecules"),
+    "molecules": lambda: System.of_points(library.rigid_molecules(2, (1.0, 1.0, 1.0)), name="molecules"),
     "shaken": shaken,
 }
 
@@ -41,7 +41,7 @@ SYSTEMS = {
 def both(request):
     """A system in torch, and in JAX as functions of (t, q, v) compiled for a batch."""
     system = SYSTEMS[request.param]()
-    motion = ConstrainedMotion(system)
+    motion = ConstrainedMotion(system.points)
     methods = {name: jax.jit(jax.vmap(getattr(motion, name), (None, 0, None))) for name in ("derivative", "describe")}
     methods["project"] = jax.jit(jax.vmap(lambda t, y, p: motion.project(t, y, p, 50), (None, 0, None)))
 
@@ -54,7 +54,7 @@ def both(request):
 
 def states(system, n=3, seed=0):
     """Any states (n, 2 n_states), off the constraints."""
-    return np.random.default_rng(seed).normal(size=(n, 2 * system.n_states))
+    return np.random.default_rng(seed).normal(size=(n, 2 * system.points.n_states))
 
 
 def near(system, call, n=3):
@@ -64,7 +64,7 @@ def near(system, call, n=3):
         corners = np.array([[0, 0, 0], [1, 0, 0], [0.5, 0.75**0.5, 0]])
         guess[:, :18] = np.concatenate([corners, corners + 3]).ravel()
     else:
-        guess[:, : system.n_states] = np.arange(1, system.n_states // 2 + 1).repeat(2) / 2**0.5
+        guess[:, : system.points.n_states] = np.arange(1, system.points.n_states // 2 + 1).repeat(2) / 2**0.5
     exact, converged = call("project", 0.0, guess)
     assert converged.all()
     return exact + 0.01 * states(system, n, seed=1)
@@ -102,7 +102,7 @@ def test_parameters_are_taken_and_others_refused():
     given = {"gravity": 3.0, "length": 1.2, "mass": 2.0}
     y, ours = states(system), TorchMotion(system, given)
     with float64_on_cpu():
-        theirs = jax.jit(jax.vmap(lambda y: ConstrainedMotion(system).describe(0.0, y, given)))(y)
+        theirs = jax.jit(jax.vmap(lambda y: ConstrainedMotion(system.points).describe(0.0, y, given)))(y)
     for name, value in ours.describe(None, torch.as_tensor(y)).items():
         np.testing.assert_allclose(value, theirs[name], rtol=1e-11, atol=1e-11, err_msg=name)
     with pytest.raises(ValueError, match=r"unknown parameter 'gravty': it has \['gravity', 'length', 'mass'\]"):
@@ -156,7 +156,7 @@ def test_adaptive_steps_and_projection_agree_with_the_reference_on_five_bodies()
         )
         y = torch.stack(list(steps))
         described = motion.describe(None, y)
-    reference = reference_solution(system, HORIZONTAL, np.zeros(10), ts, rtol=1e-12, atol=1e-12)
+    reference = solve(system, {"q": HORIZONTAL, "v": 0.0}, ts, rtol=1e-12, atol=1e-12)
     q, v = np.split(y.numpy(), 2, -1)
     for ours, theirs in ((q, reference.q), (v, reference.v), (described["multiplier"].numpy(), reference.multiplier)):
         assert np.abs(ours - theirs).max() < 1e-8 * np.abs(theirs).max()

@@ -43,7 +43,7 @@ def test_arrays_stay_the_users():
 def test_a_solution_keeps_its_own_times():
     system = System([dot(x) + y, y - x], [x, y], name="decay")
     start, ts = np.array([1.0, 1.0]), np.linspace(0, 1, 3)
-    solution = ndae.solve_torch(system, start, ts, rtol=1e-6)
+    solution = ndae.solve(system, start, ts, by="torch", rtol=1e-6)
     np.testing.assert_array_equal((*start, *ts), (1, 1, 0, 0.5, 1))
     before = solution.x.copy()
     start += 1
@@ -58,7 +58,7 @@ def test_empty_batches(backend):
     if backend == "torch":
         batches = [torch.tensor(batch) for batch in batches]
     function = getattr(library.chain(2), backend)()
-    reduced = library.chain_pendulum(1).equations().reduce()
+    reduced = library.chain_pendulum(1).reduce()
     functions = getattr(reduced, backend)()
     calls = [
         function.residual, function.jacobian, function.local_jacobian, function.penalty,

@@ -14,7 +14,7 @@ a, b = sp.symbols("a b")
 CHAIN = library.chain(1)
 IN_JAX = CHAIN.jax()
 VECTOR = VectorFunction([a * b], {"y": [a, b]})
-SYSTEM = library.chain_pendulum(1).jax()
+SYSTEM = library.chain_pendulum(1).points.jax()
 REDUCED = System([dot(a) + a * b, b**3 + b - a], [a, b], name="valve").reduce()
 
 # Every public method that takes states, from float64 y.

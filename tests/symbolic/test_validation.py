@@ -5,7 +5,7 @@ import pytest
 import sympy as sp
 import torch
 
-from ndae.symbolic import ANCHOR, Constraint, Function, MechanicalSystem, library, norm, point
+from ndae.symbolic import ANCHOR, Constraint, Function, System, library, norm, point
 
 x, y, z, t, L = sp.symbols("x y z t L")
 a, b = point("a", 2), point("b", 2)
@@ -270,9 +270,9 @@ def test_library_and_systems_refuse():
         (lambda: library.linear_invariant([1.0, np.nan]), "finite"),
         (lambda: library.linear_invariant([[1, 0], [0, 1]], [1.0, 2.0, 3.0]), "expected one number or 2"),
         (lambda: library.chain_pendulum(3, mass=[1.0, 2.0]), "one for each body"),
-        (lambda: MechanicalSystem(library.chain(2), mass=0.0), "positive"),
-        (lambda: MechanicalSystem(library.chain(2), potential=library.chain(3)), "6 states"),
-        (lambda: MechanicalSystem(library.chain(2), force=library.chain(2)), "2 numbers"),
+        (lambda: System.of_points(library.chain(2), mass=0.0), "positive"),
+        (lambda: System.of_points(library.chain(2), potential=library.chain(3)), "6 states"),
+        (lambda: System.of_points(library.chain(2), force=library.chain(2)), "2 numbers"),
         (lambda: library.chain(2).describe(3), "levels=3"),
         (lambda: library.chain(2).source("tensorflow"), "one of torch, jax, numpy"),
         (lambda: library.chain(2).expanded([x]), "1 states given, expected 4"),

@@ -30,7 +30,7 @@ _END = {
 
 
 def _problem() -> Problem:
-    system = pendulum.system().equations()
+    system = pendulum.system()
     q0, v0 = pendulum.start()
     names = [symbol.name for symbol in system.states]
     moving = names[: 2 * q0.size]  # the multipliers come behind

@@ -1,0 +1,129 @@
+"""One solve for every system, by this project's integrators or by others."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ndae.solvers.arguments import SOLVER_NAMES, check_system
+from ndae.solvers.solution import Solution
+from ndae.symbolic.ground.extras import learning
+from ndae.symbolic.systems.system import System
+
+# Methods that solves of points have by the structure of their constraint; others go by the equations written out.
+_OF_POINTS = {"projection": True, "plain": False}
+
+
+@dataclass(frozen=True)
+class IDA:
+    """SUNDIALS IDA, by backward differentiation formulas (ndae.solvers.outside.ida), by `method` "ggl" (the default),
+    "index1", "dummy" or "original".
+
+    `newton` is "modified" or "full", None for what the method needs; after `max_seconds` it gives up.
+    """
+
+    newton: str | None = None
+    max_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Radau:
+    """Radau IIA by solve-dae (ndae.solvers.outside.radau), with methods as IDA.
+
+    `stages` is 3, 5 or 7 (order 5, 9, 13), None for what `rtol` asks; after `max_seconds` it gives up.
+    """
+
+    stages: int | None = None
+    max_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Torch:
+    """Adaptive steps of torchdiffeq with a projection at every output time (ndae.solvers.dae.solve_torch).
+
+    `integrator`: "dopri8", "dopri5" or another adaptive one; after `max_seconds` no further output time is begun.
+    """
+
+    integrator: str = "dopri8"
+    max_seconds: float | None = None
+
+
+_OTHERS: Mapping[str, IDA | Radau | Torch] = {"ida": IDA(), "radau": Radau(), "torch": Torch()}
+
+
+def solve(
+    system: System,
+    start: Any,
+    ts: Any,
+    *,
+    by: str | IDA | Radau | Torch = "dopri8",
+    method: Any = None,
+    rtol: float | None = None,
+    atol: Any = None,
+    parameters: Mapping[str, Any] | None = None,
+    max_steps: int | None = None,
+    start_tol: float = 1e-8,
+    throw: bool = True,
+    progress: Callable[[float, str], None] | None = None,
+) -> Solution:
+    """The solution of a system from a consistent start, at the times `ts`, in float64.
+
+    - `start`: initial values at `ts[0]`: a mapping by name, an array (*batch, n_states) in the order of the states, or
+      a ConsistentStart. Algebraic variables may be left out (NaN in an array), and derivatives that are no states where
+      the equations determine them; where equations of algebraic variables are nonlinear, values of these are the guess
+      from which they are solved. Of a system of points, {"q": ..., "v": ...} gives whole vectors (*batch, n). It must
+      satisfy the equations and the constraints hidden in them within `start_tol`.
+    - `ts` (n_times,): output times, strictly increasing, at least two. Steps end there.
+    - `by`: "dopri8" (the default), "dopri5", "tsit5" for equations that are not stiff, "radau13" or "kvaerno5"
+      (implicit) for stiff ones, all in JAX by diffrax; and for a second opinion "torch" (torchdiffeq), "ida"
+      (SUNDIALS), "radau" (Radau IIA of solve-dae), or `Torch`, `IDA`, `Radau` with settings of their own.
+    - `method`: how constraints are kept. "projection" (the default), "plain", "baumgarte", "ggl", or an object of
+      ndae.solvers.dae.formulations; of IDA and Radau the form of the equations, "ggl" (the default), "index1", "dummy"
+      or "original". torch projects.
+    - `rtol`, `atol`: tolerances of a step's local error, |error_i| ≤ atol_i + rtol |y_i| for every differential
+      variable: 1e-10 and 1e-4 rtol by default, so that a variable counts relatively down to 1e-4; 1e-8 and rtol of IDA
+      and Radau. `atol` is one number, a mapping from names of states, or an array over the differential variables.
+    - `parameters`: values by name instead of the system's own: one number, or an array of the batch's shape. Of a
+      system of points, what its constraint and forces take, and "mass".
+    - `max_steps`: attempts after which a solve gives up; default a million, or twenty an output time if that is more.
+    - `progress(fraction, text)`: called now and then while it runs; not by torch.
+
+    Each of a batch is solved with its own steps (in torch they share them, IDA and Radau take one start). A system of
+    points is solved by the structure of its constraint, where `by` and `method` can; else by its equations.
+
+    Returns a Solution of all states, with residuals of all levels and invariants at every output time. Raises
+    ValueError for a bad argument or an inconsistent start, MissingExtraError where another maker's solver is not
+    installed, and SolveError when a solve stops early; with `throw=False` the reason is in `solution.result`, and the
+    outputs end where the last solve stopped.
+    """
+    check_system(system)
+    kind = _OTHERS.get(by) if isinstance(by, str) else by
+    given: dict[str, Any] = {
+        "atol": atol, "parameters": parameters, "start_tol": start_tol, "throw": throw,
+        **({} if rtol is None else {"rtol": rtol}), **({} if max_steps is None else {"max_steps": max_steps}),
+    }  # fmt: skip
+    if isinstance(kind, Torch):
+        with learning('by="torch"'):
+            from ndae.solvers.dae.solve_torch import solve_torch
+        if method not in (None, "projection"):
+            raise ValueError(f"method {method!r}: torch keeps constraints by projection alone; take another `by`")
+        return solve_torch(system, start, ts, solver=kind.integrator, max_seconds=kind.max_seconds, **given)
+    if isinstance(kind, (IDA, Radau)):
+        given |= {"form": "ggl" if method is None else method, "max_seconds": kind.max_seconds, "progress": progress}
+        if isinstance(kind, IDA):
+            from ndae.solvers.outside.ida import solve_ida
+
+            return solve_ida(system, start, ts, newton=kind.newton, **given)
+        from ndae.solvers.outside.radau import solve_radau
+
+        return solve_radau(system, start, ts, stages=kind.stages, **given)
+    if not isinstance(by, str) or by not in SOLVER_NAMES:
+        raise ValueError(f"by={by!r} is not known; choose one of {', '.join((*SOLVER_NAMES, *_OTHERS))}")
+    given |= {"solver": by, "progress": progress}
+    method = "projection" if method is None else method
+    if system.points is not None and isinstance(method, str) and method in _OF_POINTS:
+        from ndae.solvers.mechanics.reference import solve_points
+
+        return solve_points(system, start, ts, project=_OF_POINTS[method], **given)
+    from ndae.solvers.dae.solve import solve_dae
+
+    return solve_dae(system, start, ts, formulation=method, **given)

@@ -224,7 +224,8 @@ def _check_start(
             refused,
             index,
             f"the start{of_sample(index + worst[:-1])} of {system.name!r} is inconsistent at the level of the "
-            f"algebraic variables: lam{worst[-1]} = {given[worst]:.9g}, but the equations give {found[worst]:.9g}; leave it out",
+            f"algebraic variables: lam{worst[-1]} = {given[worst]:.9g}, but the equations give {found[worst]:.9g}; "
+            "leave it out",
         )
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ndae.solvers import SolveError, consistent_initial_condition
+from ndae.solvers import SolveError, consistent_initial_condition, solve
 from ndae.solvers.dae import leading, solve as dae
 from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.dae.solve_torch import solve_torch

@@ -11,6 +11,8 @@ from ndae.solvers import SolveError, dae_flow
 from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.dae.solve_torch import solve_torch
 from ndae.solvers.dae.switching import MAX_CHANGES
+from ndae.solvers.outside.ida import solve_ida
+from ndae.solvers.outside.radau import solve_radau
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.systems.system import System
 

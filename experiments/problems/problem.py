@@ -14,7 +14,7 @@ from ndae.symbolic.expressions.names import check_name
 class Problem:
     """A DAE with a start, a span of time and, where known, the solution at its end.
 
-    - `system`: a symbolic.System.
+    - `system`: a System.
     - `initial`: values by state name at `t_span[0]`. Those left out (multipliers, say) are solved for, all given ones
       kept.
     - `rates`: derivatives of states at the start, by state name: guesses from which equations that are nonlinear in

@@ -109,7 +109,7 @@ def dae_flow(
     adjoint: diffrax.AbstractAdjoint | None = None,
     throw: bool = True,
 ) -> Callable[..., FlowResult]:
-    """The flow of a symbolic.System: `flow(start, ts, parameters=None) -> FlowResult`, pure JAX.
+    """The flow of a System: `flow(start, ts, parameters=None) -> FlowResult`, pure JAX.
 
     `start` is an array (n_states,) in the order of the states or a mapping by name (algebraic variables may be left
     out, NaN in an array), `ts` (n_times,) increases strictly, `parameters` are values by name. Under jit, vmap and grad

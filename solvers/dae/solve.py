@@ -1,6 +1,6 @@
 """Solutions of differential-algebraic systems in float64, by diffrax on their index-reduced form.
 
-A symbolic.System is reduced to y' = rates(y, w), T(y, w, t) = 0 with hidden constraints C(y, t) = 0; the leading
+A System is reduced to y' = rates(y, w), T(y, w, t) = 0 with hidden constraints C(y, t) = 0; the leading
 unknowns w are solved for in every evaluation, y is integrated with adaptive steps, and a formulation says how the
 constraints are kept. Steps end on the output times: between them no interpolant stays on the constraints.
 
@@ -54,7 +54,7 @@ def solve_dae(
 ) -> Solution:
     """The solution of a DAE from a consistent start, at the times `ts`, in float64.
 
-    - `system`: a symbolic.System of any index.
+    - `system`: a System of any index.
     - `start`: its initial values at `ts[0]`: a mapping by name, an array (*batch, n_states) in the order of its
       states, or a ConsistentStart. Algebraic variables may be left out (NaN in an array), and so may derivatives that
       are no states, where the equations determine them; where equations of algebraic variables are nonlinear, values

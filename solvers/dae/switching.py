@@ -128,7 +128,7 @@ class Switching:
 def find_jumps(
     system: Any, y0: np.ndarray, ts: np.ndarray, parameters: Parameters, tol: float, refused: Refused = None
 ) -> Jumps | None:
-    """Where the equations of a symbolic.System switch between the first and the last of `ts`; None if nowhere.
+    """Where the equations of a System switch between the first and the last of `ts`; None if nowhere.
 
     `y0` (*batch, N) are starts of the reduced system, `parameters` arrays of the batch's shape or numbers. Raises
     ValueError where a constraint jumps by more than `tol`, which is noted in `refused` instead if there is such a

@@ -40,7 +40,7 @@ def solve_ida(
     index 2 are kept out of the error test, and solved for from the others at the output times. Between its steps IDA
     interpolates: constraints hold there to the accuracy of the interpolant.
 
-    - `system`: a symbolic.System; `start`, `parameters`, `start_tol` as in solvers.solve_dae.
+    - `system`: a System; `start`, `parameters`, `start_tol` as in ndae.solve.
     - `rtol`, `atol`: relative and absolute tolerance; `atol` one number, one for each entry of the reduced system's y,
       or by state name; by default `rtol`.
     - `newton`: "modified" keeps one Jacobian over many steps, as IDA does by default, scaled where c_j has changed;

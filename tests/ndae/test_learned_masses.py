@@ -81,7 +81,9 @@ def pulled_together():
 
 WEIGHT = SystemForce(SYSTEM)
 REFUSED = {
-    "other known masses": ({"mass": 2.0}, r"the motion has masses \[2.0, 2.0\] kg.*\[1.0, 3.0\] kg.*mass=system.points.mass"),
+    "other known masses": (
+        {"mass": 2.0}, r"the motion has masses \[2.0, 2.0\] kg.*\[1.0, 3.0\] kg.*mass=system.points.mass"
+    ),
     "a fixed weight of learned masses": (
         {"force": SystemForce(SYSTEM, {"mass": [1.0, 3.0]}), "learn_mass": True}, "leave 'mass' out"
     ),

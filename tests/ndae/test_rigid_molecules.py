@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from ndae import MechanicalSystem, NeuralMotion, library, project, reference_solution
+from ndae import NeuralMotion, System, library, project, solve
 
 TURNS = np.arange(6) * np.pi / 3
 RING = np.stack([np.cos(TURNS), np.sin(TURNS), 0 * TURNS], 1)
@@ -91,7 +91,7 @@ def test_a_free_molecule_turns_at_a_constant_rate(case):
 def test_the_reference_turns_carbon_dioxide_too():
     case = Case("CO2")
     q, v = (part.reshape(-1) for part in case.at(0.0))
-    found = reference_solution(MechanicalSystem(case.constraint, case.masses), q, v, [0.0, 0.5, 1.0])
+    found = solve(System.of_points(case.constraint, case.masses), {"q": q, "v": v}, [0.0, 0.5, 1.0])
     assert np.abs(found.q[-1].reshape(-1, 3) - case.at(1.0)[0]).max() < 1e-8
     assert np.abs(found.energy - found.energy[0]).max() < 1e-9 * found.energy[0]
 

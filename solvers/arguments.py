@@ -104,6 +104,17 @@ def checked_parameters(system: Any, parameters: Mapping[str, Any] | None) -> dic
     return parameters
 
 
+def refuse_functions(name: str, parameters: Mapping[str, Any]) -> None:
+    """Raises ValueError for a parameter that is a function, such as a network of the state."""
+    for key, value in parameters.items():
+        if callable(value):
+            raise ValueError(
+                f"{name}: parameter {key!r} is a function, parameters are numbers or tensors that do not change with "
+                "the state, for derivatives are taken with them held fixed: write what depends on the state into the "
+                "equations, or learn it as a force of its own (a module F(t, y))"
+            )
+
+
 def named_once(what: str, given: Mapping[Any, Any]) -> dict[str, Any]:
     """A mapping from names or symbols as one from names. Raises ValueError for none, and for two keys of one name."""
     if not isinstance(given, Mapping):

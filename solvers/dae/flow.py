@@ -19,6 +19,7 @@ from ndae.solvers.arguments import (
     checked_parameters,
     named_once,
     output_times,
+    refuse_functions,
 )
 from ndae.solvers.dae.describe import absolute_tolerances
 from ndae.solvers.dae.formulations import formulation_named
@@ -118,12 +119,13 @@ def dae_flow(
     start is not checked: a formulation that projects moves it to the constraints, the others integrate from it as it
     is, and algebraic variables that it gives are no more than guesses.
 
-    Steps end where an input of time switches, and derivatives by parameters that say when are right as well. Other
-    derivatives are those of the discrete solution with its steps held fixed, by `adjoint`: for reverse mode
-    diffrax.RecursiveCheckpointAdjoint() (the default), for forward mode, second derivatives included,
+    Steps end where an input of time switches, and first derivatives by parameters that say when are right as well, no
+    higher ones. Other derivatives are those of the discrete solution with its steps held fixed, by `adjoint`: for
+    reverse mode diffrax.RecursiveCheckpointAdjoint() (the default), for forward mode, second derivatives included,
     diffrax.ForwardMode(), for both diffrax.DirectAdjoint() (with a small `max_steps`, which it always makes and
     stores). Projections, implicit stages and algebraic variables are differentiated as the exact ones (implicit
-    function theorem).
+    function theorem): algebraic variables to any order, implicit stages and the start (its projection, and what it
+    leaves out) to the second.
 
     A solve that stops early never stops the others of a batch: under jit and vmap `status` says of each whether and
     why, its outputs that were not reached are NaN, and derivatives through them are not finite. To go on with the rest,
@@ -162,6 +164,7 @@ def dae_flow(
         if ts.ndim != 1 or ts.size < 2:
             raise ValueError(f"ts has shape {ts.shape}; give a vector of at least two output times, the start first")
         parameters = named_once("parameters", parameters or {})
+        refuse_functions(system.name, parameters)
         parameters = {name: jnp.asarray(p, jnp.float64) for name, p in parameters.items()} or None
         check_parameter_names(system, parameters)
         for name, value in (parameters or {}).items():

@@ -37,7 +37,8 @@ class ReducedMotion:
     """y' = rates(y, w) + delta, T(y, w, t) + shift = 0, C(y, t) = 0 of a symbolic.ReducedSystem under a formulation.
 
     With `differentiable`, reverse-mode derivatives go through every method, and second derivatives are those of the
-    exact solutions too. Call them with 64-bit JAX switched on.
+    exact solutions too; of the leading unknowns those of any order are, in any case. Call them with 64-bit JAX switched
+    on.
     """
 
     def __init__(self, reduced: Any, formulation: Formulation, differentiable: bool = False) -> None:
@@ -49,23 +50,14 @@ class ReducedMotion:
 
     def begin(self, t: Any, y: Array, parameters: Parameters, guess: Leading) -> tuple[PhaseState, Leading, Flag]:
         """The state to start from, the leading unknowns there by Newton's iteration from `guess`, and its success."""
-        w, converged = self._solve(t, y, parameters, None, guess)
+        w, converged = self.functions.solve_leading(y, t, parameters, guess=guess)
         return jnp.concatenate([y, w[self.guessed]]), w, converged
 
     def leading(self, t: Any, state: PhaseState, parameters: Parameters, shift: Any = None) -> tuple[Leading, Flag]:
         """w at a state, and whether it was found."""
         y, guesses = state[: self.n_y], state[self.n_y :]
         guess = jnp.zeros(self.n_w).at[self.guessed].set(guesses) if self.guessed.size else None
-        return self._solve(t, y, parameters, shift, guess)
-
-    def _solve(self, t: Any, y: Array, parameters: Parameters, shift: Any, guess: Any) -> tuple[Leading, Flag]:
-        w, converged = self.functions.solve_leading(y, t, parameters, shift=shift, guess=guess)
-        if self.differentiable and self.guessed.size:
-            # Newton's iteration has first derivatives; a step more, with a matrix that has none, gives second ones.
-            left = self.functions.leading_system(y, w, t, parameters)
-            matrix = jax.lax.stop_gradient(self.functions.leading_jacobian(y, w, t, parameters))
-            w = w - jnp.linalg.solve(matrix, left if shift is None else left + shift)
-        return w, converged
+        return self.functions.solve_leading(y, t, parameters, shift=shift, guess=guess)
 
     def derivative(self, t: Any, state: PhaseState, parameters: Parameters) -> PhaseState:
         """y' and zero for the guesses; NaN where the leading unknowns are not found, which rejects the step."""

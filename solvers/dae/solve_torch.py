@@ -6,6 +6,7 @@ Adaptive steps of torchdiffeq between the output times, and at every output time
 import math
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ndae.solvers._types import Flag, State, Times, Trajectory
-from ndae.solvers.arguments import check_settings, check_system, checked_parameters, output_times
+from ndae.solvers.arguments import check_settings, check_system, checked_parameters, output_times, refuse_functions
 from ndae.solvers.batches import broadcast_parameters, stand_in
 from ndae.solvers.dae.describe import absolute_tolerances, describe_states, never_begun
 from ndae.solvers.dae.leading import SETTLED, settled, unsettled
@@ -32,7 +33,8 @@ class TorchReduced:
     """y' = rates(y, w) with T(y, w, t) = 0, and the projection onto C(y, t) = 0, of a symbolic.ReducedSystem.
 
     What the integrator needs of a DAE: called as `field(t, y)` it gives y' for y (*batch, N). `parameters` are values
-    by name, numbers or tensors of the batch's shape; everything is differentiable with respect to them and to y.
+    by name, numbers or tensors of the batch's shape; everything is differentiable with respect to them and to y. They
+    are constants of the motion, of which hidden constraints are derivatives in time: functions raise a ValueError.
     `floor` (N,) is the size below which a component is measured absolutely when it is projected.
 
     Where equations for w are nonlinear, Newton's iteration starts from `guess` (*batch, n), which follows the solution
@@ -43,9 +45,15 @@ class TorchReduced:
         self, reduced: Any, parameters: Mapping[str, Any] | None = None, *, floor: Any = 1e-2, guess: Any = None
     ) -> None:
         self.reduced, self.functions = reduced, reduced.torch()
-        self.parameters = dict(parameters or {})
+        refuse_functions(self.functions.name, parameters or {})
+        self._parameters = dict(parameters or {})
         self.floor = torch.as_tensor(floor, dtype=torch.float64)
         self.guess = None if all(block.linear for block in reduced.blocks) else guess
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """By name, to read: another value of one is another motion."""
+        return MappingProxyType(self._parameters)
 
     def __call__(self, t: Time, y: State) -> State:
         """y'; NaN where the leading unknowns are not found."""
@@ -54,7 +62,8 @@ class TorchReduced:
 
     def leading(self, t: Time, y: State) -> tuple[Tensor, Flag]:
         """The leading unknowns w (*batch, n) and whether they were found."""
-        return self.functions.solve_leading(y, t, self.parameters, guess=self.guess)
+        # A tensor of its own, which constants given beforehand do not come from even if they were computed from y.
+        return self.functions.solve_leading(y.view_as(y), t, self.parameters, guess=self.guess)
 
     def accepted(self, t: Time, y: State) -> None:
         """Take w at a state of the solution for the guess from now on."""

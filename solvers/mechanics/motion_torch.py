@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ndae.solvers._types import PerSample, Residual, State
-from ndae.solvers.arguments import points_of
+from ndae.solvers.arguments import points_of, refuse_functions
 from ndae.solvers.manifold.gram import apply_metric
 from ndae.solvers.manifold.multipliers import (
     acceleration_left,
@@ -45,7 +45,7 @@ class TorchMotion(torch.nn.Module):
         self.external_force = None if points.external_force is None else points.external_force.torch()
         given = dict(parameters or {})
         known = {"mass", *points.parameters}
-        _refuse_functions(self.name, given)
+        refuse_functions(self.name, given)
         unknown = [name for name in given if name not in known]
         if unknown:
             raise ValueError(f"{self.name}: unknown parameter {unknown[0]!r}: it has {sorted(known)}")
@@ -153,13 +153,3 @@ class TorchMotion(torch.nn.Module):
 
     def _metric(self, like: Tensor) -> Float[Tensor, " n_points"]:
         return self._inverse_mass.to(like)
-
-
-def _refuse_functions(name: str, parameters: Mapping[str, Any]) -> None:
-    for key, value in parameters.items():
-        if callable(value) and not isinstance(value, Tensor):
-            raise ValueError(
-                f"{name}: parameter {key!r} is a function, parameters are numbers or tensors that do not change with "
-                "the state, for derivatives are taken with them held fixed: write what depends on the state into the "
-                "equations, or learn it as a force of its own (a module F(t, y))"
-            )

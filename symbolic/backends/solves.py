@@ -53,8 +53,8 @@ class Arrays:
 
     `stack(entries)` numbers and arrays on a new last axis, `library(A, b)` for arrays (..., k, k) and (..., k),
     `freeze` to cut gradients, `loop(condition, body, state)`, and, where there is one that is quicker, `small(A, b)`
-    for up to `most_small` unknowns, with entries as arrays. `order()`: of the derivatives that are wanted of what
-    Newton's iteration finds.
+    for up to `most_small` unknowns, with entries as arrays. `implicit(equations, z, outer)` is z with the derivatives
+    by `outer`, of any order, of the solution of r = 0, where equations(z, outer) gives r and the rows of ∂r/∂z.
     """
 
     xp: Any
@@ -64,7 +64,7 @@ class Arrays:
     loop: Callable
     small: Callable | None = None
     most_small: int = 0
-    order: Callable[[], int] = lambda: 1
+    implicit: Callable = lambda equations, z, outer: z
 
     def grouped(self, entries: Sequence, n: int) -> list:
         """Entries listed block by block as n arrays (..., n_blocks); what is zero by its place in all stays so."""
@@ -116,10 +116,8 @@ class Arrays:
 
         `function(unknowns, outer)` gives residuals, Jacobians, and a function () of the sizes of what is added up in
         each residual. Damped Newton steps of each block from its guess, until a step is relatively smaller than √eps or
-        the residual is rounding of that size, and then one step more, which squares the error. That last step alone
-        carries gradients: those of the implicit function theorem, of the first order; each step that follows with the
-        same Jacobian makes one order more right. Gives the unknowns and, as the last entry, whether all blocks
-        converged.
+        the residual is rounding of that size, and then one step more, which squares the error. Derivatives are those of
+        the implicit function. Gives the unknowns and, as the last entry, whether all blocks converged.
         """
         xp = self.xp
         frozen = [self.freeze(x) for x in outer]
@@ -192,13 +190,14 @@ class Arrays:
         first, one = (z, residual, step, scales, done), xp.ones_like(z[0])
         (z, *_, old_done), (trial, *_, done), accept, *_ = self.loop(unfinished, body, (first, first, one > 0, one, 1))
         (z,), done = taken([z], [trial], accept), xp.where(accept, done, old_done)
-        z = [self.freeze(x) for x in z]
-        residual, jacobian, _ = evaluate(z, outer)
-        jacobian = rows([self.freeze(a) for a in jacobian])
-        z = self._spread([x - d for x, d in zip(z, self.solve(jacobian, residual), strict=True)])
-        for _ in range(self.order() - 1):
-            residual, _, _ = evaluate(z, outer)
-            z = self._spread([x - d for x, d in zip(z, self.solve(jacobian, residual), strict=True)])
+        residual, jacobian, _ = evaluate(z, frozen)
+        z = self._spread([x - d for x, d in zip(z, self.solve(rows(jacobian), residual), strict=True)])
+
+        def equations(z, given):
+            residuals, jacobians, _ = evaluate(z, given)
+            return residuals, rows(jacobians)
+
+        z = self.implicit(equations, z, outer)
         return [*self.ungrouped(z), done.all(-1)]
 
     def functions(self) -> dict[str, Callable]:

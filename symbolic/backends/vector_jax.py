@@ -1,6 +1,7 @@
 """Vector functions generated for JAX."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +38,29 @@ def _library(matrix, right):
     return jnp.linalg.solve(matrix, right[..., None])[..., 0]
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _implicit(equations, z, outer):
+    del equations, outer
+    return z
+
+
+@_implicit.defjvp
+def _implicit_derivative(equations, primals, tangents):
+    (z, outer), (_, changes) = primals, tangents
+    z = _implicit(equations, z, outer)  # of whose derivatives those of the next order are made
+    _, right, rows = jax.jvp(lambda outer: equations(z, outer), (outer,), (changes,), has_aux=True)
+    return z, [jnp.broadcast_to(-d, x.shape) for d, x in zip(ARRAYS.solve(rows, right), z, strict=True)]
+
+
 ARRAYS = Arrays(
-    jnp, _stack, _library, jax.lax.stop_gradient, jax.lax.while_loop, small=solve_small, most_small=MOST_UNKNOWNS
+    jnp,
+    _stack,
+    _library,
+    jax.lax.stop_gradient,
+    jax.lax.while_loop,
+    small=solve_small,
+    most_small=MOST_UNKNOWNS,
+    implicit=_implicit,
 )
 FUNCTIONS |= ARRAYS.functions()
 

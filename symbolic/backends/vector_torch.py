@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import torch
+from torch.autograd import forward_ad
 
 from ndae.symbolic.backends.loading import load
 from ndae.symbolic.backends.solves import Arrays, python_loop
@@ -53,14 +54,93 @@ def _stack(entries):
 
 
 def _library(matrix, right):
-    return torch.linalg.solve_ex(matrix, right.expand(matrix.shape[:-1]).unsqueeze(-1))[0].squeeze(-1)
+    right = right.expand(torch.broadcast_shapes(matrix.shape[:-1], right.shape)).unsqueeze(-1)
+    if forward_ad._current_level >= 0:  # forward mode twice through torch's own solve is wrong, without a word
+        return (torch.linalg.inv_ex(matrix)[0] @ right).squeeze(-1)
+    return torch.linalg.solve_ex(matrix, right)[0].squeeze(-1)
 
 
 def _freeze(x):
     return x.detach() if isinstance(x, torch.Tensor) else x
 
 
-ARRAYS = Arrays(torch, _stack, _library, _freeze, python_loop, order=lambda: 2 if torch.is_grad_enabled() else 1)
+class _Implicit(torch.autograd.Function):
+    """z (..., n) with equations(z, outer) = 0, whose own graph has first derivatives, with derivatives of any order.
+
+    Those of order k + 1 are made of z as this function gives it, with derivatives of order k. Where no more than the
+    first is wanted, the graph of z has it at less cost. Written with torch.func, whose transforms it goes through.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(equations, z, *outer):
+        del equations, outer
+        return z.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.equations, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        needed = ctx.needs_input_grad[2:]
+        if not torch.is_grad_enabled():
+            return None, cotangent, *[None for _ in needed]
+        places = [i for i, wanted in enumerate(needed) if wanted]
+        _, rows, pull = _linearised(ctx.equations, ctx.saved_tensors, places)
+        columns = list(zip(*[row.unbind(-1) for row in rows], strict=True))
+        gradients = pull(-_stack(ARRAYS.solve(columns, cotangent.unbind(-1))))
+        found = dict(zip(places, gradients, strict=True))
+        return None, None, *[found.get(i) for i in range(len(needed))]
+
+    @staticmethod
+    def jvp(ctx, _, __, *changes):
+        places = [i for i, change in enumerate(changes) if change is not None]
+        # torch switches forward mode off in here, and with it that of the transforms around this one.
+        with forward_ad._set_fwd_grad_enabled(True):
+            tensors = [forward_ad.unpack_dual(x).primal for x in ctx.saved_tensors]
+            z, rows, pull = _linearised(ctx.equations, tensors, places)
+            # J v as the transpose of w -> Jᵀ w, as forward mode can't be nested outside of torch.func.
+            _, push = torch.func.vjp(pull, torch.zeros_like(z))
+            (right,) = push(tuple(changes[i] for i in places))
+            return -_stack(ARRAYS.solve([row.unbind(-1) for row in rows], right.unbind(-1)))
+
+
+def _linearised(equations, tensors, places):
+    """z, the rows of ∂r/∂z, and the product of a vector with ∂r/∂outer for the entries `places` of outer."""
+    z, *outer = _Implicit.apply(equations, *tensors), *tensors[1:]
+
+    def residual(*moved):
+        given = list(outer)
+        for i, x in zip(places, moved, strict=True):
+            given[i] = x
+        r, rows = equations(z.unbind(-1), given)
+        return _stack(r).expand(z.shape), tuple(map(_stack, rows))
+
+    _, pull, rows = torch.func.vjp(residual, *[outer[i] for i in places], has_aux=True)
+    return z, rows, pull
+
+
+def _implicit(equations, z, outer):
+    places = [i for i, x in enumerate(outer) if isinstance(x, torch.Tensor) and x.is_floating_point()]
+
+    def of_tensors(z, tensors):
+        given = list(outer)
+        for i, x in zip(places, tensors, strict=True):
+            given[i] = x
+        return equations(z, given)
+
+    if torch.is_grad_enabled():
+        residual, rows = equations(z, outer)
+        change = ARRAYS.solve([[_freeze(a) for a in row] for row in rows], residual)
+        z = [x - d for x, d in zip(z, change, strict=True)]
+    return _Implicit.apply(of_tensors, _stack(z), *[outer[i] for i in places]).unbind(-1)
+
+
+ARRAYS = Arrays(torch, _stack, _library, _freeze, python_loop, implicit=_implicit)
 FUNCTIONS |= ARRAYS.functions()
 
 

@@ -21,6 +21,10 @@ class ReducedFunctions(Recomputed):
     determines, and C(y, t) = 0 (n_constraints) the hidden constraints. `t` and values of `parameters={name: value}` are
     numbers or arrays of the batch's shape. Generated on first use. Raises ValueError on wrong lengths, unknown or
     missing parameters, or a missing time.
+
+    Parameters do not change along a solution: hidden constraints are derivatives in time with dp/dt = 0. One that is in
+    them (`constant`) and a function of the state or of time therefore belongs into the system's equations. In torch one
+    whose graph comes from y or t is refused, with a ValueError; without a graph, and in the others, nothing tells.
     """
 
     def __init__(self, reduced: ReducedEquations, backend: str):
@@ -31,6 +35,7 @@ class ReducedFunctions(Recomputed):
         self.n_y, self.n_w = len(reduced.y), len(reduced.w)
         self.n_states, self.n_constraints = len(reduced.states), len(reduced.constraints)
         self.parameters = {s.name: v for s, v in reduced.parameters.items()}
+        self.constant = frozenset(s.name for c in reduced.constraints for s in c.free_symbols & set(reduced.parameters))
         self._both = {"y": reduced.y, "w": reduced.w}
 
     def __repr__(self) -> str:
@@ -44,6 +49,20 @@ class ReducedFunctions(Recomputed):
             return getattr(function, self.backend)()
 
         return remembered(self._known, name, make)
+
+    def _check_constant(self, y, t, parameters: Mapping | None) -> None:
+        if self.backend != "torch" or not parameters or not self._xp.is_grad_enabled():
+            return
+        from ndae.symbolic.backends.graph_torch import comes_from
+
+        for key, value in parameters.items():
+            name = getattr(key, "name", key)
+            if name in self.constant and comes_from(value, (y, t)):
+                raise ValueError(
+                    f"{self.name}: parameter {name!r} is computed from the state or the time that it is given with, "
+                    "and is in an equation that is differentiated in time with parameters held fixed: write what it "
+                    "depends on into the equations. A constant computed from this very state goes with y.clone()"
+                )
 
     @kept
     def _known(self) -> dict[str, CompiledVector]:
@@ -61,6 +80,7 @@ class ReducedFunctions(Recomputed):
 
     def leading_system(self, y, w, t=None, parameters: Mapping | None = None):
         """T(y, w, t), shape (..., n_w)."""
+        self._check_constant(y, t, parameters)
         return self._top(y, w, t=t, parameters=parameters)
 
     def leading_jacobian(self, y, w, t=None, parameters: Mapping | None = None, by: str = "w"):
@@ -91,9 +111,10 @@ class ReducedFunctions(Recomputed):
         """w (..., n_w) with T(y, w, t) + shift = 0, and whether it was found, boolean (...).
 
         Linear parts are solved by formulas and elimination; nonlinear blocks by damped Newton iteration from their
-        entries of `guess` (default zeros) to rounding. First derivatives of w (JAX, torch) are those of the implicit
-        function. Where nothing is found, at a singular matrix or without convergence, w is not to be used.
+        entries of `guess` (default zeros) to rounding. Derivatives of w (JAX, torch), of any order, are those of the
+        implicit function. Where nothing is found, at a singular matrix or without convergence, w is not to be used.
         """
+        self._check_constant(y, t, parameters)
         name = "leading unknowns" + ("" if shift is None else " with shift")
         function = remembered(
             self._known, name, lambda: _COMPILERS[self.backend](LeadingFunction(self.reduced, shift is not None))
@@ -111,10 +132,12 @@ class ReducedFunctions(Recomputed):
 
     def constraints(self, y, t=None, parameters: Mapping | None = None):
         """C(y, t), shape (..., n_constraints)."""
+        self._check_constant(y, t, parameters)
         return self._constraints(y, t=t, parameters=parameters)
 
     def constraints_jacobian(self, y, t=None, parameters: Mapping | None = None):
         """∂C/∂y, shape (..., n_constraints, n_y)."""
+        self._check_constant(y, t, parameters)
         return self._constraints.jacobian("y", y, t=t, parameters=parameters)
 
     def constraints_time_derivative(self, y, t=None, parameters: Mapping | None = None):

@@ -102,6 +102,17 @@ def test_forward_mode_has_first_and_second_derivatives():
     np.testing.assert_allclose(hessian, np.exp(-0.8) * np.array([[0, -1], [-1, 1.3]]), rtol=0, atol=1e-6)
 
 
+def test_third_derivatives_through_explicit_steps():
+    """z = z₀ exp(-p t), where x = z³ + z is solved for z by Newton's iteration at each stage."""
+    flow = dae_flow(valve(), adjoint=diffrax.ForwardMode(), solver="dopri5", rtol=1e-8)
+
+    def end(p):
+        return flow({"x": 1.3**3 + 1.3, "z": 1.3}, TS, {"p": p}).x[-1, 1]
+
+    found = jax.jit(jax.jacfwd(jax.jacfwd(jax.jacfwd(end))))(0.8)
+    np.testing.assert_allclose(found, -1.3 * np.exp(-0.8), rtol=1e-6)
+
+
 def test_a_start_off_the_constraints_has_the_derivatives_of_its_nearest_point():
     """Of all states of the pendulum a tenth of a second later; the length moves the constraint."""
     flow = dae_flow(pendulum(), start_tol=None, adjoint=diffrax.ForwardMode())

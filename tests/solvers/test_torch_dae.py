@@ -7,6 +7,7 @@ import sympy as sp
 import torch
 
 from ndae.solvers.arguments import float64_on_cpu
+from ndae.solvers.dae.flow import dae_flow
 from ndae.solvers.dae.formulations import formulation_named
 from ndae.solvers.dae.reduced_motion import ReducedMotion
 from ndae.solvers.dae.solve import solve_dae
@@ -226,3 +227,73 @@ def test_steps_are_counted_over_all_outputs():
     assert counts.keys() == STEPS and counts["n_steps"] >= 10
     with pytest.raises(IntegrationError, match="max_steps = 3 attempts were spent"):
         list(integrate_on_manifold(lambda t, y: -y, lambda t, y: y, y0, ts, max_steps=3))
+
+
+# -- parameters are constants of a solution ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tanks():
+    """Two tanks whose levels differ by q, with a valve c at the outlet: q is in an equation that is differentiated."""
+    h1, h2, flow, q, c = sp.symbols("h1 h2 flow q c")
+    equations = [dot(h1) - 1 + flow, dot(h2) - flow + c * h2, h1 - q - h2]
+    return System(equations, [h1, h2, flow], {q: 0.1, c: 0.5}, name="tanks")
+
+
+def test_a_parameter_made_of_the_state_is_refused_where_it_is_differentiated(tanks):
+    functions = tanks.reduce().torch()
+    assert functions.constant == {"q"}
+    leaf = torch.tensor([1.0, 0.9], dtype=torch.float64, requires_grad=True)
+    for y in (leaf, leaf * 1.0):
+        for of_state in (0.1 * y[0], torch.tanh(y).sum() ** 2):
+            for call in (
+                functions.solve_leading, functions.constraints, functions.constraints_jacobian,
+                lambda y, t, p: functions.leading_system(y, torch.zeros(3).double(), t, p),
+            ):  # fmt: skip
+                with pytest.raises(ValueError, match="parameter 'q' is computed from the state"):
+                    call(y, 0.0, {"q": of_state})
+        # In an equation that is not differentiated it is a value like any other: c = h1 gives c h2 = h1 h2.
+        w = functions.solve_leading(y, 0.0, {"c": y[0]})[0]
+        expected = (1 - y[0] * y[1]) / 2
+        torch.testing.assert_close(w[0], expected)
+        torch.testing.assert_close(*(torch.autograd.grad(v, y, retain_graph=True)[0] for v in (w[0], expected)))
+    time = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    moving = System(tanks.equations, tanks.states, tanks.parameters, t, name="in time").reduce().torch()
+    with pytest.raises(ValueError, match="parameter 'q' is computed from the state or the time"):
+        moving.solve_leading(leaf, time, {"q": time.sin()})
+
+
+def test_parameters_that_are_learned_go_on(tanks):
+    """A leaf, what is computed from one, with a state that depends on it too, and from the start by an encoder."""
+    raw = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True)
+    start, ts = torch.tensor([1.0, 0.9], dtype=torch.float64, requires_grad=True), torch.tensor([0.0, 0.5, 1.0])
+
+    def end(raw, encoded=0.0):
+        q = torch.nn.functional.softplus(raw) + encoded
+        y0 = torch.stack([start[1] + q, start[1]])
+        w = tanks.reduce().torch().solve_leading(y0, 0.0, {"q": q})[0]
+        y = torch_flow(TorchReduced(tanks.reduce(), {"q": q}), y0, ts.double(), rtol=1e-8, atol=1e-8)
+        return y[-1, 0] + w.sum()
+
+    (gradient,) = torch.autograd.grad(end(raw), raw, create_graph=True)
+    h = 1e-5
+    difference = (end(raw + h) - end(raw - h)) / (2 * h)
+    torch.testing.assert_close(gradient, difference, rtol=1e-6, atol=1e-8)
+    assert torch.isfinite(torch.autograd.grad(gradient, raw)[0])
+    encoded = 0.01 * start.sum()
+    assert torch.isfinite(torch.autograd.grad(end(raw, encoded), start)[0]).all()
+    motion = TorchReduced(tanks.reduce(), {"q": start[0] - start[1]})  # a number, from the state that it starts at
+    assert torch.isfinite(torch.autograd.grad(motion(0.0, start).sum(), start)[0]).all()
+
+
+def test_a_motion_has_its_parameters_for_good(tanks):
+    motion = TorchReduced(tanks.reduce(), {"q": torch.tensor(0.2)})
+    with pytest.raises(TypeError):
+        motion.parameters["q"] = torch.tensor(0.3)
+    with pytest.raises(AttributeError):
+        motion.parameters = {}
+    for of_state in (lambda y: y[0], torch.nn.Linear(2, 1)):
+        with pytest.raises(ValueError, match="parameter 'q' is a function"):
+            TorchReduced(tanks.reduce(), {"q": of_state})
+        with float64_on_cpu(), pytest.raises(ValueError, match="parameter 'q' is a function"):
+            dae_flow(tanks)({"h1": 1.0, "h2": 0.9}, [0.0, 1.0], {"q": of_state})

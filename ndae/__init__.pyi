@@ -12,7 +12,7 @@ from . import (
 from .models.neural_dae import NeuralDAE as NeuralDAE
 from .models.neural_motion import NeuralMotion as NeuralMotion
 from .solvers.consistent import consistent_initial_condition as consistent_initial_condition
-from .solvers.dae.flow import dae_flow as dae_flow
+from .solvers.dae.flow import flow as flow
 from .solvers.dae.start import ConsistentStart as ConsistentStart
 from .solvers.errors import IntegrationError as IntegrationError, ProjectionError as ProjectionError
 from .solvers.manifold.projection import project as project

@@ -1,5 +1,5 @@
 from .consistent import consistent_initial_condition as consistent_initial_condition
-from .dae.flow import FlowResult as FlowResult, dae_flow as dae_flow
+from .dae.flow import FlowResult as FlowResult, flow as flow
 from .dae.formulations import (
     GGL as GGL,
     Baumgarte as Baumgarte,

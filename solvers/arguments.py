@@ -11,7 +11,7 @@ from ndae.symbolic.ground.forks import check_process
 from ndae.symbolic.systems.of_points import Points
 from ndae.symbolic.systems.system import System
 
-SOLVER_NAMES = ("dopri8", "dopri5", "tsit5", "kvaerno5", "radau13")
+INTEGRATORS = ("dopri8", "dopri5", "tsit5", "kvaerno5", "radau13")
 _NUMBERS = (float, int, np.number, np.ndarray)
 
 
@@ -35,7 +35,7 @@ def numbers(name: str, value: Any, finite: bool = True) -> np.ndarray:
         if jax is not None and isinstance(value, jax.core.Tracer):
             raise ValueError(
                 f"{name} is traced by JAX, inside of jit, vmap or grad, where solvers that give NumPy arrays can't be "
-                "called: write dae_flow there"
+                "called: write ndae.flow there"
             ) from None
         raise ValueError(f"{name} must be an array of numbers, got {type(value).__name__}: {error}") from error
     if finite and not np.all(np.isfinite(array)):
@@ -127,13 +127,13 @@ def named_once(what: str, given: Mapping[Any, Any]) -> dict[str, Any]:
     return named
 
 
-def check_settings(solver: str | None, max_steps: int | None, **positive: Any) -> None:
-    """Raises ValueError unless a solver, if there is one, is known, `max_steps` at least 1, and the others positive."""
+def check_settings(integrator: str | None, max_steps: int | None, **positive: Any) -> None:
+    """Raises ValueError unless an integrator, if given, is known, `max_steps` is at least 1 and the others positive."""
     for name, value in positive.items():
         if not (_is_number(value) and value > 0):
             raise ValueError(f"{name} must be a positive number, got {value!r}")
-    if solver is not None and solver not in SOLVER_NAMES:
-        raise ValueError(f"solver {solver!r} is not known; choose one of {', '.join(SOLVER_NAMES)}")
+    if integrator is not None and integrator not in INTEGRATORS:
+        raise ValueError(f"integrator {integrator!r} is not known; choose one of {', '.join(INTEGRATORS)}")
     if max_steps is not None and not (_is_number(max_steps) and max_steps == int(max_steps)):
         raise ValueError(f"max_steps must be a whole number, got {max_steps!r}")
     if max_steps is not None and max_steps < 1:

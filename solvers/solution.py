@@ -231,7 +231,7 @@ class Solution:
 
 
 class SolveError(RuntimeError):
-    """A solve stopped early: `solution` is what it reached, of dae_flow a FlowResult; None where it never started."""
+    """A solve stopped early: `solution` is what it reached, of ndae.flow a FlowResult; None where it never started."""
 
     def __init__(self, message: str, solution: Any = None) -> None:
         super().__init__(message)

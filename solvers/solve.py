@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ndae.solvers.arguments import SOLVER_NAMES, check_system
+from ndae.solvers.arguments import INTEGRATORS, check_system
 from ndae.solvers.solution import Solution
 from ndae.symbolic.ground.extras import learning
 from ndae.symbolic.systems.system import System
@@ -106,7 +106,7 @@ def solve(
             from ndae.solvers.dae.solve_torch import solve_torch
         if method not in (None, "projection"):
             raise ValueError(f"method {method!r}: torch keeps constraints by projection alone; take another `by`")
-        return solve_torch(system, start, ts, solver=kind.integrator, max_seconds=kind.max_seconds, **given)
+        return solve_torch(system, start, ts, integrator=kind.integrator, max_seconds=kind.max_seconds, **given)
     if isinstance(kind, (IDA, Radau)):
         given |= {"form": "ggl" if method is None else method, "max_seconds": kind.max_seconds, "progress": progress}
         if isinstance(kind, IDA):
@@ -116,9 +116,9 @@ def solve(
         from ndae.solvers.outside.radau import solve_radau
 
         return solve_radau(system, start, ts, stages=kind.stages, **given)
-    if not isinstance(by, str) or by not in SOLVER_NAMES:
-        raise ValueError(f"by={by!r} is not known; choose one of {', '.join((*SOLVER_NAMES, *_OTHERS))}")
-    given |= {"solver": by, "progress": progress}
+    if not isinstance(by, str) or by not in INTEGRATORS:
+        raise ValueError(f"by={by!r} is not known; choose one of {', '.join((*INTEGRATORS, *_OTHERS))}")
+    given |= {"integrator": by, "progress": progress}
     method = "projection" if method is None else method
     if system.points is not None and isinstance(method, str) and method in _OF_POINTS:
         from ndae.solvers.mechanics.reference import solve_points
@@ -126,4 +126,4 @@ def solve(
         return solve_points(system, start, ts, project=_OF_POINTS[method], **given)
     from ndae.solvers.dae.solve import solve_dae
 
-    return solve_dae(system, start, ts, formulation=method, **given)
+    return solve_dae(system, start, ts, method=method, **given)

@@ -65,7 +65,7 @@ def _solver(name: str, rtol: float) -> Callable[[Any], Any]:
     if solver == "IDA":
         form = _form(system.reduce(), form)
         return lambda start: solve_ida(system, start, ts, form=form, rtol=rtol, atol=rtol, throw=False)
-    return lambda start: solve_dae(system, start, ts, solver=solver, formulation=form, rtol=rtol, atol=rtol)
+    return lambda start: solve_dae(system, start, ts, integrator=solver, method=form, rtol=rtol, atol=rtol)
 
 
 @lru_cache  # its functions are compiled once

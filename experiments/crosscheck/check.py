@@ -282,7 +282,7 @@ class _Study:
 
         start, end = self.problem.t_span
         named = Baumgarte(20.0 / (end - start)) if formulation == "baumgarte" else formulation
-        options = {"formulation": named, "solver": self.solver, "rtol": rtol, "atol": atol, "max_steps": max_steps}
+        options = {"method": named, "integrator": self.solver, "rtol": rtol, "atol": atol, "max_steps": max_steps}
         return solve_dae(self.problem.system, self.start, self.ts if ts is None else ts, **options, throw=False)
 
     def compared(self, runs: Sequence[tuple[Run, Any]]) -> CrossCheck:

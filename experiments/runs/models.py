@@ -123,7 +123,7 @@ def _motion(config: "RunConfig", problem: "LearningProblem") -> "NeuralMotion":
         options["starts"] = "check" if problem.stiffness is None else "project"
     return ndae.NeuralMotion(
         constraint, forces if soft else forces[0], duration=duration,
-        n_steps=math.ceil(duration / longest * (1 - 1e-9)), mass=problem.mass, velocity_constraint=along,
+        n_steps=math.ceil(duration / longest * (1 - 1e-9)), mass=problem.mass, velocity_constraints=along,
         method=build_method(config), integrator=config.integrator, adjoint=config.adjoint, **options,
     )  # fmt: skip
 
@@ -163,4 +163,4 @@ def _check_integrator(config: "RunConfig") -> None:
     if config.integrator == "velocity_verlet" and config.method == "soft":
         return  # NeuralMotion's own
     start = torch.zeros(1, 1, dtype=getattr(torch, config.dtype))
-    integrate(lambda t, y: -y, start, torch.tensor([0.0, 1.0], dtype=start.dtype), method=config.integrator)
+    integrate(lambda t, y: -y, start, torch.tensor([0.0, 1.0], dtype=start.dtype), integrator=config.integrator)

@@ -115,7 +115,7 @@ class MotionMap:
         self.period, self._model = model.duration, copy.copy(model)
         # What drifted off is to be seen, not refused.
         self._model.start_tol = float("inf")
-        constraints = [c for c in (model.constraint, model.velocity_constraint) if c is not None]
+        constraints = [c for c in (model.constraint, model.velocity_constraints) if c is not None]
         self.needs_time = any(c.needs_time for c in constraints)
         self.n_multipliers = sum(c.n_residuals for c in constraints) if model.multipliers else 0
         self.projections = self.unconverged = 0

@@ -14,7 +14,7 @@ def motion_sizes(constraint: Any, along: Any, method: Method) -> tuple[int, int]
     """Nodes and coordinates of each, from the constraints; raises ValueError where these do not fit."""
     if constraint is None:
         if along is None:
-            raise ValueError("a motion without any constraint: give constraint=, velocity_constraint=, or both")
+            raise ValueError("a motion without any constraint: give constraint=, velocity_constraints=, or both")
         if not isinstance(method, SmoothProjection | Unconstrained):
             raise ValueError(
                 f"{method!r} acts on positions, which nothing constrains here: give SmoothProjection(), which keeps "

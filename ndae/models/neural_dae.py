@@ -136,7 +136,7 @@ class NeuralDAE(nn.Module):
 
     def _layer(self, layer: int, z: Latent, step: Tensor, manifold: Manifold) -> Latent:
         flow = _Flow(self.field(layer), self.method, manifold, step, float(layer))
-        options = {"method": self.integrator, "rtol": self.rtol, "atol": self.atol}
+        options = {"integrator": self.integrator, "rtol": self.rtol, "atol": self.atol}
         if self.adjoint:
             # What the layer depends on beside the field's own weights, some of it computed in this forward pass.
             depends = [*flow.parameters(), *self.constraint.parameters(), step, manifold.close_weight]

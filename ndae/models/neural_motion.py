@@ -77,7 +77,7 @@ class NeuralMotion(nn.Module):
       start of masses that are trained; they stay positive (definite). With a mask (nodes,), or numbers of nodes, these
       alone are trained. Forces and masses are known up to a common factor alone, and nothing else tells masses under
       weight alone. The weight of a SystemForce is of the learned masses.
-    - `velocity_constraint`: one over `[*q, *v]`, the residual `A(q, t) v + b(q, t)`, linear in v: rolling, say.
+    - `velocity_constraints`: one over `[*q, *v]`, the residual `A(q, t) v + b(q, t)`, linear in v: rolling, say.
     - `multipliers=False`: no λ, forces alone act (`M v' = F`), such as those of a SoftConstraint; of constraints only
       the residuals are reported, starts may be anywhere, and `method` is Unconstrained unless it is given.
     - `starts`: "check" refuses starts off the manifold by more than `start_tol` (in the constraint's unit, and that
@@ -99,7 +99,7 @@ class NeuralMotion(nn.Module):
         n_times: int = 1,
         mass: Any = 1.0,
         learn_mass: Any = False,
-        velocity_constraint: Any = None,
+        velocity_constraints: Any = None,
         multipliers: bool = True,
         method: Method | None = None,
         baumgarte: float = 0.0,
@@ -116,12 +116,12 @@ class NeuralMotion(nn.Module):
             method = SmoothProjection(tol=None) if multipliers else Unconstrained()
         check_choices(multipliers, method, float(baumgarte), integrator, adjoint)
         constraint = None if constraint is None else compiled(constraint)
-        if velocity_constraint is not None:
-            velocity_constraint = compiled(velocity_constraint, "velocity_constraint")
+        if velocity_constraints is not None:
+            velocity_constraints = compiled(velocity_constraints, "velocity_constraints")
         check_force(force)
-        self.nodes, self.dim = motion_sizes(constraint, velocity_constraint, method)
+        self.nodes, self.dim = motion_sizes(constraint, velocity_constraints, method)
         self.features = 2 * self.dim
-        self.constraint, self.velocity_constraint, self.method = constraint, velocity_constraint, method
+        self.constraint, self.velocity_constraints, self.method = constraint, velocity_constraints, method
         self.multipliers = multipliers
         self.force = SumForce(force) if isinstance(force, Sequence) else force
         self.captured = captured(self.force, method)
@@ -227,7 +227,7 @@ class NeuralMotion(nn.Module):
             return lam, lam.new_zeros(lam.shape[:-1])
         with torch.no_grad():
             error = joint_acceleration_error(
-                self.constraint, self.velocity_constraint, q, v, free, lam, a, inverse_mass, alpha=self.baumgarte, t=t
+                self.constraint, self.velocity_constraints, q, v, free, lam, a, inverse_mass, alpha=self.baumgarte, t=t
             )
         return lam, error
 
@@ -262,7 +262,7 @@ class NeuralMotion(nn.Module):
         t0 = None if t0 is None else self._per_sample("t0", t0, x)
         tolerance = self.start_tol if self.starts == "check" else None
         with torch.no_grad():
-            check_starts(self.constraint, self.velocity_constraint, q, v, t0, tolerance)
+            check_starts(self.constraint, self.velocity_constraints, q, v, t0, tolerance)
 
     def _path(self, x: Tensor, t0: Any, duration: Any) -> tuple[Manifold, list[tuple]]:
         """The manifold with what was recorded on the way, and (q, v, t) at each of the `n_times` times."""
@@ -327,7 +327,7 @@ class NeuralMotion(nn.Module):
     def _step(self, field: Callable[[Any, Tensor], Tensor], y: Tensor, t: float, h: float) -> Tensor:
         if self.integrator == "classical_rk4" and not self.adjoint:
             return classical_rk4_step(field, t, y, h)
-        options: dict[str, Any] = {"method": self.integrator, "rtol": self.rtol, "atol": self.atol}
+        options: dict[str, Any] = {"integrator": self.integrator, "rtol": self.rtol, "atol": self.atol}
         if self.adjoint:
             options |= {"adjoint": True, "adjoint_parameters": [p for p in self.parameters() if p.requires_grad]}
         ts = torch.tensor([t, t + h], dtype=y.dtype, device=y.device)
@@ -353,7 +353,7 @@ class NeuralMotion(nn.Module):
         return torch.cat([q, self._tangent(q, v, inverse_mass, manifold.time)], -1)
 
     def _tangent(self, q: Tensor, v: Tensor, inverse_mass: Mass | None, t: Any) -> Tensor:
-        return joint_tangent_velocity(self.constraint, self.velocity_constraint, q, v, inverse_mass, t=t)
+        return joint_tangent_velocity(self.constraint, self.velocity_constraints, q, v, inverse_mass, t=t)
 
     def _dynamics(self, t: Any, q: Tensor, v: Tensor, inverse_mass: Mass | None) -> tuple[Tensor, Tensor]:
         """λ and v' at flat states (batch, n_states)."""
@@ -374,13 +374,13 @@ class NeuralMotion(nn.Module):
         if not self.multipliers:
             return free.new_zeros((*free.shape[:-1], 0)), free
         options = {"alpha": self.baumgarte, "t": t}
-        return joint_acceleration(self.constraint, self.velocity_constraint, q, v, free, inverse_mass, **options)
+        return joint_acceleration(self.constraint, self.velocity_constraints, q, v, free, inverse_mass, **options)
 
     def _residual(self, q: Tensor, v: Tensor, t: Any) -> Tensor:
         """All residuals of a state: of positions, then of velocity constraints."""
         q, v = q.flatten(-2), v.flatten(-2)
         at_position = [] if self.constraint is None else [self.constraint.residual(q, t)]
-        along = self.velocity_constraint
+        along = self.velocity_constraints
         return torch.cat(at_position + ([] if along is None else [along.residual(torch.cat([q, v], -1), t)]), -1)
 
     def _manifold(self, x: Tensor) -> Manifold:

@@ -98,11 +98,11 @@ class FlowResult(eqx.Module):
         return texts if texts.ndim else str(texts[()])
 
 
-def dae_flow(
+def flow(
     system: Any,
     *,
-    formulation: Any = "projection",
-    solver: str = "dopri8",
+    method: Any = "projection",
+    integrator: str = "dopri8",
     rtol: float = 1e-10,
     atol: Any = None,
     max_steps: int = 4096,
@@ -115,9 +115,9 @@ def dae_flow(
     `start` is an array (n_states,) in the order of the states or a mapping by name (algebraic variables may be left
     out, NaN in an array), `ts` (n_times,) increases strictly, `parameters` are values by name. Under jit, vmap and grad
     (with respect to start and parameters, not `ts`), with 64-bit JAX switched on by the caller: `jax.enable_x64(True)`.
-    `formulation`, `solver`, `rtol`, `atol` and `start_tol` are those of solvers.solve_dae; with `start_tol=None` the
-    start is not checked: a formulation that projects moves it to the constraints, the others integrate from it as it
-    is, and algebraic variables that it gives are no more than guesses.
+    `method`, `integrator` (`by` there), `rtol`, `atol` and `start_tol` are those of ndae.solve; with `start_tol=None`
+    the start is not checked: a formulation that projects moves it to the constraints, the others integrate from it as
+    it is, and algebraic variables that it gives are no more than guesses.
 
     Steps end where an input of time switches, and first derivatives by parameters that say when are right as well, no
     higher ones. Other derivatives are those of the discrete solution with its steps held fixed, by `adjoint`: for
@@ -134,8 +134,8 @@ def dae_flow(
     times that are none, SolveError (its `solution` is the FlowResult) for a solve that stopped on its way.
     Raises ValueError for bad settings and wrong shapes or names, and RuntimeError when called in 32 bits.
     """
-    check_settings(solver, max_steps, rtol=rtol, **({} if start_tol is None else {"start_tol": start_tol}))
-    formulation = formulation_named(formulation)
+    check_settings(integrator, max_steps, rtol=rtol, **({} if start_tol is None else {"start_tol": start_tol}))
+    formulation = formulation_named(method)
     check_system(system)
     motion = ReducedMotion(system.reduce(), formulation, differentiable=True)
     atol = absolute_tolerances(system, atol, rtol)
@@ -155,7 +155,7 @@ def dae_flow(
         check_process()
         if not jax.config.jax_enable_x64:
             raise RuntimeError(
-                "dae_flow computes in 64 bits, and JAX is in 32; call it inside `with jax.enable_x64(True):` or set "
+                "flow computes in 64 bits, and JAX is in 32; call it inside `with jax.enable_x64(True):` or set "
                 'jax.config.update("jax_enable_x64", True) first'
             )
         if not isinstance(ts, jax.core.Tracer):
@@ -224,7 +224,7 @@ def dae_flow(
         stops, controller = jumps.under(times), diffrax.PIDController(rtol=rtol, atol=tolerances, norm=max_norm)
         out = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda t, state, args: motion.derivative(t, state, args[0])),
-            ProjectedSolver(_SOLVERS[solver](rtol, tolerances), after_step),
+            ProjectedSolver(_SOLVERS[integrator](rtol, tolerances), after_step),
             t0=jumps.over(t0),
             t1=stops[-1],
             dt0=None,

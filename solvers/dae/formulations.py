@@ -99,16 +99,16 @@ _BY_NAME = {"projection": Projected(), "plain": Plain(), "baumgarte": Baumgarte(
 FORMULATIONS = tuple(_BY_NAME)
 
 
-def formulation_named(formulation: Any) -> Formulation:
+def formulation_named(method: Any) -> Formulation:
     """A formulation from its name, "projection", "plain", "baumgarte" (α = 5) or "ggl", or itself.
 
     Raises ValueError for another name.
     """
-    if isinstance(formulation, Formulation):
-        return formulation
-    if not (isinstance(formulation, str) and formulation in _BY_NAME):
+    if isinstance(method, Formulation):
+        return method
+    if not (isinstance(method, str) and method in _BY_NAME):
         raise ValueError(
-            f"formulation {formulation!r} is not known; choose one of {', '.join(FORMULATIONS)}, or an object such as "
+            f"method {method!r} is not known; choose one of {', '.join(FORMULATIONS)}, or an object such as "
             "Baumgarte(alpha=10.0)"
         )
-    return _BY_NAME[formulation]
+    return _BY_NAME[method]

@@ -42,8 +42,8 @@ def solve_dae(
     start: Any,
     ts: Any,
     *,
-    formulation: Any = "projection",
-    solver: str = "dopri8",
+    method: Any = "projection",
+    integrator: str = "dopri8",
     rtol: float = 1e-10,
     atol: Any = None,
     parameters: Mapping[str, Any] | None = None,
@@ -61,8 +61,8 @@ def solve_dae(
       of these are the guess from which they are solved. It must satisfy the equations and the constraints
       hidden in them within `start_tol` (see ndae.solvers.dae.start.resolve_start).
     - `ts` (n_times,): output times, strictly increasing, at least two.
-    - `formulation`: "projection", "plain", "baumgarte", "ggl", or an object of ndae.solvers.dae.formulations.
-    - `solver`: "dopri8", "dopri5", "tsit5" for equations that are not stiff, "radau13" or "kvaerno5" (implicit) for
+    - `method`: "projection", "plain", "baumgarte", "ggl", or an object of ndae.solvers.dae.formulations.
+    - `integrator`: "dopri8", "dopri5", "tsit5" for equations that are not stiff, "radau13" or "kvaerno5" (implicit) for
       stiff ones: the first needs far fewer steps for many digits, the second less work in a step.
     - `rtol`, `atol`: tolerances of a step's local error, |error_i| ≤ atol_i + rtol |y_i| for every differential
       variable. `atol` is one number, a mapping from names of states, or an array (N,) over
@@ -80,8 +80,8 @@ def solve_dae(
     """
     check_system(system)
     ts = output_times(ts)
-    check_settings(solver, max_steps, rtol=rtol, start_tol=start_tol)
-    formulation = formulation_named(formulation)
+    check_settings(integrator, max_steps, rtol=rtol, start_tol=start_tol)
+    formulation = formulation_named(method)
     reduced = system.reduce()
     parameters = checked_parameters(system, parameters)
     refused = None if throw else {}
@@ -100,7 +100,7 @@ def solve_dae(
             jumps = jax.tree.map(lambda at: stand_in(at, batch, refused), jumps)
         flat = {name: np.reshape(p, -1) if p.ndim else p for name, p in (parameters or {}).items()}
         batched_names = tuple(sorted(name for name, p in flat.items() if p.ndim))
-        kernel = _kernel(reduced, formulation, solver, bool(batch), batched_names)
+        kernel = _kernel(reduced, formulation, integrator, bool(batch), batched_names)
         guessed = kernel.motion.guessed
         state = np.concatenate([y0, w0[..., guessed]], axis=-1)
         tolerances = np.concatenate([atol, np.ones(guessed.size)])  # guesses have no error
@@ -113,9 +113,9 @@ def solve_dae(
 
 @lru_cache(maxsize=32)  # compiling takes seconds, so the same system is compiled once
 def _kernel(
-    reduced: Any, formulation: Formulation, solver: str, batched: bool, batched_parameters: tuple[str, ...]
+    reduced: Any, formulation: Formulation, integrator: str, batched: bool, batched_parameters: tuple[str, ...]
 ) -> ReferenceKernel:
-    return ReferenceKernel(ReducedMotion(reduced, formulation), solver, batched, batched_parameters, max_norm)
+    return ReferenceKernel(ReducedMotion(reduced, formulation), integrator, batched, batched_parameters, max_norm)
 
 
 def _solution(system: Any, outcome: Outcome, parameters: Mapping[str, Any] | None) -> Solution:

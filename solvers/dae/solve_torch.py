@@ -123,7 +123,7 @@ def solve_torch(
     start: Any,
     ts: Any,
     *,
-    solver: str = "dopri8",
+    integrator: str = "dopri8",
     rtol: float = 1e-10,
     atol: Any = None,
     parameters: Mapping[str, Any] | None = None,
@@ -134,7 +134,7 @@ def solve_torch(
 ) -> Solution:
     """The solution of a DAE by torch and torchdiffeq, with a projection at every output time.
 
-    Arguments are those of solvers.solve_dae, but `solver` is an adaptive method of solvers.integrate, such as "dopri8"
+    Arguments are those of ndae.solve, but `integrator` is an adaptive one of solvers.integrate, such as "dopri8"
     and "dopri5"; all of them are explicit, so stiff equations take very many steps. The samples of a batch share their
     steps, so that a solve that stops stops for all of them. After `max_seconds` no further output time is begun.
 
@@ -144,8 +144,8 @@ def solve_torch(
     """
     check_system(system)
     ts = output_times(ts)
-    if solver not in ADAPTIVE:
-        raise ValueError(f"solver {solver!r} has no adaptive steps here; choose one of {', '.join(ADAPTIVE)}")
+    if integrator not in ADAPTIVE:
+        raise ValueError(f"integrator {integrator!r} has no adaptive steps here; choose one of {', '.join(ADAPTIVE)}")
     check_settings(None, max_steps, rtol=rtol, start_tol=start_tol)
     parameters = checked_parameters(system, parameters)
     refused = None if throw else {}
@@ -167,7 +167,12 @@ def solve_torch(
     rows, reason = [], SUCCESS
     counts = dict.fromkeys(("n_steps", "n_accepted", "n_rejected", "n_f_evals"), 0)
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
-    options = {"method": solver, "rtol": rtol, "atol": atol, "max_steps": max_steps or max(1_000_000, 20 * ts.size)}
+    options = {
+        "integrator": integrator,
+        "rtol": rtol,
+        "atol": atol,
+        "max_steps": max_steps or max(1_000_000, 20 * ts.size),
+    }
     with torch.no_grad():
         states = integrate_on_manifold(
             motion, motion.project, torch.as_tensor(y0), torch.as_tensor(ts), counts=counts, gaps=gaps, **options

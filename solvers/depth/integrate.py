@@ -40,7 +40,7 @@ def integrate(
     y0: AnyState,
     t: AnyTimes,
     *,
-    method: str = "dopri5",
+    integrator: str = "dopri5",
     rtol: float = 1e-7,
     atol: float = 1e-9,
     step_size: float | None = None,
@@ -70,14 +70,16 @@ def integrate(
     state is not finite. `throw=False` lets fixed-step methods return the samples that are not finite as they are; the
     others of the batch are not touched by them.
     """
-    name, adaptive = _method(method)
+    name, adaptive = _integrator(integrator)
     y0 = as_states(y0, "y0")
     t = as_states(t, "t") if isinstance(t, Tensor) else as_states(t, "t").to(y0)
-    _check(y0, t, method, adaptive, step_size, rtol, atol, throw)
+    _check(y0, t, integrator, adaptive, step_size, rtol, atol, throw)
     options = dict(options or {})
-    known = OPTIONS.get(method, OPTIONS[adaptive])
+    known = OPTIONS.get(integrator, OPTIONS[adaptive])
     if options.keys() - known:
-        raise ValueError(f"options {sorted(options.keys() - known)} are unknown to {method!r}: it has {sorted(known)}")
+        raise ValueError(
+            f"options {sorted(options.keys() - known)} are unknown to {integrator!r}: it has {sorted(known)}"
+        )
     if step_size is not None and "grid_constructor" in options:
         raise ValueError(
             "step_size and options['grid_constructor'] are both given: each says where steps end, give one"
@@ -114,26 +116,26 @@ def integrate(
         except AssertionError as error:  # the way in which torchdiffeq reports a failed adaptive step
             if watched.is_asked:  # the field's own
                 raise
-            raise IntegrationError(watched.failure(method, t, rtol, atol, max_steps)) from error
+            raise IntegrationError(watched.failure(integrator, t, rtol, atol, max_steps)) from error
     if throw and not adaptive:
-        _check_finite(solution, t, method)
+        _check_finite(solution, t, integrator)
     return solution.movedim(0, -2)
 
 
-def _method(method: str) -> tuple[str | None, bool]:
-    if method in FIXED_STEP:
-        return FIXED_STEP[method][0], False
-    if method in ADAPTIVE:
-        return ADAPTIVE[method][0], True
-    if method == "rk4":
+def _integrator(integrator: str) -> tuple[str | None, bool]:
+    if integrator in FIXED_STEP:
+        return FIXED_STEP[integrator][0], False
+    if integrator in ADAPTIVE:
+        return ADAPTIVE[integrator][0], True
+    if integrator == "rk4":
         raise ValueError(
-            "method 'rk4' is ambiguous: write 'classical_rk4' for the classical rule, which the paper uses, or "
+            "integrator 'rk4' is ambiguous: write 'classical_rk4' for the classical rule, which the paper uses, or "
             "'three_eighths_rk4' for the 3/8 rule, which torchdiffeq calls 'rk4'"
         )
-    raise ValueError(f"unknown method {method!r}: choose from {', '.join([*FIXED_STEP, *ADAPTIVE])}")
+    raise ValueError(f"unknown integrator {integrator!r}: choose from {', '.join([*FIXED_STEP, *ADAPTIVE])}")
 
 
-def _check(y0, t, method, adaptive, step_size, rtol, atol, throw) -> None:
+def _check(y0, t, integrator, adaptive, step_size, rtol, atol, throw) -> None:
     if t.dim() != 1 or len(t) < 2:
         raise ValueError(f"t has shape {tuple(t.shape)}, expected (n_times,) with at least the start and one more time")
     steps = t.detach().diff()
@@ -142,13 +144,15 @@ def _check(y0, t, method, adaptive, step_size, rtol, atol, throw) -> None:
             "t must increase strictly or decrease strictly, and be finite: sort it and drop repeated times"
         )
     if step_size is not None and adaptive:
-        raise ValueError(f"{method!r} chooses its steps by rtol and atol: leave step_size out, or take 'classical_rk4'")
+        raise ValueError(
+            f"{integrator!r} chooses its steps by rtol and atol: leave step_size out or take 'classical_rk4'"
+        )
     if step_size is not None and not step_size > 0:
         raise ValueError(f"step_size is {step_size}, expected a positive number, also when t decreases")
     if adaptive and not (rtol >= 0 and atol >= 0 and rtol + atol > 0):
         raise ValueError(f"rtol={rtol} and atol={atol}: expected both non-negative and one of them positive")
     if adaptive and not throw:
-        raise ValueError(f"throw=False is for fixed-step methods: {method!r} has no state to return when a step fails")
+        raise ValueError(f"throw=False is for fixed steps: {integrator!r} has no state to return when a step fails")
 
 
 def _adjoint_parameters(field, parameters) -> tuple[Tensor, ...]:
@@ -200,7 +204,7 @@ class _Watched:
             return getattr(self._field, name)
         raise AttributeError(name)
 
-    def failure(self, method: str, ts: Times, rtol, atol, max_steps: int) -> str:
+    def failure(self, integrator: str, ts: Times, rtol, atol, max_steps: int) -> str:
         """Why no further step was taken. An attempt is announced before its time and state are looked at, and stages
         are evaluated after: one that got none was refused for these, and otherwise the number of steps was."""
         t, dt = self._attempt or (ts[0], None)
@@ -217,17 +221,17 @@ class _Watched:
                 )
             else:
                 what = "the field returned values that are not finite (NaN or infinite), so no step size is accepted"
-        return f"integration by {method!r} failed at t = {t.item():.6g}: {what}"
+        return f"integration by {integrator!r} failed at t = {t.item():.6g}: {what}"
 
 
-def _check_finite(solution: Tensor, t: Tensor, method: str) -> None:
+def _check_finite(solution: Tensor, t: Tensor, integrator: str) -> None:
     finite = solution.detach().isfinite()
     if bool(finite.all()):
         return
     times = ~finite.flatten(1).all(1)
     samples = (~finite.all(-1)).any(0).reshape(-1).nonzero().reshape(-1).tolist()
     raise IntegrationError(
-        f"integration by {method!r}: the state is not finite from t = {t[times][0].item():.6g} on, in sample(s) "
+        f"integration by {integrator!r}: the state is not finite from t = {t[times][0].item():.6g} on, in sample(s) "
         f"{samples[:10]}{' ...' if len(samples) > 10 else ''} of {solution[0, ..., 0].numel()}: "
         "take smaller steps, or an adaptive method; throw=False returns the states as they are"
     )

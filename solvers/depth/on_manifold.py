@@ -61,7 +61,7 @@ def integrate_on_manifold(
     y0: State,
     ts: Times,
     *,
-    method: str = "dopri8",
+    integrator: str = "dopri8",
     rtol: float = 1e-10,
     atol: Any = 1e-12,
     max_steps: int = 1_000_000,
@@ -88,7 +88,14 @@ def integrate_on_manifold(
             for span in _between(ts[i : i + 2], gaps):
                 left = max_steps - steps.counts["n_steps"]
                 end = integrate(
-                    steps, end, span, method=method, rtol=rtol, atol=1.0, max_steps=left, options={"norm": _largest}
+                    steps,
+                    end,
+                    span,
+                    integrator=integrator,
+                    rtol=rtol,
+                    atol=1.0,
+                    max_steps=left,
+                    options={"norm": _largest},
                 )[..., -1, :]
         except IntegrationError as error:
             reason = f"after t = {float(ts[i]):.9g}: {error} (atol in units of the given one)"

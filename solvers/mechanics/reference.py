@@ -41,7 +41,7 @@ def solve_points(
     atol: Any = None,
     parameters: Mapping[str, Any] | None = None,
     project: bool = True,
-    solver: str = "dopri8",
+    integrator: str = "dopri8",
     progress: Progress | None = None,
     max_steps: int | None = None,
     start_tol: float = 1e-8,
@@ -62,12 +62,12 @@ def solve_points(
     refused: Refused = None if throw else {}
     y0, given = _start(system, start, refused)
     batch = y0.shape[:-1]
-    check_settings(solver, max_steps, rtol=rtol, start_tol=start_tol)
+    check_settings(integrator, max_steps, rtol=rtol, start_tol=start_tol)
     names = {s.name: i for i, s in enumerate(system.states[: y0.shape[-1]])}
     atol = tolerances_by_name(system, names, atol, rtol)
     max_steps = max(1_000_000, 20 * ts.size) if max_steps is None else int(max_steps)
     with float64_on_cpu():
-        kernel = compiled_kernel(points, solver, bool(project), y0.ndim > 1)
+        kernel = compiled_kernel(points, integrator, bool(project), y0.ndim > 1)
         parameters = parameter_arrays(parameters)
         described = kernel.call("describe", ts[0], y0, parameters)
         for index in [()] if throw else np.ndindex(batch):
@@ -238,5 +238,5 @@ def _failure(solution: Solution) -> str:
 
 
 @lru_cache(maxsize=16)  # compiling takes seconds, so the same system is compiled once
-def compiled_kernel(points: Points, solver: str, project: bool, batched: bool) -> "ReferenceKernel":
-    return ReferenceKernel(ConstrainedMotion(points, project), solver, batched)
+def compiled_kernel(points: Points, integrator: str, project: bool, batched: bool) -> "ReferenceKernel":
+    return ReferenceKernel(ConstrainedMotion(points, project), integrator, batched)

@@ -248,8 +248,8 @@ def _reason(exhausted: np.bool_, collapsed: np.bool_, t: np.floating, max_steps:
     """Why a solve stopped, in words that say what to do."""
     if exhausted:
         return (
-            f"max_steps = {max_steps} attempts were spent at t = {t:.9g}; raise max_steps, or rtol and atol, or give "
-            "solver='radau13' if the equations are stiff"
+            f"max_steps = {max_steps} attempts were spent at t = {t:.9g}; raise max_steps, or rtol and atol, or take "
+            "'radau13' if the equations are stiff"
         )
     if collapsed:
         return (

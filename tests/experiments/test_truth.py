@@ -60,7 +60,7 @@ def test_accelerations_are_those_of_the_reference(name):
 def motion(problem, force, n_steps=10) -> ndae.NeuralMotion:
     constraint, along = (c if c is None else c.torch() for c in (problem.constraint, problem.velocity_constraint))
     return ndae.NeuralMotion(
-        constraint, force, duration=PERIOD, n_steps=n_steps, mass=problem.mass, velocity_constraint=along,
+        constraint, force, duration=PERIOD, n_steps=n_steps, mass=problem.mass, velocity_constraints=along,
         method=ndae.methods.SmoothProjection(tol=1e-12),
     ).double()  # fmt: skip
 

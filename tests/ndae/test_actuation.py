@@ -147,7 +147,7 @@ def test_a_known_system_with_nothing_to_learn_is_the_true_motion():
     x, ts = states(), torch.tensor([0.0, 0.2, 0.5], dtype=torch.float64)
     true = TorchMotion(windy())
     with torch.no_grad():
-        y = integrate(true, torch.cat([x[..., :2].flatten(1), x[..., 2:].flatten(1)], -1), ts, method="dopri5")
+        y = integrate(true, torch.cat([x[..., :2].flatten(1), x[..., 2:].flatten(1)], -1), ts, integrator="dopri5")
         q, v = y.chunk(2, -1)
         lam = torch.stack([true.multiplier(q[:, k], v[:, k], t) for k, t in enumerate(ts)], 1)
         force = [SystemForce(windy()), MLPForce(3, 2, 8)]

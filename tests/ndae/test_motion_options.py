@@ -30,7 +30,7 @@ def downhill(t, state):
 
 def sleigh(**options):
     options = {"duration": 0.5, "n_steps": 20, "mass": INERTIA} | options
-    return NeuralMotion(None, downhill, velocity_constraint=BLADE.torch(), **options).double()
+    return NeuralMotion(None, downhill, velocity_constraints=BLADE.torch(), **options).double()
 
 
 def sleigh_states(n=5):
@@ -99,7 +99,7 @@ def test_holonomic_and_velocity_constraints_act_together():
     q, v = torch.tensor([0.6, -0.8, 1.2, -1.6]), torch.tensor([0.8, 0.6, 1.6, 1.2])
     start = torch.stack([q, v], -1)[None].double()
     whole = NeuralMotion(both, gravity, **options).double().trajectory(start, [0.0, 0.4])
-    mixed = NeuralMotion(one, gravity, velocity_constraint=along, **options).double().trajectory(start, [0.0, 0.4])
+    mixed = NeuralMotion(one, gravity, velocity_constraints=along, **options).double().trajectory(start, [0.0, 0.4])
     torch.testing.assert_close(mixed.q, whole.q, rtol=0, atol=1e-8)
     torch.testing.assert_close(mixed.v, whole.v, rtol=0, atol=1e-7)
     assert mixed.multiplier.shape == whole.multiplier.shape == (1, 2, 2)
@@ -276,7 +276,7 @@ def test_constraints_and_methods_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="acts on positions, which nothing constrains here"):
         sleigh(method=Penalty(1.0))
     with pytest.raises(ValueError, match="over 6 states, expected 12"):
-        motion(velocity_constraint=BLADE.torch())
+        motion(velocity_constraints=BLADE.torch())
     with pytest.raises(ValueError, match="no multiple of n_times"):
         motion(n_steps=4, n_times=3)
 

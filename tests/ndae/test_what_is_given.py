@@ -49,9 +49,9 @@ USES = {
         lambda c: build_network("mlp", c, edges=[(0, 1)], features=2, dim=2, n_layers=1).double(), c
     )(y),
     "NeuralMotion": lambda c, y: seeded(neural_motion, c)(torch.cat([y, y], -1)),
-    "velocity_constraint": lambda c, y: seeded(
+    "velocity_constraints": lambda c, y: seeded(
         lambda c: NeuralMotion(
-            c, MLPForce(2, 2), duration=0.1, n_steps=1, velocity_constraint=along(c), starts="project"
+            c, MLPForce(2, 2), duration=0.1, n_steps=1, velocity_constraints=along(c), starts="project"
         ).double(),
         c,
     )(torch.cat([y, y], -1)),
@@ -81,7 +81,7 @@ REFUSING = USES | {
     "build_molecular_network": lambda c, y: build_molecular_network(
         "equivariant-small", c, molecule="OHH", velocity_scale=1.0
     ),
-    "velocity_constraint": lambda c, y: NeuralMotion(CHAIN, MLPForce(2, 2), duration=0.1, velocity_constraint=c),
+    "velocity_constraints": lambda c, y: NeuralMotion(CHAIN, MLPForce(2, 2), duration=0.1, velocity_constraints=c),
 }
 
 
@@ -100,12 +100,12 @@ REFUSING = USES | {
     ids=["int", "Linear", "numpy", "system"],
 )
 def test_what_is_no_constraint_is_refused_by_name(use, wrong, match):
-    name = "velocity_constraint" if use == "velocity_constraint" else "constraint"
+    name = "velocity_constraints" if use == "velocity_constraints" else "constraint"
     with pytest.raises(ValueError, match=rf"^{name} is .*{match}"):
         REFUSING[use](wrong, torch.as_tensor(Q))
 
 
-@pytest.mark.parametrize("use", [use for use in REFUSING if use != "velocity_constraint"])
+@pytest.mark.parametrize("use", [use for use in REFUSING if use != "velocity_constraints"])
 def test_no_constraint_is_refused_where_one_is_needed(use):
     missing = "a motion without any constraint: give constraint=" if use == "NeuralMotion" else "constraint is None, .*"
     with pytest.raises(ValueError, match=f"^{missing}"):
@@ -147,7 +147,7 @@ def test_projections_compile_a_symbolic_constraint_once(monkeypatch):
 CALLS = {
     "project": (lambda y: project(CHAIN, y).y, Q.reshape(2, 4)),
     "stabilisation": (lambda y: stabilisation(CHAIN, y, 1.0), Q.reshape(2, 4)),
-    "integrate": (lambda y: integrate(lambda t, y: -y, y, [0.0, 0.5, 1.0], method="midpoint"), Q.reshape(2, 4)),
+    "integrate": (lambda y: integrate(lambda t, y: -y, y, [0.0, 0.5, 1.0], integrator="midpoint"), Q.reshape(2, 4)),
 }
 METHODS = {
     "forward": lambda m, x: m(x),

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ndae.solvers.dae.flow import REASONS, dae_flow
+import ndae
+from ndae.solvers.dae.flow import REASONS
 from ndae.solvers.dae.formulations import FORMULATIONS
 from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.solution import SolveError
@@ -74,13 +75,15 @@ def check_gradient(loss, point):
 )
 def test_gradients_are_those_of_finite_differences(formulation, solver):
     check_gradient(
-        pendulum_loss(dae_flow(pendulum(), formulation=formulation, solver=solver, rtol=RTOL[solver])), POINT
+        pendulum_loss(ndae.flow(pendulum(), method=formulation, integrator=solver, rtol=RTOL[solver])), POINT
     )
 
 
 @pytest.mark.parametrize("solver", ["dopri8", "kvaerno5"])
 def test_gradients_through_nonlinear_algebraic_variables(solver):
-    gradient = check_gradient(valve_loss(dae_flow(valve(), solver=solver, rtol=RTOL[solver])), jnp.array([1.3, 0.8]))
+    gradient = check_gradient(
+        valve_loss(ndae.flow(valve(), integrator=solver, rtol=RTOL[solver])), jnp.array([1.3, 0.8])
+    )
     # By hand: z = z₀ exp(-p t), at t = 1 and t = 1/2.
     z0, p = 1.3, 0.8
     half = z0 * np.exp(-p / 2)
@@ -91,7 +94,7 @@ def test_gradients_through_nonlinear_algebraic_variables(solver):
 
 def test_forward_mode_has_first_and_second_derivatives():
     """By hand, as above: of z at t = 1 alone, through implicit stages and a nonlinear algebraic variable."""
-    flow = dae_flow(valve(), adjoint=diffrax.ForwardMode(), solver="kvaerno5", rtol=1e-9)
+    flow = ndae.flow(valve(), adjoint=diffrax.ForwardMode(), integrator="kvaerno5", rtol=1e-9)
 
     def gradient(p):
         first = jax.jacfwd(lambda p: flow({"x": p[0] ** 3 + p[0], "z": p[0]}, TS[::4], {"p": p[1]}).x[-1, 1])(p)
@@ -104,7 +107,7 @@ def test_forward_mode_has_first_and_second_derivatives():
 
 def test_third_derivatives_through_explicit_steps():
     """z = z₀ exp(-p t), where x = z³ + z is solved for z by Newton's iteration at each stage."""
-    flow = dae_flow(valve(), adjoint=diffrax.ForwardMode(), solver="dopri5", rtol=1e-8)
+    flow = ndae.flow(valve(), adjoint=diffrax.ForwardMode(), integrator="dopri5", rtol=1e-8)
 
     def end(p):
         return flow({"x": 1.3**3 + 1.3, "z": 1.3}, TS, {"p": p}).x[-1, 1]
@@ -115,7 +118,7 @@ def test_third_derivatives_through_explicit_steps():
 
 def test_a_start_off_the_constraints_has_the_derivatives_of_its_nearest_point():
     """Of all states of the pendulum a tenth of a second later; the length moves the constraint."""
-    flow = dae_flow(pendulum(), start_tol=None, adjoint=diffrax.ForwardMode())
+    flow = ndae.flow(pendulum(), start_tol=None, adjoint=diffrax.ForwardMode())
 
     def end(p):
         x = flow(jnp.append(p[:4], jnp.nan), TS[:2], {"L": p[4]}).x[-1, :4]
@@ -129,7 +132,7 @@ def test_a_start_off_the_constraints_has_the_derivatives_of_its_nearest_point():
 
 def test_vmap_over_starts():
     """x = cos(t + a), y = sin(t + a), z = exp(-t), on each of a batch, and derivatives without crosstalk."""
-    flow = dae_flow(hessenberg())
+    flow = ndae.flow(hessenberg())
 
     def many(angles):
         x = jax.vmap(lambda angle: flow({"x": jnp.cos(angle), "y": jnp.sin(angle)}, TS).x)(angles)
@@ -155,7 +158,7 @@ def test_vmap_over_starts():
 def marking():
     """A flow of two pendulums that returns failures."""
     with jax.enable_x64(True):
-        flow = dae_flow(pendulum(), throw=False, max_steps=200)
+        flow = ndae.flow(pendulum(), throw=False, max_steps=200)
         return jax.jit(jax.vmap(flow, in_axes=({"x": 0, "y": 0, "u": 0, "v": 0}, None, {"g": 0})))
 
 
@@ -173,7 +176,7 @@ def test_the_flow_is_the_solve(marking):
 
 
 def test_given_algebraic_variables_are_guesses_that_must_agree():
-    flow = dae_flow(branches(), throw=False)
+    flow = ndae.flow(branches(), throw=False)
     for sign in (1.0, -1.0):
         result = flow([1.0, sign], TS)
         assert result.succeeded
@@ -182,14 +185,14 @@ def test_given_algebraic_variables_are_guesses_that_must_agree():
     result = flow([1.0, 1.1], TS)
     assert not result.succeeded
     assert "other values than the equations do" in result.reason()
-    free = dae_flow(branches(), throw=False, start_tol=None)([1.0, -1.1], TS)
+    free = ndae.flow(branches(), throw=False, start_tol=None)([1.0, -1.1], TS)
     np.testing.assert_allclose(free.x[:, 1], -np.exp(-TS), rtol=1e-9)
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------
 
 
-FAST = {"rtol": 1e-6, "solver": "dopri5", "formulation": "plain"}
+FAST = {"rtol": 1e-6, "integrator": "dopri5", "method": "plain"}
 
 
 @pytest.mark.parametrize(
@@ -212,7 +215,7 @@ def test_one_that_fails_spares_the_others_of_a_batch(spared, bad, reason):
 @pytest.fixture(scope="module")
 def spared():
     with jax.enable_x64(True):
-        flow = dae_flow(blow_up(), **FAST)
+        flow = ndae.flow(blow_up(), **FAST)
 
         def total(k, x0):
             result = jax.vmap(lambda x: flow({"x": x}, TS, {"k": k}))(x0)
@@ -224,7 +227,7 @@ def spared():
 
 def test_a_single_failure_is_an_error_of_one_sentence():
     """Where nothing is traced, and in a gradient outside of jit; what does not begin is refused as by solve_dae."""
-    flow, k = dae_flow(blow_up(), **FAST), {"k": 1.0}
+    flow, k = ndae.flow(blow_up(), **FAST), {"k": 1.0}
     pole = r"'blow-up' stopped early: the step size fell .*t = 0\.625"
     with pytest.raises(SolveError, match=pole) as caught:
         flow({"x": 1.6}, TS, k)
@@ -244,7 +247,7 @@ def test_a_single_failure_is_an_error_of_one_sentence():
 
 
 def test_a_failure_is_marked_and_says_where_and_why():
-    many = jax.jit(jax.vmap(dae_flow(blow_up(), rtol=1e-6, throw=False), in_axes=({"x": 0}, None)))
+    many = jax.jit(jax.vmap(ndae.flow(blow_up(), rtol=1e-6, throw=False), in_axes=({"x": 0}, None)))
     result = many({"x": jnp.array([-1.0, 1.6])}, TS)  # 1 / (1 / 1.6 - t) has its pole at 5 / 8
     np.testing.assert_array_equal(result.succeeded, [True, False])
     np.testing.assert_allclose(result.x[0, :, 0], -1 / (1 + TS), rtol=1e-5)
@@ -258,7 +261,7 @@ def test_a_failure_is_marked_and_says_where_and_why():
 
 def test_derivatives_of_a_failure_are_marked_where_values_are_not_looked_at():
     """jit drops the check of values that nobody uses: derivatives through what was not reached are infinite."""
-    raising = dae_flow(blow_up(), rtol=1e-6)
+    raising = ndae.flow(blow_up(), rtol=1e-6)
 
     def masked(x0, k, weights):  # a program's own mask: what is not reached has no part in the sum
         x = raising({"x": x0}, TS, {"k": k}).x[:, 0]
@@ -293,10 +296,10 @@ def test_a_start_that_is_none_is_marked(marking):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"solver": "rk4"}, "solver 'rk4' is not known"),
+        ({"integrator": "rk4"}, "integrator 'rk4' is not known"),
         ({"rtol": 0.0}, "rtol must be a positive number"),
         ({"atol": -1.0}, "atol must be positive"),
-        ({"formulation": "index1"}, "formulation 'index1' is not known"),
+        ({"method": "index1"}, "method 'index1' is not known"),
         ({"max_steps": 0}, "max_steps must be at least 1"),
         ({"start_tol": 0.0}, "start_tol must be a positive number"),
         ({"system": 3}, "expected a System, got int"),
@@ -305,7 +308,7 @@ def test_a_start_that_is_none_is_marked(marking):
 )
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
-        dae_flow(**{"system": pendulum()} | settings)
+        ndae.flow(**{"system": pendulum()} | settings)
 
 
 @pytest.mark.parametrize(
@@ -324,16 +327,16 @@ def test_bad_settings_are_named(settings, message):
 )
 def test_bad_calls_are_named(call, message):
     with pytest.raises(ValueError, match=message):
-        dae_flow(pendulum())(**{"start": hanging(1.0), "ts": TS} | call)
+        ndae.flow(pendulum())(**{"start": hanging(1.0), "ts": TS} | call)
 
 
 def test_32_bits_are_refused():
     with jax.enable_x64(False), pytest.raises(RuntimeError, match=r"jax\.enable_x64"):
-        dae_flow(pendulum())(hanging(1.0), TS)
+        ndae.flow(pendulum())(hanging(1.0), TS)
 
 
 def test_other_solvers_inside_of_a_transformation_name_the_flow():
-    with pytest.raises(ValueError, match=r"start\['x'\] is traced by JAX.*write dae_flow"):
+    with pytest.raises(ValueError, match=r"start\['x'\] is traced by JAX.*write ndae.flow"):
         jax.jit(lambda x: solve_dae(pendulum(), hanging(0.4) | {"x": x}, TS).x)(0.4)
     with pytest.raises(ValueError, match=r"parameter 'g' is traced by JAX"):
         jax.grad(lambda g: solve_dae(pendulum(), hanging(0.4), TS, parameters={"g": g}).x[-1, 0])(9.81)

@@ -125,7 +125,7 @@ def solved(index, seed, moving, formulation):
     system, solution, _ = linear(index, seed, moving)
     exact = sp.lambdify(t, list(solution), "numpy")
     ts = np.array([0.0, 0.4, 1.0, END])
-    found = solve_dae(system, values(system, solution, 0), ts, formulation=formulation, rtol=1e-11, atol=1e-12)
+    found = solve_dae(system, values(system, solution, 0), ts, method=formulation, rtol=1e-11, atol=1e-12)
     expected = np.array([exact(time) for time in ts], dtype=float)
     return found, np.abs(found.x - expected) / np.abs(expected).max()
 

@@ -65,9 +65,9 @@ def outside(name, form):
 def own(formulation, solver):
     rtol = 1e-8 if solver == "kvaerno5" else 1e-10
     if formulation == "torch":
-        return lambda case: solve_torch(case.system, case.start, TS, solver=solver, **tolerances(case, rtol))
+        return lambda case: solve_torch(case.system, case.start, TS, integrator=solver, **tolerances(case, rtol))
     return lambda case: solve_dae(
-        case.system, case.start, TS, formulation=formulation, solver=solver, max_steps=20_000, **tolerances(case, rtol)
+        case.system, case.start, TS, method=formulation, integrator=solver, max_steps=20_000, **tolerances(case, rtol)
     )
 
 

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
+import ndae
 from ndae.experiments.problems import problem_from_text
 from ndae.experiments.problems.start import start_of
 from ndae.solvers.consistent import consistent_initial_condition
-from ndae.solvers.dae.flow import dae_flow
 from ndae.solvers.dae.left_out import fill_in, may_be_left_out
 from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.dae.solve_torch import solve_torch
@@ -102,7 +102,7 @@ def test_entries_left_out_in_jax_and_their_derivatives():
 def test_a_flow_and_its_derivatives():
     """As a function of the start: the derivatives are those of the system as it was."""
     with jax.enable_x64(True):
-        flows = [dae_flow(system, solver="dopri5", rtol=1e-8) for system in (pendulum(), mixed("all"))]
+        flows = [ndae.flow(system, integrator="dopri5", rtol=1e-8) for system in (pendulum(), mixed("all"))]
 
         def end(flow):
             def of_rate(rate):
@@ -121,7 +121,7 @@ def test_a_flow_and_its_derivatives():
 def test_own_solvers(name):
     for solution in (
         solve_dae(mixed(name), START, TS),
-        solve_dae(mixed(name), START, TS, solver="radau13", formulation="ggl"),
+        solve_dae(mixed(name), START, TS, integrator="radau13", method="ggl"),
         solve_torch(mixed(name), START, TS),
     ):
         np.testing.assert_allclose(solution.x, expected(), rtol=0, atol=1e-8)

@@ -40,7 +40,7 @@ def test_solvers_keep_their_order(solver, formulation, exact):
     for n in intervals:
         ts = np.linspace(0, 1, n + 1)
         start = hanging(ANGLE, RATE)
-        solution = solve_dae(pendulum(), start, ts, solver=solver, formulation=formulation, rtol=OFF, atol=OFF)
+        solution = solve_dae(pendulum(), start, ts, integrator=solver, method=formulation, rtol=OFF, atol=OFF)
         assert solution.stats["n_steps"] <= n + 2, "only the first step may be shorter"
         errors.append(np.abs(solution.x[-1, :4] - exact).max())
     assert errors[0] < 1e-2

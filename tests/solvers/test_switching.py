@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from ndae.solvers import SolveError, dae_flow
+import ndae
+from ndae.solvers import SolveError
 from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.dae.solve_torch import solve_torch
 from ndae.solvers.dae.switching import MAX_CHANGES
@@ -52,7 +53,7 @@ def square_end(omega, end):
     "solve",
     [
         lambda *a: solve_dae(pulse, *a),
-        lambda *a: solve_dae(pulse, *a, solver="kvaerno5", atol=1e-12),
+        lambda *a: solve_dae(pulse, *a, integrator="kvaerno5", atol=1e-12),
         lambda *a: solve_torch(pulse, *a),
         pytest.param(lambda *a: solve_ida(pulse, *a, rtol=1e-11), marks=needs("sksundae")),
         pytest.param(lambda *a: solve_radau(pulse, *a, rtol=1e-10), marks=needs("solve_dae")),
@@ -91,7 +92,7 @@ def test_a_nonlinear_variable_jumps_as_far_as_the_input(solver):
     system = System(
         [dot(x) + x - z, sp.sinh(5 * z) - sp.Piecewise((-100, t < 1), (100, True))], [x, z], None, t, name="valve"
     )
-    solution = solve_dae(system, {"x": 0.0}, [0.0, 0.5, 1.0, 2.0], solver=solver)
+    solution = solve_dae(system, {"x": 0.0}, [0.0, 0.5, 1.0, 2.0], integrator=solver)
     size = np.arcsinh(100) / 5
     assert solution["z"] == pytest.approx([-size, -size, size, size], rel=1e-12)
     assert solution.x[-1, 0] == pytest.approx(size * (1 - 2 * np.exp(-1) + np.exp(-2)), rel=1e-9)
@@ -104,7 +105,7 @@ def test_more_switching_times_than_can_be_found_are_refused():
 
 def test_derivatives_by_parameters_that_say_when():
     with jax.enable_x64(True):
-        flow = dae_flow(pulse, solver="tsit5")
+        flow = ndae.flow(pulse, integrator="tsit5")
 
         def end(begin, height):
             return flow({"x": 1.0}, np.array([0.0, 10.0]), {"begin": begin, "height": height}).x[-1, 0]
@@ -124,7 +125,7 @@ def test_a_constraint_that_jumps_is_refused_and_one_that_bends_is_not():
     refused = solve_dae(driven, {"x": 0.0}, [0.0, 3.0], throw=False)
     assert refused.n_reached == 0 and "a constraint of 'driven' jumps at t = 2" in refused.result
     with jax.enable_x64(True):
-        result = dae_flow(driven, throw=False)({"x": 0.0}, np.array([0.0, 3.0]))
+        result = ndae.flow(driven, throw=False)({"x": 0.0}, np.array([0.0, 3.0]))
         assert "a constraint jumps" in result.reason()
 
 

@@ -6,8 +6,8 @@ import pytest
 import sympy as sp
 import torch
 
+import ndae
 from ndae.solvers.arguments import float64_on_cpu
-from ndae.solvers.dae.flow import dae_flow
 from ndae.solvers.dae.formulations import formulation_named
 from ndae.solvers.dae.reduced_motion import ReducedMotion
 from ndae.solvers.dae.solve import solve_dae
@@ -49,7 +49,7 @@ def start(angle, speed, length=1.5):
 @pytest.mark.parametrize("solver", ["dopri8", "dopri5"])
 def test_agrees_with_diffrax_on_a_pendulum(pendulum, solver):
     ts = np.linspace(0, 3, 13)
-    ours = solve_torch(pendulum, start(1.0, 0.5), ts, solver=solver, rtol=1e-11)
+    ours = solve_torch(pendulum, start(1.0, 0.5), ts, integrator=solver, rtol=1e-11)
     theirs = solve_dae(pendulum, start(1.0, 0.5), ts, rtol=1e-12)
     assert ours.names == theirs.names and ours.succeeded
     for group in ("q", "v", "multiplier"):
@@ -204,8 +204,8 @@ def test_a_bad_start_is_the_result_of_its_sample_alone(pendulum):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"solver": "kvaerno5"}, "solver 'kvaerno5' has no adaptive steps here; choose one of .*dopri8"),
-        ({"solver": "classical_rk4"}, "solver 'classical_rk4' has no adaptive steps"),
+        ({"integrator": "kvaerno5"}, "solver 'kvaerno5' has no adaptive steps here; choose one of .*dopri8"),
+        ({"integrator": "classical_rk4"}, "solver 'classical_rk4' has no adaptive steps"),
         ({"rtol": 0.0}, "rtol must be a positive number"),
         ({"max_steps": 0}, "max_steps must be at least 1"),
         ({"ts": [0.0, 0.0]}, "ts must increase strictly"),
@@ -296,4 +296,4 @@ def test_a_motion_has_its_parameters_for_good(tanks):
         with pytest.raises(ValueError, match="parameter 'q' is a function"):
             TorchReduced(tanks.reduce(), {"q": of_state})
         with float64_on_cpu(), pytest.raises(ValueError, match="parameter 'q' is a function"):
-            dae_flow(tanks)({"h1": 1.0, "h2": 0.9}, [0.0, 1.0], {"q": of_state})
+            ndae.flow(tanks)({"h1": 1.0, "h2": 0.9}, [0.0, 1.0], {"q": of_state})

@@ -33,7 +33,7 @@ OUTSIDE = {
 }
 OWN = {
     f"{formulation}, {solver}": lambda system, f=formulation, s=solver: solve_dae(
-        system, {"x": 0.0}, TS, formulation=f, solver=s
+        system, {"x": 0.0}, TS, method=f, integrator=s
     )
     for formulation, solver in [("projection", "dopri8"), ("plain", "kvaerno5"), ("projection", "radau13")]
 } | {"torch": lambda system: solve_torch(system, {"x": 0.0}, TS)}

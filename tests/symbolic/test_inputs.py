@@ -75,7 +75,7 @@ def test_empty_batches(backend):
 def test_integration_of_an_empty_batch():
     y0, t = torch.zeros(0, 4), torch.tensor([0.0, 1.0])
     for method in ("classical_rk4", "dopri5"):
-        assert ndae.solvers.integrate(lambda t, y: -y, y0, t, method=method).shape == (0, 2, 4)
+        assert ndae.solvers.integrate(lambda t, y: -y, y0, t, integrator=method).shape == (0, 2, 4)
 
 
 def test_what_is_interrupted_leaves_nothing_behind():

@@ -152,7 +152,7 @@ def _check(y0, t, integrator, adaptive, step_size, rtol, atol, throw) -> None:
     if adaptive and not (rtol >= 0 and atol >= 0 and rtol + atol > 0):
         raise ValueError(f"rtol={rtol} and atol={atol}: expected both non-negative and one of them positive")
     if adaptive and not throw:
-        raise ValueError(f"throw=False is for fixed steps: {integrator!r} has no state to return when a step fails")
+        raise ValueError(f"throw=False is for fixed-step ones: {integrator!r} has no state to return when a step fails")
 
 
 def _adjoint_parameters(field, parameters) -> tuple[Tensor, ...]:

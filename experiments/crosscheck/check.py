@@ -19,7 +19,7 @@ from ndae.experiments.crosscheck.digits import Digits, correct_digits, error_sca
 from ndae.experiments.problems import Problem
 from ndae.experiments.problems.start import start_of
 from ndae.experiments.terminal import UserError, is_users, one_line
-from ndae.solvers.arguments import SOLVER_NAMES
+from ndae.solvers.arguments import INTEGRATORS
 
 Progress = Callable[[str, float], None]
 
@@ -152,7 +152,7 @@ def crosscheck(
     for given, known, what in (
         (formulations, FORMULATIONS, "formulation"),
         (outside, OUTSIDE, "other solver"),
-        ([solver] if solver else [], SOLVER_NAMES, "solver"),
+        ([solver] if solver else [], INTEGRATORS, "solver"),
     ):
         wrong = [name for name in given if name not in known]
         if wrong:

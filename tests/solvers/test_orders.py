@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from ndae.solvers.arguments import SOLVER_NAMES
+from ndae.solvers.arguments import INTEGRATORS
 from ndae.solvers.dae.solve import solve_dae
 from tests.solvers.dae_cases import GRAVITY, hanging, pendulum
 
@@ -29,7 +29,7 @@ def exact():
 
 def test_every_solver_is_measured():
     """Of order 13, errors are those of the stages' Newton iterations at any step that these converge in."""
-    assert {*ORDERS, "radau13"} == set(SOLVER_NAMES)  # see test_radau_iia
+    assert {*ORDERS, "radau13"} == set(INTEGRATORS)  # see test_radau_iia
 
 
 @pytest.mark.parametrize("formulation", ["projection", "plain"])

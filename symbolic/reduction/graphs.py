@@ -3,6 +3,10 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+
 
 class StructureError(ValueError):
     """A system that has no unique solution by its structure, or that can't be reduced.
@@ -107,60 +111,28 @@ def unmatched(incidence: Sequence[Collection[int]], n_columns: int) -> tuple[lis
     for i, row in enumerate(incidence):
         for j in row:
             rows_of[j].append(i)
-    over = _alternating([i for i, j in enumerate(matching.columns) if j is None], incidence, matching.rows)
-    under = _alternating([j for j, i in enumerate(matching.rows) if i is None], rows_of, matching.columns)
-    return sorted(over), sorted(under)
+    return _left_over(incidence, matching), _left_over(rows_of, Matching(matching.rows, matching.columns))
 
 
-def _alternating(start: Sequence[int], neighbours: Sequence[Collection[int]], partner) -> set[int]:
-    found, stack = set(start), list(start)
-    while stack:
-        for other in neighbours[stack.pop()]:
-            owner = partner[other]
-            if owner is not None and owner not in found:
-                found.add(owner)
-                stack.append(owner)
-    return found
+def _left_over(incidence: Sequence[Collection[int]], matching: Matching) -> list[int]:
+    """Rows that alternating paths from unmatched ones reach: none augments a matching that is maximum."""
+    paths = [_augment(i, incidence.__getitem__, matching) for i, j in enumerate(matching.columns) if j is None]
+    return sorted(set().union(*(rows for rows, _ in paths)))
 
 
 def solution_order(incidence: Sequence[Collection[int]], matching: Matching) -> list[list[int]]:
     """Rows in irreducible groups, each solvable for its matched columns once those before are (block lower triangular).
 
-    The strongly connected components of the graph in which a row points to the owners of the columns that it contains
-    (R. Tarjan, SIAM J. Comput. 1 (1972) 146). The matching must be perfect.
+    The strongly connected components of the graph in which a row points to the owners of the columns that it contains.
+    The matching must be perfect.
     """
     n = len(incidence)
-    number, low = [-1] * n, [0] * n
-    on_stack, stack, groups, count = [False] * n, [], [], 0
-    for root in range(n):
-        if number[root] >= 0:
-            continue
-        work = [(root, iter(sorted(incidence[root])))]
-        number[root] = low[root] = count
-        count += 1
-        stack.append(root)
-        on_stack[root] = True
-        while work:
-            row, columns = work[-1]
-            for j in columns:
-                other = matching.rows[j]
-                if number[other] < 0:
-                    number[other] = low[other] = count
-                    count += 1
-                    stack.append(other)
-                    on_stack[other] = True
-                    work.append((other, iter(sorted(incidence[other]))))
-                    break
-                if on_stack[other]:
-                    low[row] = min(low[row], number[other])
-            else:
-                work.pop()
-                if work:
-                    low[work[-1][0]] = min(low[work[-1][0]], low[row])
-                if low[row] == number[row]:
-                    group = []
-                    while not group or group[-1] != row:
-                        group.append(stack.pop())
-                        on_stack[group[-1]] = False
-                    groups.append(sorted(group))
+    # SciPy numbers a component once those that it points to have their numbers, and looks at the last neighbour first.
+    owners = [[matching.rows[j] for j in sorted(row, reverse=True)] for row in incidence]
+    starts = np.cumsum([0, *map(len, owners)])
+    graph = csr_array((np.ones(starts[-1]), np.concatenate([[], *owners]).astype(int), starts), shape=(n, n))
+    count, labels = connected_components(graph, connection="strong")
+    groups: list[list[int]] = [[] for _ in range(count)]
+    for row, label in enumerate(labels):
+        groups[label].append(row)
     return groups

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ndae.symbolic.ground.forks import check_process
+from ndae.symbolic.ground.words import check_known
 from ndae.symbolic.systems.of_points import Points
 from ndae.symbolic.systems.system import System
 
@@ -85,11 +86,7 @@ def points_of(system: Any) -> Points:
 def check_parameter_names(system: Any, parameters: Mapping[str, Any] | None) -> None:
     """Raises ValueError unless all parameters given are the system's, and all that need a value have one."""
     known = {symbol.name: default for symbol, default in system.parameters.items()}
-    unknown = [name for name in parameters or {} if name not in known]
-    if unknown:
-        raise ValueError(
-            f"{system.name!r} has no parameter {', '.join(map(repr, unknown))}; it has {', '.join(known) or 'none'}"
-        )
+    check_known(parameters or (), known, repr(system.name))
     missing = [name for name, default in known.items() if default is None and name not in (parameters or {})]
     if missing:
         raise ValueError(

@@ -8,6 +8,7 @@ import sympy as sp
 
 from ndae.symbolic.expressions.limits import HYPERBOLIC, MAX_POWER, check_digits, check_hyperbolic
 from ndae.symbolic.expressions.reading import SMOOTH_FUNCTIONS
+from ndae.symbolic.ground.words import shortened
 from ndae.symbolic.numeric.divisors import check_divisors
 
 MAX_LENGTH, MAX_LENGTH_NONSMOOTH = 2000, 20_000
@@ -86,7 +87,7 @@ def _table(symbols, functions: frozenset[str]) -> dict[str, sp.Symbol]:
 
 
 def _quote(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+    return repr(shortened(text))
 
 
 class _Reader:

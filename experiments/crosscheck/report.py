@@ -4,11 +4,12 @@ import functools
 import math
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ndae.experiments.crosscheck.check import CrossCheck, Run
+from ndae.symbolic.ground.words import listed
 
 # Published values with fewer digits limit what a comparison with them can show.
 _MANY_DIGITS = 12
@@ -185,11 +186,11 @@ def notes(check: CrossCheck) -> list[str]:
         worst = min((n for n in check.differential if n in check.published_digits), key=check.published_digits.get)
         lines.append(f"the published values themselves have {limit:.1f} digits (the worst, {worst})")
     if check.left_out:
-        lines.append(f"zero up to rounding all along, so without digits and not counted: {_listed(check.left_out)}")
+        lines.append(f"zero up to rounding all along, so without digits and not counted: {listed(check.left_out)}")
     if check.not_given:
         lines.append(
             f"not given by the reference, so without digits, and judged by how runs agree at the outputs alone: "
-            f"{_listed(check.not_given)}"
+            f"{listed(check.not_given)}"
         )
     if not check.hidden and any(run.formulation == "plain" for run in check.runs):
         lines.append("there are no hidden constraints to keep: every formulation is the same solve as plain")
@@ -212,10 +213,6 @@ def suspicions(check: CrossCheck) -> list[str]:
 def failures(check: CrossCheck) -> list[str]:
     """A line for every run that did not get to the end: which, and why."""
     return [f"{run.name}, rtol {run.rtol:.0e}: {run.failure}" for run in check.runs if run.failure]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def digits_text(value: float | None) -> str:

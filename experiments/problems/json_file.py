@@ -26,6 +26,7 @@ import sympy as sp
 from ndae.experiments.problems.problem import Problem
 from ndae.symbolic.expressions.corners import as_corners
 from ndae.symbolic.expressions.derivatives import dot
+from ndae.symbolic.ground.words import check_known
 from ndae.symbolic.numeric.divisors import check_divisors
 from ndae.symbolic.parse import parse_expression
 from ndae.symbolic.systems.system import System
@@ -267,11 +268,7 @@ class _Reader:
 
     def by_state(self, where: str, values: Any) -> dict[str, Any]:
         values, states = _typed(where, values, dict, "an object {state: value}"), self.data["states"]
-        for name in values:
-            if name not in states:
-                close = difflib.get_close_matches(name, states, 1)
-                known = f"did you mean {close[0]!r}?" if close else f"the states are {', '.join(states[:8])}"
-                raise ProblemFileError(f"{where}.{name}: no state has this name; {known}")
+        check_known(values, states, f"{where}: the problem", "state", error=ProblemFileError)
         return values
 
     def expression(self, where: str, text: Any, symbols: Mapping[str, sp.Symbol]) -> sp.Expr:

@@ -8,6 +8,7 @@ import numpy as np
 import sympy as sp
 
 from ndae.symbolic.expressions.names import check_name
+from ndae.symbolic.ground.words import check_known
 
 
 @dataclass(frozen=True, eq=False)  # a system is compiled by identity
@@ -108,12 +109,7 @@ class Problem:
         return {n: v if keep_text and isinstance(v, str) else float(v) for n, v in values.items()}
 
     def _known(self, part: str, values: Mapping[str, Any]) -> None:
-        unknown = [name for name in values if name not in self.states]
-        if unknown:
-            raise ValueError(
-                f"problem {self.name!r}: `{part}` names {', '.join(map(repr, unknown))}, which "
-                f"{'is no state' if len(unknown) == 1 else 'are no states'}; the states are {', '.join(self.states)}"
-            )
+        check_known(values, self.states, f"`{part}`: problem {self.name!r}", "state")
 
 
 def _number(expression: sp.Expr) -> float:

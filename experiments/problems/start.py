@@ -10,6 +10,7 @@ from ndae.experiments.terminal import UserError, one_line
 from ndae.solvers.consistent import consistent_initial_condition
 from ndae.solvers.dae.left_out import left_open, may_be_left_out
 from ndae.solvers.dae.start import name_places, resolve_start
+from ndae.symbolic.ground.words import check_known
 
 # How far a given value may be from the constraints, as in ndae.solve.
 _TOLERANCE = 1e-8
@@ -25,9 +26,7 @@ def start_of(problem: Problem, consistent: Sequence[str] | None) -> Any:
     Raises UserError where the given values are not consistent, or leave out what no constraint determines.
     """
     keep = [name for name in consistent or () if name]
-    unknown = [name for name in keep if name not in problem.states]
-    if unknown:
-        raise UserError(f"--consistent names {', '.join(unknown)}; the states are {', '.join(problem.states)}")
+    check_known(keep, problem.states, f"--consistent: problem {problem.name!r}", "state", error=UserError)
     system, t0, places = problem.system, problem.t_span[0], name_places(problem.system)
     rates = {f"{name}_dot": value for name, value in (problem.rates or {}).items()}
     guesses = {name: value for name, value in rates.items() if name in places}

@@ -19,6 +19,7 @@ from ndae.experiments.variants import (
     STRENGTHS,
     default_strength,
 )
+from ndae.symbolic.ground.words import check_known
 
 if TYPE_CHECKING:
     pass
@@ -143,7 +144,5 @@ class RunConfig:
         if not isinstance(values, dict):
             raise ValueError(f"expected a JSON object, got {type(values).__name__}")
         values = unsealed(values, "the configuration")
-        unknown = sorted(values.keys() - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise ValueError(f"a run has no {', '.join(unknown)}")
+        check_known(values, [field.name for field in dataclasses.fields(cls)], "a run", "setting")
         return cls(**values)

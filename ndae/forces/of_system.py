@@ -11,6 +11,7 @@ from ndae._types import Features, Output
 from ndae.forces.masses import Masses
 from ndae.solvers.arguments import points_of
 from ndae.solvers.mechanics.motion_torch import TorchMotion
+from ndae.symbolic.ground.words import check_known
 
 
 class SystemForce(nn.Module):
@@ -35,9 +36,8 @@ class SystemForce(nn.Module):
         functions = {"potential": points.potential, "force": points.external_force}
         functions = {role: function for role, function in functions.items() if function is not None}
         known = sorted({name for function in functions.values() for name in function.parameters})
+        check_known(given, known, f"the SystemForce of {system.name!r}")
         for name, value in given.items():
-            if name not in known:
-                raise ValueError(f"the forces of {system.name} have no parameter {name!r}: they have {known}")
             if name == "mass" and isinstance(value, Tensor) and value.requires_grad:
                 raise ValueError(
                     "the mass of a SystemForce cannot be learned by itself: give NeuralMotion(..., learn_mass=True), "

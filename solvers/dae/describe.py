@@ -11,6 +11,7 @@ from ndae.solvers.arguments import (
 )
 from ndae.solvers.batches import at_index
 from ndae.solvers.solution import Solution
+from ndae.symbolic.ground.words import check_known
 
 # Absolute tolerance where none is given, as a share of `rtol`: components are measured relatively down to this size.
 _DEFAULT_ATOL = 1e-4
@@ -107,9 +108,7 @@ def tolerances_by_name(system: Any, names: Mapping[str, int], atol: Any, rtol: f
     if isinstance(atol, Mapping):
         atol = named_once("atol", atol)
         states = [s.name for s in system.states]
-        unknown = [key for key in atol if key not in names and key not in states]
-        if unknown:
-            raise ValueError(f"atol names {', '.join(unknown)}; the states of {system.name!r} are {', '.join(states)}")
+        check_known(atol, {*names, *states}, f"atol: {system.name!r}", "state", states)
         by_column = np.full(n, default)
         for key, value in atol.items():
             value = numbers(f"atol[{key!r}]", value)

@@ -34,6 +34,7 @@ from ndae.solvers.stepping.jumps import Jumps
 from ndae.solvers.stepping.projected_step import EndOnSaveTimes, ProjectedSolver, StepState
 from ndae.solvers.stepping.radau_iia import RadauIIA
 from ndae.symbolic.ground.forks import check_process
+from ndae.symbolic.ground.words import check_known
 from ndae.symbolic.systems.system import System
 
 # Stages by the default loops of diffrax, which a reverse pass can go through.
@@ -365,9 +366,7 @@ def _split(system: Any, start: Any) -> tuple[Array, Array]:
             )
         given = {name: array[i] for i, name in enumerate(names)}
     places = name_places(system)
-    unknown = [name for name in given if name not in places]
-    if unknown:
-        raise ValueError(f"start names {', '.join(unknown)}; the states of {system.name!r} are {', '.join(names)}")
+    check_known(given, places, f"start: {system.name!r}", "state", names)
     y, w = [None] * len(reduced.y), [jnp.asarray(jnp.nan)] * len(reduced.w)
     for name, value in given.items():
         array, column = places[name]

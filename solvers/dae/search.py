@@ -11,13 +11,13 @@ from ndae.solvers.dae.start import (
     ConsistentStart,
     _check_filled_in,
     _constraint,
-    _list,
     _name_of,
     _solve_leading,
     name_places,
     read_states,
 )
 from ndae.solvers.solution import SolveError
+from ndae.symbolic.ground.words import check_known, listed
 
 _CONVERGED = 1e-13  # a last correction, relative to the guess
 
@@ -48,9 +48,7 @@ class _Search:
             raise ValueError(f"the guess has batch shape {self.y0.shape[:-1]}; give one guess at a time")
         keep = [keep] if isinstance(keep, str) or not hasattr(keep, "__iter__") else list(dict.fromkeys(keep))
         places = name_places(system)
-        unknown = [str(name) for name in keep if str(name) not in places]
-        if unknown:
-            raise ValueError(f"keep names {_list(unknown)}; the states are {_list(s.name for s in system.states)}")
+        check_known(map(str, keep), places, f"keep: {system.name!r}", "state", system.states)
         self.free = np.ones(self.y0.size, dtype=bool)
         self.kept_w: list[int] = []
         self.kept_names = [str(name) for name in keep]
@@ -186,12 +184,12 @@ class _Search:
             solved, _ = _solve_leading(self.reduced, y, w, self.t0, self.parameters)
             rows += [f"{self.reduced.w[j].name} is off by {solved[j] - self.w0[j]:.3g}" for j in self.kept_w]
         raise ValueError(
-            f"too much is kept of {self.system.name!r}: with {_list(self.kept_names)} as given, these "
+            f"too much is kept of {self.system.name!r}: with {listed(self.kept_names)} as given, these "
             f"cannot hold: {'; '.join(rows[:5])}{_KEPT}"
         )
 
     def _kept(self) -> str:
-        return f" with {_list(self.kept_names)} as given" if self.kept_names else ""
+        return f" with {listed(self.kept_names)} as given" if self.kept_names else ""
 
     def _result(self, y: np.ndarray, w: np.ndarray) -> ConsistentStart:
         f, t, p = self.functions, self.t0, self.parameters

@@ -11,6 +11,7 @@ from ndae.solvers.arguments import named_once, numbers
 from ndae.solvers.batches import Refused, at_index, broadcast_parameters, common_shape, refuse
 from ndae.solvers.dae.left_out import filled_in, left_open, may_be_left_out
 from ndae.solvers.dae.start_of_points import read_points
+from ndae.symbolic.ground.words import check_known, listed, shortened
 from ndae.symbolic.systems.system import System
 
 # An algebraic variable may differ from what its equations give by this many times the tolerance of the start: it
@@ -44,7 +45,7 @@ class ConsistentStart:
         """The value of one state, by its name or symbol. Raises KeyError with the names there are."""
         name = str(name)
         if name not in self.names:
-            raise KeyError(f"no state {name!r}; there are {_list(self.names)}")
+            raise KeyError(f"no state {name!r}; there are {listed(self.names)}")
         value = self.states[..., self.names.index(name)]
         return value if value.ndim else float(value)
 
@@ -135,13 +136,11 @@ def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
         if array.ndim < 1 or array.shape[-1] != len(names):
             raise ValueError(
                 f"start has shape {array.shape}; expected (*batch, {len(names)}), one number for each state of "
-                f"{system.name!r}: {_list(names)}; or a mapping from their names"
+                f"{system.name!r}: {listed(names)}; or a mapping from their names"
             )
         given = {name: array[..., i] for i, name in enumerate(names)}
     places = name_places(system)
-    unknown = [name for name in given if name not in places]
-    if unknown:
-        raise ValueError(f"start names {_list(unknown)}; the states of {system.name!r} are {_list(names)}")
+    check_known(given, places, f"start: {system.name!r}", "state", names)
     batch = common_shape({f"start[{name!r}]": value.shape for name, value in given.items()})
     y, w = np.full((*batch, len(reduced.y)), np.nan), np.full((*batch, len(reduced.w)), np.nan)
     for name, value in given.items():
@@ -153,7 +152,7 @@ def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
     check_given(system, np.flatnonzero(np.isnan(y).all(axis=samples)).tolist())
     if np.any(np.isinf(y).all(axis=samples)) or np.any(np.isinf(w).all(axis=samples)):
         bad = [name for name, value in given.items() if np.all(np.isinf(value))]
-        raise ValueError(f"start must be finite, but {_list(bad)} is not")
+        raise ValueError(f"start must be finite, but {listed(bad)} is not")
     return y, w
 
 
@@ -162,7 +161,7 @@ def _check_each(system: Any, y: np.ndarray, w: np.ndarray, index: tuple[int, ...
     held = ("y", y), ("w", w)
     infinite = [_name_of(system, array, i) for array, values in held for i in np.flatnonzero(np.isinf(values))]
     if infinite:
-        raise ValueError(f"start{of_sample(index)} must be finite, but {_list(infinite)} is not")
+        raise ValueError(f"start{of_sample(index)} must be finite, but {listed(infinite)} is not")
     if np.isnan(y).any():
         check_given(system, np.flatnonzero(np.isnan(y)).tolist(), index)
 
@@ -175,14 +174,14 @@ def check_given(system: Any, without: Any, index: tuple[int, ...] = ()) -> None:
     if missing:
         names = [_name_of(system, "y", i) for i in missing]
         raise ValueError(
-            f"start{of_sample(index)} gives no value for {_list(names)}; give one for every differential state of "
+            f"start{of_sample(index)} gives no value for {listed(names)}; give one for every differential state of "
             f"{system.name!r} (algebraic ones may be left out, and derivatives that the equations determine)"
         )
 
 
 def _check_filled_in(system: Any, free: Any, t0: float, index: tuple[int, ...] = ()) -> None:
     if free:
-        names = _list([_name_of(system, "y", i) for i in free])
+        names = listed([_name_of(system, "y", i) for i in free])
         raise ValueError(
             f"the start{of_sample(index)} of {system.name!r} gives no value for {names}, and the equations at t = "
             f"{t0:g} do not determine it there; give one"
@@ -216,7 +215,7 @@ def _leading(reduced, y, given, t0, parameters, tol, index) -> np.ndarray:
     if not converged:
         raise ValueError(
             f"the start{of_sample(index)} of {reduced.system.name!r}: the equations at t = {t0:g} give no values of "
-            f"{_list([s.name for s in reduced.w])}: they are singular there, or Newton's iteration needs a guess of "
+            f"{listed([s.name for s in reduced.w])}: they are singular there, or Newton's iteration needs a guess of "
             "the algebraic variables nearer to a solution"
         )
     system = reduced.system
@@ -258,17 +257,11 @@ def _name_of(system: Any, array: str, i: int) -> str:
 def _constraint(reduced: Any, row: Any) -> str:
     i, k = reduced.constraint_of[row]
     origins = reduced.origins[i] if reduced.origins else (i,)  # the user's equations
-    named = f"equation {origins[0]}" if len(origins) == 1 else f"combined of equations {_list(origins)}"
-    text = str(reduced.constraints[row])
-    text = text if len(text) <= 80 else text[:77] + "..."
+    named = f"equation {origins[0]}" if len(origins) == 1 else f"combined of equations {listed(origins)}"
+    text = shortened(reduced.constraints[row], 80)
     times = {0: "", 1: ", differentiated once", 2: ", differentiated twice"}.get(k, f", differentiated {k} times")
     return f"{text} ({named}{times})"
 
 
 def of_sample(index: tuple[int, ...]) -> str:
     return f" {tuple(int(i) for i in index)}" if index else ""
-
-
-def _list(names: Any) -> str:
-    names = [str(name) for name in names]
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

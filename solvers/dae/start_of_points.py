@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from ndae.solvers.arguments import named_once, numbers, points_of
 from ndae.solvers.batches import common_shape
+from ndae.symbolic.ground.words import listed
 from ndae.symbolic.systems.system import System
 
 
@@ -46,7 +47,7 @@ def read_points(system: System, start: Any) -> Float[np.ndarray, "*batch n_state
     lacking = np.isnan(states[..., : 2 * n]).reshape(-1, 2 * n).all(axis=0)
     if lacking.any():
         raise ValueError(
-            f"start gives no value for {_list([names[i] for i in np.flatnonzero(lacking)])}; {system.name!r} starts "
+            f"start gives no value for {listed([names[i] for i in np.flatnonzero(lacking)])}; {system.name!r} starts "
             "from coordinates and velocities, {'q': [...], 'v': [...]}, and from rest with 'v': 0"
         )
     return states
@@ -72,14 +73,10 @@ def _columns(system_name: str, names: list[str], groups: dict[str, slice], given
             columns.append((groups[key], value if value.ndim else value[None]))
         else:
             raise ValueError(
-                f"start names {key}; {system_name!r} has q and v, whole vectors, and the states {_list(names)}"
+                f"start names {key}; {system_name!r} has q and v, whole vectors, and the states {listed(names)}"
             )
     return columns
 
 
 def _of(names: list[str], at: slice) -> str:
     return names[at.start] if at.stop - at.start == 1 else f"{names[at.start]} to {names[at.stop - 1]}"
-
-
-def _list(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -18,6 +18,7 @@ from ndae.solvers.arguments import float64_on_cpu
 from ndae.solvers.batches import Refused, at_index, refuse
 from ndae.solvers.stepping.jumps import Jumps
 from ndae.symbolic.forms.switching_times import SwitchingTimes
+from ndae.symbolic.ground.words import shortened
 
 Parameters = Mapping[str, Any] | None
 
@@ -200,8 +201,7 @@ def _jumps_of_constraint(reduced: Any, which: int, row: int, jumps: Jumps) -> st
     t = float(jumps.at[which])
     i, k = reduced.constraint_of[row]
     times = {0: "", 1: ", differentiated once,", 2: ", differentiated twice,"}.get(k, f", differentiated {k} times,")
-    text = str(reduced.constraints[row])
-    text = text if len(text) <= 80 else text[:77] + "..."
+    text = shortened(reduced.constraints[row], 80)
     origins = ", ".join(map(str, reduced.origins[i] if reduced.origins else (i,)))
     return (
         f"a constraint of {reduced.system.name!r} jumps at t = {t:.9g}, so its variables would have to: 0 = {text} "

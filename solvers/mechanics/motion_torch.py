@@ -21,6 +21,7 @@ from ndae.solvers.manifold.multipliers import (
     tangent_velocity,
 )
 from ndae.solvers.manifold.projection import project
+from ndae.symbolic.ground.words import check_known
 
 Time = float | Tensor | None
 
@@ -44,11 +45,8 @@ class TorchMotion(torch.nn.Module):
         self.potential = None if points.potential is None else points.potential.torch()
         self.external_force = None if points.external_force is None else points.external_force.torch()
         given = dict(parameters or {})
-        known = {"mass", *points.parameters}
         refuse_functions(self.name, given)
-        unknown = [name for name in given if name not in known]
-        if unknown:
-            raise ValueError(f"{self.name}: unknown parameter {unknown[0]!r}: it has {sorted(known)}")
+        check_known(given, sorted({"mass", *points.parameters}), repr(self.name))
         mass = torch.as_tensor(given.get("mass", points.mass), dtype=torch.float64)
         self._inverse_mass = 1 / mass.expand(self.constraint.n_points)  # float64, cast to what the state has
         self._own = {  # each function refuses the parameters of others

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ndae.solvers.solution import SUCCESS, Solution, SolveError
+from ndae.symbolic.ground.words import check_known
 
 Progress = Callable[[float, str], None]
 
@@ -94,10 +95,7 @@ class ImplicitSolve:
             names = {s: s.name for s in self.reduced.y}
             names |= {s: str(n) for s, n in zip(self.reduced.states, self.system.states, strict=True)}
             given = {key: float(numbers(f"atol[{key!r}]", value)) for key, value in named_once("atol", atol).items()}
-            unknown = set(given) - set(names.values())
-            if unknown:
-                states = ", ".join(str(n) for n in self.system.states)
-                raise ValueError(f"atol names {', '.join(sorted(unknown))}; the states are {states}")
+            check_known(given, names.values(), f"atol: {self.system.name!r}", "state", self.system.states)
             for i in watched:
                 made[i] = given.get(names.get(self.form.stands_for[i], ""), made[i])
         elif np.ndim(atol) == 0:

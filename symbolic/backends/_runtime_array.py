@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ndae.symbolic.ground import _types as shapes
+from ndae.symbolic.ground.words import check_known
 
 State = Float[Any, shapes.STATE]
 Residual = Float[Any, shapes.RESIDUAL]
@@ -91,9 +92,7 @@ class ArrayFunction:
     def _extras(self, y, t, parameters: Mapping | None) -> list:
         """Time, where it appears, and the parameters, in the order of the generated functions' arguments."""
         given = parameters or {}
-        for name in given:
-            if name not in self.parameters:
-                raise ValueError(f"{self.name}: unknown parameter {name!r}: it has {list(self.parameters)}")
+        check_known(given, self.parameters, repr(self.name))
         extras = []
         if self.needs_time:
             if t is None:

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ndae.symbolic.ground import _types as shapes
+from ndae.symbolic.ground.words import check_known
 
 State = Float[Tensor, shapes.STATE]
 Residual = Float[Tensor, shapes.RESIDUAL]
@@ -28,9 +29,7 @@ class TorchFunction(torch.nn.Module):
     def __init__(self, spec: dict, functions: dict, learn: Sequence[str] = ()):
         super().__init__()
         learn = tuple(learn)
-        unknown = [name for name in learn if name not in spec["parameters"]]
-        if unknown:
-            raise ValueError(f"{spec['name']}: cannot learn {unknown}: the parameters are {list(spec['parameters'])}")
+        check_known(learn, spec["parameters"], f"learn: {spec['name']!r}")
         self.name, self.structure_kind, self.state_names = spec["name"], spec["structure_kind"], tuple(spec["states"])
         self.n_states, self.n_points, self.dim = spec["n_states"], spec["n_points"], spec["dim"]
         self.n_residuals, self.n_instances, self.n_local = spec["n_residuals"], spec["n_instances"], spec["n_local"]
@@ -86,10 +85,7 @@ class TorchFunction(torch.nn.Module):
 
     def _extras(self, y: Tensor, t, parameters: Mapping | None) -> list:
         """Time, where it appears, and the parameters, in the order of the generated functions' arguments."""
-        if parameters:
-            for name in parameters:
-                if name not in self._names:
-                    raise ValueError(f"{self.name}: unknown parameter {name!r}: it has {list(self._names)}")
+        check_known(parameters or (), self._names, repr(self.name))
         extras = []
         if self.needs_time:
             if t is None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ndae.symbolic.ground.kept import Recomputed, kept, remembered
+from ndae.symbolic.ground.words import check_known
 
 
 class DenseLayout:
@@ -105,9 +106,7 @@ class CompiledVector(Recomputed, ABC):
 def parameter_values(name: str, defaults: Mapping, given: Mapping | None) -> dict:
     """Values by name, in order: those given, else the defaults. Raises ValueError on unknown and missing ones."""
     given = {getattr(key, "name", key): value for key, value in (given or {}).items()}
-    for key in given:
-        if key not in defaults:
-            raise ValueError(f"{name}: unknown parameter {key!r}: it has {list(defaults)}")
+    check_known(given, defaults, repr(name))
     values = {key: given.get(key, default) for key, default in defaults.items()}
     for key, value in values.items():
         if value is None:

@@ -8,6 +8,7 @@ import sympy as sp
 from ndae.symbolic.expressions.written import lines_of
 from ndae.symbolic.forms.equations import Equations
 from ndae.symbolic.ground.kept import Recomputed
+from ndae.symbolic.ground.words import listed
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,12 @@ class ReducedEquations(Recomputed):
 
     def describe(self) -> str:
         """What the reduction found, to read: index, state, hidden constraints by level, and the leading equations."""
+        y, w, rates = (listed(symbols, len(symbols)) for symbols in (self.y, self.w, self.rates))  # all of them
         lines = [
             f"{self.system.name}: differentiation index {self.index}",
-            f"  state y      {_listed(self.y)}",
-            f"  leading w    {_listed(self.w)}, solved for in {len(self.blocks)} block{'s' * (len(self.blocks) != 1)}",
-            f"  y'           {_listed(self.rates)}",
+            f"  state y      {y}",
+            f"  leading w    {w}, solved for in {len(self.blocks)} block{'s' * (len(self.blocks) != 1)}",
+            f"  y'           {rates}",
         ]
         for level in sorted({k for _, k in self.constraint_of}):
             lines += ["", "constraints" if level == 0 else f"hidden constraints, differentiated {level} x"]
@@ -83,7 +85,3 @@ class ReducedEquations(Recomputed):
         lines += ["", "leading equations, with how often each was differentiated"]
         lines += lines_of([f"{c} x  0 = " for c in self.differentiations], self.equations)
         return "\n".join(lines) + "\n"
-
-
-def _listed(symbols: tuple[sp.Symbol, ...]) -> str:
-    return ", ".join(s.name for s in symbols) or "none"

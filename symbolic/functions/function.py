@@ -16,6 +16,7 @@ from ndae.symbolic.functions.derivation import MAX_LEVEL, Derivation, written_si
 from ndae.symbolic.functions.layout import Layout, Structure, gram_structure
 from ndae.symbolic.ground.extras import learning
 from ndae.symbolic.ground.kept import Recomputed, kept
+from ndae.symbolic.ground.words import shortened
 from ndae.symbolic.numeric.divisors import check_divisors
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Function(Recomputed):
             check_size(expression, f"{name}: expression {i}")
         self._keep(expressions, points, tuple(s for s, _ in parameters), time, layout, anchors, name, template)
         for i, expression in enumerate(expressions):
-            check_smooth(expression, f"{name}: expression {i} ({validate.short(expression)})")
+            check_smooth(expression, f"{name}: expression {i} ({shortened(expression)})")
         declared = {
             "state": self.coordinates,
             "parameter": self.parameter_symbols,
@@ -111,7 +112,7 @@ class Function(Recomputed):
         }
         defaults = {s: self.parameters[s.name] for s, _ in parameters}
         for i, expression in enumerate(expressions):
-            check_divisors(expression, f"{name}: expression {i} ({validate.short(expression)})", defaults)
+            check_divisors(expression, f"{name}: expression {i} ({shortened(expression)})", defaults)
 
     def _keep(self, expressions, points, parameter_symbols, time, layout: Layout, anchors, name, is_template):
         self.name, self.is_template = name, is_template

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ndae.symbolic.ground.words import listed, shortened
 from ndae.symbolic.numeric.sampling import Evaluator, RandomPoints
 
 _DENSE = 150  # residuals up to which the rank is taken from singular values
@@ -174,20 +175,17 @@ def _sparse_rows(c, local) -> np.ndarray | None:
 def _message(c, rows: np.ndarray, where: str) -> str:
     def label(row):
         instance, i = divmod(int(row), c.n_local)
-        expression = str(c.expressions[i])
-        expression = expression if len(expression) <= 40 else expression[:37] + "..."
+        expression = shortened(c.expressions[i], 40)
         return f"{row} (over[{instance}], {expression})" if c.is_template else f"{row} ({expression})"
 
-    listed = ", ".join(label(r) for r in rows[:_NAMED]) + (
-        f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
-    )
+    which = listed(map(label, rows), _NAMED)
     if len(rows) == 1:
         return (
-            f"{c.name}: the gradient of residual {listed} vanishes {where}: remove it, or write it so that it "
+            f"{c.name}: the gradient of residual {which} vanishes {where}: remove it, or write it so that it "
             f"changes sign "
             "(f instead of f**2)"
         )
-    found = f"{c.name}: the Jacobian is rank-deficient {where}: residuals {listed} depend on one another"
+    found = f"{c.name}: the Jacobian is rank-deficient {where}: residuals {which} depend on one another"
     if where == AT_GENERIC_POINTS:
         return f"{found} (redundant constraints): remove one of them"
     # Redundant, or not: three points in a line can bend, where one of their distances is not held.

@@ -10,11 +10,7 @@ import sympy as sp
 from ndae.symbolic.expressions.names import check_name
 from ndae.symbolic.expressions.points import ANCHOR
 from ndae.symbolic.functions.layout import Layout
-
-
-def short(expression: sp.Expr) -> str:
-    text = str(expression)
-    return text if len(text) <= 60 else text[:57] + "..."
+from ndae.symbolic.ground.words import shortened
 
 
 def as_tuple(value) -> tuple:
@@ -169,5 +165,5 @@ def check_used(function, unconstrained) -> None:
     for i, expression in enumerate(function.expressions):
         if expression.free_symbols.isdisjoint(function.coordinates):
             raise ValueError(
-                f"{name}: expression {i} ({short(expression)}) holds no state, so nothing can satisfy it: remove it"
+                f"{name}: expression {i} ({shortened(expression)}) holds no state, so nothing can satisfy it: remove it"
             )

@@ -8,6 +8,7 @@ import sympy as sp
 
 from ndae.symbolic.expressions.choices import NON_SMOOTH
 from ndae.symbolic.expressions.limits import distinct
+from ndae.symbolic.ground.words import shortened
 from ndae.symbolic.numeric.sampling import Evaluator
 
 _DIGITS = 50
@@ -35,7 +36,7 @@ def check_divisors(expression: sp.Expr, where: str, parameters: Mapping[sp.Symbo
                 if _vanishes(number, values):
                     at = f" for {', '.join(f'{s} = {v:g}' for s, v in values.items())}" if values else ""
                     raise ValueError(
-                        f"{where}: {role} {_short(number)}, which is zero{at}: there is no such number; write it "
+                        f"{where}: {role} {shortened(number)}, which is zero{at}: there is no such number; write it "
                         "otherwise"
                     )
     _check_finite(expression, where, defaults)
@@ -66,7 +67,7 @@ def _check_finite(expression: sp.Expr, where: str, defaults: Mapping[sp.Symbol, 
             if not np.isfinite(found):
                 at = ", ".join(f"{s} = {v:g}" for s, v in values.items())
                 raise ValueError(
-                    f"{where}: {_short(e)} is no finite real number for {at}: give other default values, or None"
+                    f"{where}: {shortened(e)} is no finite real number for {at}: give other default values, or None"
                 )
 
 
@@ -150,8 +151,3 @@ def _bounded(e: sp.Basic, known: Mapping, values: Mapping[sp.Symbol, float]) -> 
             moved[0][i], moved[1][i] = v + err, v - err
             error += max(abs(function(*m) - value) for m in moved)
     return mpmath.mpf(value), error  # a complex value is a TypeError
-
-
-def _short(number: sp.Expr) -> str:
-    text = str(number)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -9,6 +9,7 @@ from ndae.symbolic.expressions.partials import partials
 from ndae.symbolic.forms.equations import Equations
 from ndae.symbolic.forms.reduced import ReducedSystem
 from ndae.symbolic.forms.reduced_equations import Block
+from ndae.symbolic.ground.words import listed, shortened
 from ndae.symbolic.numeric.sizes import typical_sizes
 from ndae.symbolic.reduction.chains import Chains, Row, eliminate_aliases
 from ndae.symbolic.reduction.dependence import Dependence
@@ -251,9 +252,7 @@ def _singular_structure(system, chains: Chains, rows, over, under) -> StructureE
 
 
 def _listed(entries: Sequence[str]) -> str:
-    entries = [e if len(e) <= 70 else e[:67] + "..." for e in entries]
-    more = f" and {len(entries) - _NAMED} more" if len(entries) > _NAMED else ""
-    return ", ".join(entries[:_NAMED]) + more
+    return listed((shortened(e, 70) for e in entries), _NAMED)
 
 
 def _equations(system: Equations, numbers: Sequence[int]) -> str:

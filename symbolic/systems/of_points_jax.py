@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from ndae.symbolic.backends.jax_arrays import from_host, places
 from ndae.symbolic.ground import _types as shapes
+from ndae.symbolic.ground.words import check_known
 
 State = Float[Any, shapes.STATE]
 Residual = Float[Any, shapes.RESIDUAL]
@@ -33,9 +34,7 @@ class JaxPoints:
         known = {"mass"}
         for f in (self.constraint, self.potential, self.external_force):
             known |= set(f.parameters) if f is not None else set()
-        for name in parameters or {}:
-            if name not in known:
-                raise ValueError(f"{self.name}: unknown parameter {name!r}: it has {sorted(known)}")
+        check_known(parameters or (), sorted(known), repr(self.name))
         return {name: value for name, value in (parameters or {}).items() if name in function.parameters}
 
     def masses(self, parameters: Mapping | None = None, dtype=None) -> Float[Any, "n_points"]:

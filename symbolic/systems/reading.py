@@ -12,6 +12,7 @@ from ndae.symbolic.expressions.limits import check_size
 from ndae.symbolic.expressions.names import check_name
 from ndae.symbolic.expressions.reading import as_expressions, substituted
 from ndae.symbolic.forms.equations import Equations
+from ndae.symbolic.ground.words import shortened
 from ndae.symbolic.numeric.divisors import check_divisors
 
 
@@ -160,7 +161,7 @@ def is_empty(entries) -> bool:
 
 def short(expression) -> str:
     text = str(expression) if expression.count_ops() < 200 else f"{expression.count_ops()} operations"
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shortened(text)
 
 
 def check_names(declared: Equations, definitions: Mapping) -> None:

@@ -148,13 +148,13 @@ def test_an_entry_point_that_gives_no_problem(value, said, entry_point):
     [
         ({"name": ""}, "a problem's name must be text, got ''"),
         ({"initial": {}}, "problem 'growth': `initial` is empty"),
-        ({"initial": {"y": 1.0}}, "`initial` names 'y', which is no state; the states are x"),
+        ({"initial": {"y": 1.0}}, "`initial`: problem .* has no state 'y'; it has x"),
         ({"initial": {"x": "one"}}, r"initial\['x'\] must be a finite number, got 'one'"),
         ({"initial": {"x": np.nan}}, r"initial\['x'\] must be a finite number, got nan"),
         ({"rates": {"x": np.inf}}, r"rates\['x'\] must be a finite number, got inf"),
         ({"reference": {"x": "1.0.0"}}, r"reference\['x'\] must be a finite number"),
-        ({"recomputed": {"a": 1, "b": 2}}, "`recomputed` names 'a', 'b', which are no states"),
-        ({"exact": {"y": sp.S.One}}, "`exact` names 'y'"),
+        ({"recomputed": {"a": 1, "b": 2}}, "`recomputed`: problem .* has no state 'a', 'b'"),
+        ({"exact": {"y": sp.S.One}}, "`exact`: problem 'growth' has no state 'y'; it has x"),
         ({"t_span": (1.0, 1.0)}, "t_span must go forward between finite times"),
         ({"t_span": (0.0, np.inf)}, "t_span must go forward between finite times"),
         ({"t_span": 3.0}, "t_span must be two times, start and end, got 3.0"),
@@ -221,7 +221,7 @@ def test_a_start_that_violates_a_hidden_constraint_is_refused_and_mended():
         start(y=wrong)
     mended = start(y=wrong, consistent=["x", "y"])
     assert mended["x"] * mended["u"] + mended["y"] * mended["v"] == pytest.approx(0.0, abs=1e-12)
-    with pytest.raises(UserError, match="--consistent names w; the states are x, y, u, v, lam"):
+    with pytest.raises(UserError, match="--consistent: problem 'problem' has no state 'w'; it has x, y, u, v, lam"):
         start(y=wrong, consistent=["w"])
 
 

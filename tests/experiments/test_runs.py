@@ -117,7 +117,7 @@ def test_strengths_not_given_are_the_methods_own():
 
 
 def test_unknown_fields_are_refused():
-    with pytest.raises(ValueError, match="a run has no colour"):
+    with pytest.raises(ValueError, match="a run has no setting 'colour'"):
         RunConfig.from_json('{"colour": 1}')
     with pytest.raises(ValueError, match="expected a JSON object, got list"):
         RunConfig.from_json("[]")

@@ -153,7 +153,7 @@ def test_limits_of_steps_and_time_are_kept(solver):
         ({"rtol": -1.0}, "rtol must be a positive number"),
         ({"max_steps": 0}, "max_steps must be at least 1"),
         ({"max_seconds": 0.0}, "max_seconds must be a positive number"),
-        ({"atol": {"w": 1.0}}, "atol names w; the states are x, y, u, v, lam"),
+        ({"atol": {"w": 1.0}}, "atol: 'pendulum' has no state 'w'; it has x, y, u, v, lam"),
         ({"atol": 0.0}, "atol must be positive"),
         ({"atol": [1e-8, 1e-8]}, r"atol has shape \(2,\); give one number"),
         ({"parameters": {"gravity": 1.0}}, "'pendulum' has no parameter 'gravity'"),

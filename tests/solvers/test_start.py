@@ -160,12 +160,12 @@ def test_a_start_where_the_equations_are_singular_is_refused():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ({"guess": ROUGH | {"w": 1.0}}, "start names w; the states of 'pendulum' are x, y, u, v, lam"),
+        ({"guess": ROUGH | {"w": 1.0}}, "start: 'pendulum' has no state 'w'; it has x, y, u, v, lam"),
         ({"guess": {"x": 1.0}}, "gives no value for y, u, v"),
         ({"guess": None}, r"start has shape \(\); expected \(\*batch, 5\)"),
         ({"guess": [1.0, 2.0]}, r"shape \(2,\); expected \(\*batch, 5\)"),
         ({"guess": hanging(np.ones(3))}, r"batch shape \(3,\); give one guess at a time"),
-        ({"keep": ["w"]}, "keep names w; the states are x, y, u, v, lam"),
+        ({"keep": ["w"]}, "keep: 'pendulum' has no state 'w'; it has x, y, u, v, lam"),
         ({"keep": ["lam"]}, "keep names 'lam', but the guess gives no value of it"),
         ({"keep": ["x", "y"]}, r"too much is kept.*with x, y as given.*equation 4\) = 0\.17.*keep fewer"),
         ({"keep": ["x", "y", "u", "v"]}, "too much is kept"),

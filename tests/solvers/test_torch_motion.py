@@ -105,7 +105,9 @@ def test_parameters_are_taken_and_others_refused():
         theirs = jax.jit(jax.vmap(lambda y: ConstrainedMotion(system.points).describe(0.0, y, given)))(y)
     for name, value in ours.describe(None, torch.as_tensor(y)).items():
         np.testing.assert_allclose(value, theirs[name], rtol=1e-11, atol=1e-11, err_msg=name)
-    with pytest.raises(ValueError, match=r"unknown parameter 'gravty': it has \['gravity', 'length', 'mass'\]"):
+    with pytest.raises(
+        ValueError, match=r"has no parameter 'gravty'; it has gravity, length, mass: did you mean 'gravity'\?"
+    ):
         TorchMotion(system, {"gravty": 1.0})
 
 

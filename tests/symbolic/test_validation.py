@@ -229,7 +229,7 @@ class TestCalls:
         f, state = self.make(backend, Constraint([x - L], [x], [L]), (4, 1))
         with pytest.raises(ValueError, match=r"'L' has no default: pass parameters=\{'L': value\}"):
             f.residual(state)
-        with pytest.raises(ValueError, match=r"unknown parameter 'M': it has \['L'\]"):
+        with pytest.raises(ValueError, match=r"has no parameter 'M'; it has L"):
             f.residual(state, parameters={"L": 1.0, "M": 2.0})
 
     def test_missing_time(self, backend):
@@ -249,7 +249,7 @@ class TestCalls:
 
 
 def test_learning_what_is_not_there():
-    with pytest.raises(ValueError, match=r"cannot learn \['mass'\]: the parameters are \['length'\]"):
+    with pytest.raises(ValueError, match=r"learn: .* has no parameter 'mass'; it has length"):
         library.chain(2).torch(learn=["mass"])
     with pytest.raises(ValueError, match=r"write \['length'\]"):
         library.chain(2).torch(learn="length")

@@ -1,10 +1,11 @@
 """One solve for every system, by this project's integrators or by others."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ndae.solvers.arguments import INTEGRATORS, check_system
+from ndae.solvers.progress import Progress
 from ndae.solvers.solution import Solution
 from ndae.symbolic.ground.extras import learning
 from ndae.symbolic.systems.system import System
@@ -63,7 +64,7 @@ def solve(
     max_steps: int | None = None,
     start_tol: float = 1e-8,
     throw: bool = True,
-    progress: Callable[[float, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Solution:
     """The solution of a system from a consistent start, at the times `ts`, in float64.
 

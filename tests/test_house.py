@@ -21,8 +21,8 @@ ORDER = {
         "library",
     ),
     "solvers": (
-        "faces", "_types", "_jax_types", "errors", "arguments", "tensors", "batches", "solution", "manifold", "depth",
-        "stepping", "dae", "mechanics", "outside", "consistent", "solve",
+        "faces", "progress", "_types", "_jax_types", "errors", "arguments", "tensors", "batches", "solution",
+        "manifold", "depth", "stepping", "dae", "mechanics", "outside", "consistent", "solve",
     ),
     "ndae": (
         "_types", "users_code", "constants", "progress", "fields", "manifold", "methods", "forces", "training",

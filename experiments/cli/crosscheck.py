@@ -3,8 +3,6 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ndae.experiments.crosscheck.check import OUTSIDE, TOLERANCES, CrossCheck, crosscheck
@@ -12,6 +10,7 @@ from ndae.experiments.crosscheck.report import headline, notes, tables, to_json,
 from ndae.experiments.files import write_text
 from ndae.experiments.problems import load_problem
 from ndae.experiments.terminal import UserError, console
+from ndae.progress import reporting
 
 # For a diagram: from where a solver has hardly any digits on.
 _FIGURE_TOLERANCES = (1e-4, 1e-6, 1e-8)
@@ -38,7 +37,7 @@ def run_crosscheck(
     _check_files(work_precision, json_path)
     loaded = load_problem(problem)
     others = () if against.strip().lower() == "none" else tuple(_outside(name) for name in _names(against))
-    with _shown_progress() as tell:
+    with reporting(True) as report:
         check = crosscheck(
             loaded,
             tolerances=_tolerances(tolerances, rtol, work_precision is not None),
@@ -47,7 +46,7 @@ def run_crosscheck(
             outside=others,
             consistent=None if consistent is None else _names(consistent),
             max_seconds=max_seconds,
-            progress=tell,
+            progress=report,
         )
     return _show(check, work_precision, json_path)
 
@@ -112,15 +111,3 @@ def _tolerances(text: str | None, rtol: float, figure: bool) -> tuple[float, ...
         return tuple(float(part) for part in _names(text))
     except ValueError:
         raise UserError(f"--tolerances {text!r}: write numbers with commas between them, such as 1e-6,1e-8") from None
-
-
-@contextmanager
-def _shown_progress() -> Iterator[Callable[[str, float], None]]:
-    """A line on a terminal's stderr that says what is being solved, gone when all is done."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    out = console(stderr=True)
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda text, share: bar.update(task, completed=share, description=text)

@@ -20,8 +20,7 @@ from ndae.experiments.problems import Problem
 from ndae.experiments.problems.start import start_of
 from ndae.experiments.terminal import UserError, is_users, one_line
 from ndae.solvers.arguments import INTEGRATORS
-
-Progress = Callable[[str, float], None]
+from ndae.solvers.progress import Progress
 
 FORMULATIONS = ("projection", "ggl", "baumgarte", "plain")
 OUTSIDE = ("torch", "IDA", "Radau")
@@ -145,7 +144,7 @@ def crosscheck(
     A solve that fails is a run with its reason. Raises StructureError for a system that cannot be reduced, ValueError
     for a start that is not consistent, UserError where not even a coarse solution is found.
     """
-    tell = progress or (lambda text, share: None)
+    tell = progress or (lambda share, text: None)
     tolerances = sorted({float(rtol) for rtol in tolerances}, reverse=True)
     if not tolerances or not all(0 < rtol < 1 for rtol in tolerances):
         raise UserError(f"tolerances must be numbers between 0 and 1, such as 1e-8; got {list(tolerances)}")
@@ -157,9 +156,9 @@ def crosscheck(
         wrong = [name for name in given if name not in known]
         if wrong:
             raise UserError(f"{what} {wrong[0]!r} is not known; choose from {', '.join(known)}")
-    tell("index reduction and start", 0.0)
+    tell(0.0, "index reduction and start")
     study = _Study(problem, consistent, max_seconds)
-    tell("coarse solution", 0.0)
+    tell(0.0, "coarse solution")
     study.settle(solver)
     plan = [(study.ours, study.solver, name) for name in study.different(formulations)]
     installed = [name for name in outside if find_spec(_PACKAGES[name][0])]
@@ -168,7 +167,7 @@ def crosscheck(
     for done, (make, name, form) in enumerate(plan):
         compiled = False
         for k, rtol in enumerate(tolerances):
-            tell(f"{name}, {form}, rtol {rtol:.0e}", (done + k / len(tolerances)) / len(plan))
+            tell((done + k / len(tolerances)) / len(plan), f"{name}, {form}, rtol {rtol:.0e}")
             run, solution = make(name, form, rtol)
             if not compiled and run.failure is None:
                 compiled = True
@@ -180,7 +179,7 @@ def crosscheck(
     for name in sorted(name for name in set(outside) - set(installed) if study.forms_for(name)):
         reason = f"not installed: pip install 'ndae[{_PACKAGES[name][1]}]'"
         runs.append((Run(name, "", tolerances[-1], failure=reason), None))
-    tell("comparison", 1.0)
+    tell(1.0, "comparison")
     return study.compared(runs)
 
 

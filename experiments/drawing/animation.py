@@ -1,6 +1,5 @@
 """The animation: predictions of several methods beside each other, over the reference, as a GIF."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from ndae.experiments.drawing.figures import (
     two_lines,
 )
 from ndae.experiments.problems.pendulum_data import violation
+from ndae.solvers.progress import Progress
 
 WRONG_COLOUR = "#e8178a"  # no method's colour
 # Width of the glow around a link, in points a metre of wrong length, and at most.
@@ -31,7 +31,7 @@ def animate(
     *,
     dt: float,
     frame_ms: int = 60,
-    report: Callable[[float, float, str], object] | None = None,
+    report: Progress | None = None,
 ) -> Path:
     """Draw each of the successive samples in `frames` as a frame of a GIF: truth in grey, a panel a method.
 
@@ -54,7 +54,7 @@ def animate(
             image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
             images.append(image.quantize(64) if not images else image.quantize(palette=images[0], dither=0))
             if report:
-                report(index + 1, len(frames.times), "drawing the animation")
+                report((index + 1) / len(frames.times), "drawing the animation")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     images[0].save(path, save_all=True, append_images=images[1:], duration=frame_ms, loop=0, optimize=False)

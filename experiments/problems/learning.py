@@ -5,7 +5,7 @@ what it is told.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,12 @@ import numpy as np
 
 from ndae.experiments.problems.samples import Parts, Samples
 from ndae.experiments.variants import ON_MOLECULES
+from ndae.solvers.progress import Progress
 from ndae.symbolic.ground.kept import Recomputed
 
 if TYPE_CHECKING:
     from ndae.experiments.variants import Variant
     from ndae.symbolic import Constraint
-
-Report = Callable[[float, float, str], object]
 
 
 class LearningProblem(Recomputed, ABC):
@@ -79,7 +78,7 @@ class LearningProblem(Recomputed, ABC):
     paper_is: str = "error in its table (mean of three runs)"
 
     @abstractmethod
-    def data(self, n_train: int, horizon: int, seed: int, *, n_val: int, n_test: int, report: Report | None) -> Parts:
+    def data(self, n_train: int, horizon: int, seed: int, *, n_val: int, n_test: int, report: Progress | None) -> Parts:
         """Samples, drawn and split by `seed`."""
 
     @abstractmethod

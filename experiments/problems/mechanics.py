@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sympy as sp
 
-from ndae.experiments.problems.learning import LearningProblem, Report
+from ndae.experiments.problems.learning import LearningProblem
 from ndae.experiments.problems.samples import MotionData, MotionSamples
+from ndae.solvers.progress import Progress
 
 if TYPE_CHECKING:
     from ndae.symbolic import Constraint, System
@@ -149,13 +150,13 @@ class MotionProblem(LearningProblem):
     # -- data --------------------------------------------------------------------------------------------------------
 
     def data(
-        self, n_train: int, horizon: int, seed: int, *, n_val: int, n_test: int, report: Report | None = None
+        self, n_train: int, horizon: int, seed: int, *, n_val: int, n_test: int, report: Progress | None = None
     ) -> MotionData:
         """Samples whose parts come from trajectories of their own: none of a training trajectory is in a test."""
         from ndae.experiments.problems.trajectories import split
 
         if report:
-            report(0.0, 1.0, "the motion that the samples are from")
+            report(0.0, "the motion that the samples are from")
         return MotionData(*split(self, (n_train, n_val, n_test), horizon, seed), horizon=horizon)
 
     def baselines(self, data: MotionData) -> dict[str, dict[str, float]]:

@@ -7,7 +7,6 @@ rest at the horizontal.
 Everything here is NumPy; the reference solver (JAX) loads only to simulate, torch only to project.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -16,11 +15,11 @@ import numpy as np
 
 from ndae.experiments.cache import cached_arrays
 from ndae.experiments.nearest import nearest_positions
+from ndae.solvers.progress import Progress
 
 if TYPE_CHECKING:
     from ndae.symbolic import Constraint, System
 
-Progress = Callable[[float, str], None]
 
 N_BODIES, DT = 5, 0.01
 LENGTH, MASS, GRAVITY = 1.0, 1.0, 9.82

@@ -5,7 +5,7 @@ Importing this costs nothing: torch, Lightning and the data load when a run begi
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +15,7 @@ from ndae.experiments.files import file_digest, sealed, unsealed, write_text
 from ndae.experiments.runs.config import RunConfig
 from ndae.experiments.runs.models import build_model, problem_of
 from ndae.experiments.runs.records import LOG_DIGEST, error_of
+from ndae.solvers.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,10 +27,7 @@ if TYPE_CHECKING:
     from ndae.training.evaluation import Evaluation
 
 
-Report = Callable[[float, float, str], object]
-
-
-def build_data(config: RunConfig, report: Report | None = None) -> "Parts":
+def build_data(config: RunConfig, report: Progress | None = None) -> "Parts":
     """The samples of a configuration, in three parts."""
     counts = {"n_val": config.n_val, "n_test": config.n_test}
     return problem_of(config).data(config.n_train, config.horizon, config.seed, **counts, report=report)
@@ -40,7 +38,7 @@ def run(
     out: Path | str,
     *,
     resume: bool = True,
-    progress: bool | Report = True,
+    progress: bool | Progress = True,
     label: str = "",
 ) -> dict[str, Any]:
     """Make a run in the folder `out`: data, training, test with the weights that are kept; return what `result.json`
@@ -54,7 +52,7 @@ def run(
 
     A finished run is not repeated, an unfinished one goes on from its last checkpoint and ends with the same numbers;
     `resume=False` makes it again from the start. `progress`: a bar on the terminal, or a function
-    `report(done, total, what)`; `label` goes before `what`.
+    `progress(fraction, text)`; `label` goes before the text.
 
     Raises `ValueError` if `out` holds a run with another configuration or a damaged file, and what `ndae.fit` raises.
     """
@@ -108,7 +106,7 @@ def checkpoint_of(config: RunConfig) -> str:
 
 
 def _run(
-    config: RunConfig, model: "NeuralDAE", device: "torch.device", folder: Path, resume: bool, report: Report | None
+    config: RunConfig, model: "NeuralDAE", device: "torch.device", folder: Path, resume: bool, report: Progress | None
 ) -> dict[str, Any]:
     import torch
 
@@ -139,7 +137,7 @@ def _run(
     measured, baselines, others = {}, problem.baselines(data), problem.tests(data)
     for name, samples in {problem.test_name: data.test, **others}.items():
         if report:
-            report(0.0, 1.0, f"testing the weights of epoch {trained.kept.epoch}" + f" ({name})" * bool(others))
+            report(0.0, f"testing the weights of epoch {trained.kept.epoch}" + f" ({name})" * bool(others))
         measured[name] = _measure(model, problem, samples)
     (test, further), splits = measured[problem.test_name], {}
     if others or further:

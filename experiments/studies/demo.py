@@ -65,9 +65,7 @@ def _derive(out: Path, say: Say) -> list[tuple[Path, str]]:
 def _simulate(say: Say) -> None:
     say("[bold]2. A reference[/bold]")
     with reporting(True) as report:
-        trajectory = simulate(
-            RUN_IN + 2_000, progress=lambda part, what: report and report(round(100 * part), 100, what)
-        )
+        trajectory = simulate(RUN_IN + 2_000, progress=report)
     drift = np.ptp(trajectory.energy) / potential_range()
     say(
         "The true motion from rest at the horizontal, by a solver that puts every step back onto the constraint. Over "

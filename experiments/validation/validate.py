@@ -16,7 +16,7 @@ reconstruct them adds to that, and "learning" is the network against its counter
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ndae.experiments.validation.report import Validation
+from ndae.solvers.progress import Progress
 
 if TYPE_CHECKING:
     from ndae.experiments.problems.mechanics import MotionProblem
@@ -37,8 +38,6 @@ TRAJECTORIES, SECONDS = 50, 5.0
 _TOLERANCE, _LOOSER = 1e-12, 1e-11
 # A multiplier that is nowhere a larger share of the largest one is zero.
 _NOTHING = 1e-12
-
-Progress = Callable[[float, float, str], object]
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def validate(
             f"seconds={seconds:g} is shorter than the {period:g} s that this network predicts ahead: give at least that"
         )
     say = progress or _silent
-    say(0, 4, "the motion that the states are from")
+    say(0.0, "the motion that the states are from")
     if config.problem == "pendulum":
         held_out = pendulum_held_out(config, trajectories, seconds)
     else:
@@ -175,14 +174,14 @@ def compare(
     say = say or _silent
     period = contest.model.period
     ts = period * np.arange(int(seconds / period * (1 + 1e-9)) + 1)
-    say(1, 4, "the reference")
+    say(0.25, "the reference")
     truth = truth_of(held_out.system)
     true_q, true_v, energy = truth.solve(held_out.q, held_out.v, ts, _TOLERANCE)
     looser_q, *_ = truth.solve(held_out.q, held_out.v, ts, _LOOSER)
     measure = _Measure(truth, ts, energy, contest.model, true_q, true_v)
     distance = measure.distance
 
-    say(2, 4, "one period on")
+    say(0.5, "one period on")
     model, true = (one_period_on(p, true_q, true_v) for p in (contest.model, contest.integrator))
     one_period = {
         "error": distance(model[0], true_q),
@@ -191,7 +190,7 @@ def compare(
         **measure.of_motion(*model),
     }
 
-    say(3, 4, "rolled out")
+    say(0.75, "rolled out")
     propagators = {name: propagator for name, propagator in vars(contest).items() if propagator is not None}
     rolled = {name: roll_out(p, held_out.q, held_out.v, len(ts) - 1) for name, p in propagators.items()}
     q = {name: motion[0] for name, motion in rolled.items()} | {"reference": true_q}
@@ -280,5 +279,5 @@ def _or_infinite(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.inf)
 
 
-def _silent(done: float, total: float, what: str) -> None:
+def _silent(fraction: float, text: str) -> None:
     pass

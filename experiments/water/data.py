@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ndae.experiments.water.simulate import Progress, simulate
+from ndae.experiments.water.simulate import simulate
 from ndae.experiments.water.trajectory import Trajectory
+from ndae.solvers.progress import Progress
 
 RANDOM, BLOCKED, OTHER = "random", "time-blocked", "other seed"
 _LEARNED, _GAP = 80, 5  # per cent of the trajectory that train, val and the random test are of; then left out

@@ -20,8 +20,7 @@ from ndae.experiments.water.force_field import (
 )
 from ndae.experiments.water.missing import load
 from ndae.experiments.water.trajectory import Trajectory
-
-Progress = Callable[[float, str], None]
+from ndae.solvers.progress import Progress
 
 N_MOLECULES, DT, N_STEPS = 32, 0.1, 100_000  # the paper's, section 3.2: fs
 TEMPERATURE, TEMPERATURE_BAND = 300.0, 5.0  # K

@@ -17,8 +17,8 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor, nn
 
-from ndae.progress import Report
 from ndae.solvers import IntegrationError, ProjectionError
+from ndae.solvers.progress import Progress
 from ndae.training.checkpoints import load_checkpoint, save_checkpoint
 from ndae.training.evaluation import Data, Tally, check_output, evaluate, predict
 from ndae.training.history import Files, History, NonFiniteError, Row, epoch_seed
@@ -205,12 +205,13 @@ class DiesAtOnce(Callback):
 class Reporter(Callback):
     """Tells whoever watches how far training is."""
 
-    def __init__(self, report: Report, history: History, epochs: int, error_unit: tuple[str, float]):
+    def __init__(self, report: Progress, history: History, epochs: int, error_unit: tuple[str, float]):
         self.report, self.history, self.epochs, self.error_unit = report, history, epochs, error_unit
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Report a step."""
-        self.report(trainer.global_step, self.epochs * trainer.num_training_batches, self._what(trainer, pl_module))
+        n_steps = self.epochs * trainer.num_training_batches
+        self.report(trainer.global_step / n_steps, self._what(trainer, pl_module))
 
     def _what(self, trainer: Trainer, pl_module: LightningModule) -> str:
         what = f"epoch {trainer.current_epoch + 1}/{self.epochs}, loss {pl_module.loss:.3g}"

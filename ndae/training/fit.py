@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ndae.progress import Report, reporting, say
+from ndae.progress import reporting, say
+from ndae.solvers.progress import Progress
 from ndae.training.checkpoints import CheckpointError, load_weights, only_writer, writing
 from ndae.training.data_violation import DataViolation, as_plain, data_violations, holds_predictions, warn_of_violations
 from ndae.training.evaluation import Data, as_data, evaluate, reference_tensor
@@ -73,7 +74,7 @@ def fit(
     precision: str | None = None,
     keep: str = "best",
     resume: bool = True,
-    progress: bool | Report = False,
+    progress: bool | Progress = False,
     error_unit: tuple[str, float] = ("", 1.0),
 ) -> TrainingResult:
     """Train `model`, and leave the weights of the epoch with the smallest validation error in it, or of the last one.
@@ -94,8 +95,8 @@ def fit(
     best is not to be told from the last, by the standard error of paired differences over the validation samples, while
     the training loss went on falling after it. `device`: "auto" (a CUDA device if there is one), "cpu", "cuda",
     "cuda:1". `precision`: the weights' own if left out; "16-mixed" or "bf16-mixed" for Lightning's mixed precision.
-    `progress`: a bar on the terminal, or a function `report(done, total, what)` in steps. `error_unit`: name of the
-    unit of errors in the log and how many of it a unit of the data is, such as `("cm", 100.0)`.
+    `progress`: a bar on the terminal, or a function `progress(fraction, text)`, called after each step. `error_unit`:
+    name of the unit of errors in the log and how many of it a unit of the data is, such as `("cm", 100.0)`.
 
     `out` gets `log.csv`, `checkpoints/last.ckpt` (after every epoch), `checkpoints/previous.ckpt` (the one before) and
     `checkpoints/best.ckpt` (smallest mean Euclidean error per body on the validation samples), each with a digest: a
@@ -218,7 +219,7 @@ def _train(
     seed: int,
     place: torch.device,
     precision: str | None,
-    progress: bool | Report,
+    progress: bool | Progress,
 ) -> None:
     # Lightning takes seconds to import; everything above answers without it.
     from ndae.training import _lightning

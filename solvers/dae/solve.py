@@ -31,8 +31,9 @@ from ndae.solvers.dae.leading import SETTLED, settled, unsettled
 from ndae.solvers.dae.reduced_motion import ReducedMotion
 from ndae.solvers.dae.start import resolve_start
 from ndae.solvers.dae.switching import find_jumps
+from ndae.solvers.progress import Progress
 from ndae.solvers.solution import SUCCESS, Solution, SolveError
-from ndae.solvers.stepping.kernel import Outcome, Progress, ReferenceKernel
+from ndae.solvers.stepping.kernel import Outcome, ReferenceKernel
 
 __all__ = ["describe_states", "output_times", "resolve_start", "solve_dae"]
 

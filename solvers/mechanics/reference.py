@@ -23,8 +23,9 @@ from ndae.solvers.dae.leading import SETTLED
 from ndae.solvers.dae.start import ALGEBRAIC_SLACK, ConsistentStart, check_start_of, of_sample
 from ndae.solvers.dae.start_of_points import groups_of, read_points
 from ndae.solvers.mechanics.motion_jax import ConstrainedMotion
+from ndae.solvers.progress import Progress
 from ndae.solvers.solution import LEVELS, SUCCESS, Solution, SolveError
-from ndae.solvers.stepping.kernel import Outcome, Progress, ReferenceKernel, joined
+from ndae.solvers.stepping.kernel import Outcome, ReferenceKernel, joined
 from ndae.symbolic.systems.of_points import Points
 from ndae.symbolic.systems.system import System
 

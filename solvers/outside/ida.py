@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ndae.solvers.outside.implicit_solve import ImplicitSolve, Progress
+from ndae.solvers.outside.implicit_solve import ImplicitSolve
+from ndae.solvers.progress import Progress
 from ndae.solvers.solution import SUCCESS, Solution
 from ndae.symbolic.ground.extras import MissingExtraError
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ndae.solvers.progress import Progress
 from ndae.solvers.solution import SUCCESS, Solution, SolveError
 from ndae.symbolic.ground.words import check_known
-
-Progress = Callable[[float, str], None]
 
 # Times the variable's size (at least one): as an absolute tolerance, no error test notices the variable.
 UNTESTED = 1e6

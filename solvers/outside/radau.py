@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ndae.solvers.arguments import check_settings
-from ndae.solvers.outside.implicit_solve import ImplicitSolve, Progress
+from ndae.solvers.outside.implicit_solve import ImplicitSolve
+from ndae.solvers.progress import Progress
 from ndae.solvers.solution import SUCCESS, Solution
 from ndae.symbolic.ground.extras import MissingExtraError
 

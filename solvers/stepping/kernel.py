@@ -16,6 +16,7 @@ import numpy as np
 from diffrax import RESULTS
 from optimistix import rms_norm
 
+from ndae.solvers.progress import Progress
 from ndae.solvers.solution import SUCCESS
 from ndae.solvers.stepping.esdirk import Esdirk
 from ndae.solvers.stepping.implicit_method import Work
@@ -23,7 +24,6 @@ from ndae.solvers.stepping.jumps import Jumps
 from ndae.solvers.stepping.projected_step import EndOnSaveTimes, ProjectedSolver, StepState
 from ndae.solvers.stepping.radau_iia import RadauIIA
 
-Progress = Callable[[float, str], None]
 Parameters = Mapping[str, np.ndarray] | None
 
 # "lax" loops over stages: the default keeps what a reverse pass would need, which no reference has.

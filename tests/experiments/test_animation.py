@@ -23,7 +23,7 @@ def test_a_frame_a_sample_and_they_differ(tmp_path):
             assert film.info["duration"] == 50
             frames.append(np.asarray(film.convert("RGB")))
     assert all((a != b).any() for a, b in pairwise(frames))
-    assert [done for done, _, _ in told] == [1, 2, 3, 4]
+    assert [fraction for fraction, _ in told] == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_one_frame_is_no_animation(tmp_path):

@@ -59,7 +59,7 @@ def swing(arevalo):
     """The circular motion of Arevalo and Loetstedt by everything there is."""
     pytest.importorskip("sksundae"), pytest.importorskip("solve_dae")
     told = []
-    check = crosscheck(arevalo, tolerances=(1e-9, 1e-6), progress=lambda text, share: told.append((text, share)))
+    check = crosscheck(arevalo, tolerances=(1e-9, 1e-6), progress=lambda *news: told.append(news))
     return check, told
 
 
@@ -136,10 +136,10 @@ def test_seconds_are_those_of_a_compiled_call(monkeypatch):
 
 def test_progress_goes_forward_and_says_what_is_solved(swing):
     _, told = swing
-    shares = [share for _, share in told]
+    shares = [share for share, _ in told]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
-    assert {"dopri8, ggl, rtol 1e-09", "IDA, index1, rtol 1e-06", "Radau, ggl, rtol 1e-09"} < {text for text, _ in told}
+    assert {"dopri8, ggl, rtol 1e-09", "IDA, index1, rtol 1e-06", "Radau, ggl, rtol 1e-09"} < {text for _, text in told}
 
 
 # -- special cases -----------------------------------------------------------------------------------------------------

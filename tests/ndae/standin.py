@@ -71,7 +71,7 @@ def train_into(out: str, kill: tuple | None = None, **options) -> None:
         _die_at_replace(*kill)
     steps = iter(range(1, 10**6))
 
-    def report(done: float, total: float, what: str) -> None:
+    def report(fraction: float, what: str) -> None:
         if kill == ("step", next(steps)):
             die()
 

@@ -211,9 +211,9 @@ def test_training_is_silent_and_leaves_only_its_files(tmp_path, capfd, recwarn, 
 def test_progress_says_what_is_going_on(tmp_path):
     news = []
     train(tmp_path, epochs=2, progress=lambda *new: news.append(new), error_unit=("cm", 100.0))
-    assert [done for done, _, _ in news] == list(range(1, 11)) and {total for _, total, _ in news} == {10}
-    assert "epoch 1/2, loss " in news[0][2] and "validation" not in news[0][2]
-    assert "epoch 2/2" in news[-1][2] and " cm (best " in news[-1][2]
+    assert [fraction for fraction, _ in news] == [step / 10 for step in range(1, 11)]
+    assert "epoch 1/2, loss " in news[0][1] and "validation" not in news[0][1]
+    assert "epoch 2/2" in news[-1][1] and " cm (best " in news[-1][1]
 
 
 def test_log_has_the_columns_and_the_unit(tmp_path):
@@ -231,8 +231,8 @@ def test_log_has_the_columns_and_the_unit(tmp_path):
 def test_interrupt_reaches_the_caller(tmp_path):
     handler = signal.getsignal(signal.SIGINT)
 
-    def interrupt(done, total, what):
-        if done == 7:
+    def interrupt(fraction, text):
+        if fraction == 7 / 15:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -4,8 +4,9 @@ from functools import cached_property
 
 from ndae.experiments.paper import PAPER_TABLE_1
 from ndae.experiments.problems import pendulum_data as pendulum
-from ndae.experiments.problems.learning import LearningProblem, Report
+from ndae.experiments.problems.learning import LearningProblem
 from ndae.experiments.problems.samples import Parts
+from ndae.solvers.progress import Progress
 
 
 class _Pendulum(LearningProblem):
@@ -25,12 +26,8 @@ class _Pendulum(LearningProblem):
     def constraint(self):
         return pendulum.constraint()
 
-    def data(self, n_train: int, horizon: int, seed: int, *, n_val: int, n_test: int, report: Report | None) -> Parts:
-        def simulating(fraction: float, what: str) -> None:
-            if report:
-                report(100 * fraction, 100.0, what)
-
-        return pendulum.pendulum_data(n_train, horizon, seed, n_val=n_val, n_test=n_test, progress=simulating)
+    def data(self, n_train: int, horizon: int, seed: int, *, n_val: int, n_test: int, report: Progress | None) -> Parts:
+        return pendulum.pendulum_data(n_train, horizon, seed, n_val=n_val, n_test=n_test, progress=report)
 
     def baselines(self, data: Parts) -> dict[str, dict[str, float]]:
         return pendulum.trivial_baselines(data.test, data.horizon, train=data.train)

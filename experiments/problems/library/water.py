@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ndae.experiments.paper import PAPER_TABLE_2
-from ndae.experiments.problems.learning import LearningProblem, Report
+from ndae.experiments.problems.learning import LearningProblem
 from ndae.experiments.problems.samples import Parts
 from ndae.experiments.water.data import BLOCKED, OTHER, RANDOM
+from ndae.solvers.progress import Progress
 
 if TYPE_CHECKING:
     from ndae.experiments.water.data import WaterData, WaterSamples
@@ -81,14 +82,10 @@ class WaterProblem(LearningProblem):
         return constraint(self.n_molecules)
 
     def data(
-        self, n_train: int, horizon: int, seed: int, *, n_val: int, n_test: int, report: Report | None
+        self, n_train: int, horizon: int, seed: int, *, n_val: int, n_test: int, report: Progress | None
     ) -> "WaterData":
         from ndae.experiments.water.data import water_data
         from ndae.experiments.water.simulate import simulate
-
-        def simulating(fraction: float, what: str) -> None:
-            if report:
-                report(100 * fraction, 100.0, what)
 
         if self.trajectory_file is not None:
             pair = {"trajectory": _read(self.trajectory_file, self.frame_step)}
@@ -97,7 +94,7 @@ class WaterProblem(LearningProblem):
                     f"{self.trajectory_file} has {pair['trajectory'].n_molecules} molecules, not {self.n_molecules}"
                 )
         else:
-            both = [simulate(n, n_molecules=self.n_molecules, progress=simulating) for n in (0, 1)]
+            both = [simulate(n, n_molecules=self.n_molecules, progress=report) for n in (0, 1)]
             pair = dict(zip(("trajectory", "other"), both, strict=True))
         return water_data(n_train, horizon, seed, n_val=n_val, n_test=n_test, **pair)
 

@@ -47,8 +47,9 @@ def tiny(**changes) -> RunConfig:
 
 
 def numbers(result: dict) -> dict:
-    """A result without the times it took, and without its digest, which is of these as well."""
-    return {name: value for name, value in result.items() if name not in ("train_seconds", "step_ms", "sha256")}
+    """A result without the times it took, and without digests of itself and of its log, which are of these as well."""
+    timed = ("train_seconds", "step_ms", "sha256", "log_digest")
+    return {name: value for name, value in result.items() if name not in timed}
 
 
 # --- configurations --------------------------------------------------------------------------------------------------

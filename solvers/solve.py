@@ -109,6 +109,10 @@ def solve(
             raise ValueError(f"method {method!r}: torch keeps constraints by projection alone; take another `by`")
         return solve_torch(system, start, ts, integrator=kind.integrator, max_seconds=kind.max_seconds, **given)
     if isinstance(kind, (IDA, Radau)):
+        from ndae.symbolic.forms.implicit_form import FORMS
+
+        if isinstance(method, str) and method not in FORMS:
+            raise ValueError(f"method {method!r} is not one of {type(kind).__name__}: choose one of {', '.join(FORMS)}")
         given |= {"form": "ggl" if method is None else method, "max_seconds": kind.max_seconds, "progress": progress}
         if isinstance(kind, IDA):
             from ndae.solvers.outside.ida import solve_ida

@@ -26,8 +26,8 @@ def test_what_was_computed_with_an_object_is_no_part_of_it():
     pendulum, system = library.chain_pendulum(2), oscillator()
     before = fingerprint(pendulum), fingerprint(system)
     q = np.array([1.0, 0, 2, 0])
-    pendulum.constraint.torch().residual(torch.as_tensor(q))
-    pendulum.potential.numpy().residual(q)
+    pendulum.points.constraint.torch().residual(torch.as_tensor(q))
+    pendulum.points.potential.numpy().residual(q)
     system.reduce()
     assert (fingerprint(pendulum), fingerprint(system)) == before
     assert (fingerprint(library.chain_pendulum(2)), fingerprint(oscillator())) == before

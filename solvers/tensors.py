@@ -24,11 +24,12 @@ def compiled(constraint: Any, name: str = "constraint") -> nn.Module:
     if isinstance(constraint, nn.Module) and hasattr(constraint, "residual") and hasattr(constraint, "n_states"):
         return constraint
     from ndae.symbolic.functions.function import Function  # SymPy, which what is compiled does without
+    from ndae.symbolic.systems.system import System
 
     if isinstance(constraint, Function):
         return constraint.torch()
-    if isinstance(getattr(constraint, "constraint", None), Function):
-        mend = f"give its constraint, {name}=system.constraint"
+    if isinstance(constraint, System) and constraint.points is not None:
+        mend = f"give its constraint, {name}=system.points.constraint"
     elif hasattr(constraint, "residual"):
         mend = f"it is not compiled for torch: give the symbolic Constraint, or its .torch(), as {name}"
     else:

@@ -246,7 +246,7 @@ def test_a_motion_with_velocities_of_its_own_is_compared_as_it_stands(system, mo
 
 
 def test_multipliers_that_do_not_solve_their_equations_count_as_infinite(monkeypatch, system, held_out):
-    model = ndae.NeuralMotion(system.constraint.torch(), ndae.forces.MLPForce(2, 2, 8), duration=PERIOD).double()
+    model = ndae.NeuralMotion(system.points.constraint.torch(), ndae.forces.MLPForce(2, 2, 8), duration=PERIOD).double()
     compared, at = MotionMap(model), np.zeros(N)
     right, solve = compared.multiplier(held_out.q, held_out.v, at), multipliers.solve_gram
     monkeypatch.setattr(multipliers, "solve_gram", lambda *of: torch.linspace(1, 1.3, N)[:, None] * solve(*of))

@@ -24,7 +24,7 @@ from tests.solvers.dae_cases import hanging, pendulum
 TS = np.linspace(0, 1, 5)
 WAYS = {"pickle": lambda x: pickle.loads(pickle.dumps(x)), "deepcopy": copy.deepcopy}
 ways = pytest.mark.parametrize("copied", WAYS.values(), ids=WAYS)
-FAST = {"solver": "dopri5", "formulation": "plain", "rtol": 1e-6}
+FAST = {"integrator": "dopri5", "method": "plain", "rtol": 1e-6}
 
 
 @pytest.fixture(scope="module")

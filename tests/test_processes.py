@@ -205,7 +205,7 @@ def test_threads_that_generate_at_once_get_the_right_numbers():
 
 def test_two_threads_solve_one_system_at_once():
     system = System(pendulum().equations, pendulum().states, pendulum().parameters, name="shared")
-    starts, options = [hanging(0.4), hanging(1.1)], {"rtol": 1e-6, "solver": "dopri5", "method": "plain"}
+    starts, options = [hanging(0.4), hanging(1.1)], {"rtol": 1e-6, "integrator": "dopri5", "method": "plain"}
     found = in_threads(lambda i: solve_dae(system, starts[i], TS, **options), 2)
     for start, solution in zip(starts, found, strict=True):
         np.testing.assert_array_equal(solution.x, solve_dae(system, start, TS, **options).x)

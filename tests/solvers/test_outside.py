@@ -173,3 +173,11 @@ def test_radau_has_three_numbers_of_stages():
     for stages in (3, 5, 7):
         solution = solve_radau(valve(), {"x": 2.0}, TS, stages=stages, rtol=1e-8)
         np.testing.assert_allclose(solution["z"], np.exp(-TS), rtol=1e-5)
+
+
+def test_digits_of_radau_do_not_end_at_its_coefficients():
+    """Those for 7 stages are right to 3e-12 only."""
+    pytest.importorskip(PACKAGES["Radau"])
+    for rtol in (1e-9, 1e-11):
+        solution = solve_radau(valve(), {"x": 2.0}, TS, rtol=rtol)
+        np.testing.assert_allclose(solution["z"], np.exp(-TS), rtol=2e-13)

@@ -1,4 +1,7 @@
-"""The README's Python runs as it stands there, and the public names it and the docstring promise are there."""
+"""The code of a page of the documentation, run as it stands there, and what its examples claim.
+
+A file of tests for each page, so that pages run side by side.
+"""
 
 import re
 from pathlib import Path
@@ -6,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
-TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ROOT = Path(__file__).parents[2]
+PAGES = {path.stem.lower(): path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 
 
 # What an example says at its end that it found, by its last line.
@@ -50,37 +53,23 @@ CLAIMS = {
 }
 
 
-def blocks():
+def blocks(page):
+    """The Python of a page, as parameters that are named after its headings."""
     found = []
-    for path in TEXTS:
-        for part in re.split(r"^## ", path.read_text(), flags=re.MULTILINE):
-            codes = re.findall(r"```python\n(.*?)```", part, flags=re.DOTALL)
-            found += [pytest.param(code, id=f"{path.stem}: {part.splitlines()[0]}") for code in codes]
+    for part in re.split(r"^## ", PAGES[page].read_text(), flags=re.MULTILINE):
+        codes = re.findall(r"```python\n(.*?)```", part, flags=re.DOTALL)
+        found += [pytest.param(code, id=part.splitlines()[0]) for code in codes]
     return found
 
 
-@pytest.mark.parametrize("code", blocks())
-def test_the_code_runs(code, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def run(code, folder, monkeypatch):
+    """Run an example in an empty folder, and check what it claims."""
+    monkeypatch.chdir(folder)
     torch.manual_seed(0)  # some draw their data from torch
     namespace = {}
-    exec(compile(code, "README.md", "exec"), namespace)
+    exec(compile(code, "an example", "exec"), namespace)
     for check in CLAIMS.get(code.strip().splitlines()[-1], ()):
         assert check(namespace)
     if "model" in namespace:  # the example ends with a network whose output obeys the constraint
         constraint, y = namespace["model"].constraint, namespace["model"](namespace["inputs"])
         assert constraint.residual(y.flatten(-2)).abs().max() < 1e-4
-
-
-def test_there_is_code_to_run():
-    assert blocks()
-
-
-def test_ndae_names_what_it_has():
-    import ndae
-
-    for name in ["Constraint", "NeuralDAE", "consistent_initial_condition", "fit", "methods", "solvers"]:
-        assert getattr(ndae, name) is not None
-        assert name in dir(ndae)
-    with pytest.raises(AttributeError, match="NeuralDAE"):
-        _ = ndae.NeuralODE

@@ -10,10 +10,7 @@ from ndae.methods import Auxiliary, EndProjection, Multiplier, Penalty, SmoothPr
 from ndae.solvers import SolveError, solve
 from ndae.solvers.manifold import multipliers
 from ndae.solvers.mechanics.motion_torch import TorchMotion
-from ndae.symbolic import library
-
-LENGTHS, MASSES = [1.0, 0.8, 1.2], [1.0, 0.5, 2.0]
-SYSTEM = library.chain_pendulum(3, LENGTHS, MASSES)
+from tests.ndae.chains import MASSES, SYSTEM, states
 
 
 class Weight(nn.Module):
@@ -27,15 +24,6 @@ class Weight(nn.Module):
         down = torch.zeros_like(y[..., :2])
         down[..., 1] = -torch.tensor(MASSES, dtype=y.dtype)
         return self.g.to(y) * down
-
-
-def states(n=4):
-    """Chains on the manifold with velocities tangent to it, (n, 3, 4)."""
-    rng = np.random.default_rng(0)
-    angle, rate = rng.uniform(-2, 2, (n, 3)), rng.normal(size=(n, 3))
-    along = np.stack([np.sin(angle), -np.cos(angle)], -1) * np.array(LENGTHS)[:, None]
-    across = np.stack([np.cos(angle), np.sin(angle)], -1) * (np.array(LENGTHS) * rate)[..., None]
-    return torch.as_tensor(np.concatenate([along.cumsum(1), across.cumsum(1)], -1))
 
 
 def motion(**options):

@@ -10,7 +10,8 @@ from ndae import Constraint, NeuralMotion, fit, solve
 from ndae.forces.masses import Masses
 from ndae.methods import SmoothProjection, Unconstrained
 from ndae.symbolic import System, library
-from tests.ndae.test_motion import LENGTHS, MASSES, SYSTEM, Weight, motion, reference, states
+from tests.ndae.chains import LENGTHS, MASSES, SYSTEM, states
+from tests.ndae.test_motion import Weight, motion, reference
 
 x, y, th, vx, vy, om = sp.symbols("x y th vx vy om")
 OFFSET, SLOPE = 0.3, 1.7

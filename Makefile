@@ -11,8 +11,9 @@ export OMP_WAIT_POLICY = passive
 demo: $(STAMP)
 	$(BIN)/ndae demo --out demo
 
-# A process a core, four at most: most of the time goes into compilation. A file's tests share what they compile.
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# A process a core, four at most: most of the time goes into compilation. A file's tests share what they compile, and files go in
+# the order of tests/conftest.py, the longest first.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q $(PARALLEL)

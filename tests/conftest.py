@@ -1,10 +1,14 @@
-"""Turn the shape checks on before any module of the project is imported."""
+"""Turn the shape checks on before any module of the project is imported; put long files first, clear up after each."""
 
+import gc
 import os
+import sys
+from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -19,3 +23,23 @@ ARRAYS = ("backends._runtime_torch", "backends._runtime_array", "systems.of_poin
 HERE = ("fields", "forces", "manifold", "methods", "models", "symmetry", "training")
 CHECKED = [*(f"ndae.symbolic.{name}" for name in ARRAYS), "ndae.solvers", *(f"ndae.{name}" for name in HERE)]
 install_import_hook(CHECKED, "beartype.beartype")
+
+TESTS = Path(__file__).parent
+# Files that take longest, for what they compile or train. They go first, so that no process is left alone with one.
+LONG = ("docs", "solvers", "ndae", "experiments")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        room = item.path.relative_to(TESTS).parts[0]
+        return LONG.index(room) if room in LONG else len(LONG)
+
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """What a file compiled for JAX goes with it: of use to no other, and gigabytes at the end."""
+    if "jax" in sys.modules and (nextitem is None or nextitem.path != item.path):
+        sys.modules["jax"].clear_caches()
+        gc.collect()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.examples import CLAIMS, PAGES, blocks, run
+from tests.docs.examples import CLAIMS, PAGES, blocks, last_line, run
 
 
 @pytest.mark.parametrize("code", blocks("readme"))
@@ -18,8 +18,7 @@ def test_each_page_with_code_has_its_tests():
 
 
 def test_each_claim_is_of_an_example():
-    last = {param.values[0].strip().splitlines()[-1] for page in PAGES for param in blocks(page)}
-    assert set(CLAIMS) <= last
+    assert set(CLAIMS) <= {last_line(param.values[0]) for page in PAGES for param in blocks(page)}
 
 
 def test_ndae_names_what_it_has():

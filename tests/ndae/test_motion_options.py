@@ -10,6 +10,7 @@ from ndae import Constraint, NeuralMotion, fit, solve
 from ndae.forces.masses import Masses
 from ndae.methods import SmoothProjection, Unconstrained
 from ndae.symbolic import System, library
+from ndae.training import lbfgs
 from tests.ndae.chains import LENGTHS, MASSES, SYSTEM, states
 from tests.ndae.test_motion import Weight, motion, reference
 
@@ -295,9 +296,9 @@ def test_lengths_are_learned_from_data_that_does_not_name_them(tmp_path):
     targets = torch.as_tensor(reference(start, np.array([0.0, 0.1])).q[:, -1].reshape(24, 3, 2))
     links = library.chain(3, length=[1.0, 1.0, 1.0]).torch(learn=["length"])
     model = NeuralMotion(links, Weight(), duration=0.1, n_steps=4, mass=MASSES, starts="project").double()
-    fit(model, (start[:16], targets[:16]), (start[16:], targets[16:]), epochs=100, learning_rate=0.1, batch_size=16,
-        schedule="cosine", out=tmp_path)  # fmt: skip
-    np.testing.assert_allclose(model.constraint.learned["length"].detach(), LENGTHS, rtol=0, atol=1e-3)
+    train, validation = (start[:16], targets[:16]), (start[16:], targets[16:])
+    fit(model, train, validation, epochs=2, optimizer=lbfgs(), batch_size=16, out=tmp_path)
+    np.testing.assert_allclose(model.constraint.learned["length"].detach(), LENGTHS, rtol=0, atol=1e-6)
 
 
 def test_known_and_learned_forces_add_up():

@@ -177,7 +177,7 @@ class System(Equations):
 
         Raises ValueError on masses that are not positive and on functions of another size.
         """
-        return _OfPoints(Points(constraint, mass, potential, force, name))
+        return SystemOfPoints(Points(constraint, mass, potential, force, name))
 
     # -- what it is --------------------------------------------------------------------------------------------------
 
@@ -221,7 +221,7 @@ class System(Equations):
         return "\n".join(lines)
 
 
-class _OfPoints(System):
+class SystemOfPoints(System):
     """A system whose equations are written out when they are asked for: a chain of thousands is solved without."""
 
     def __init__(self, points: Points) -> None:

@@ -95,7 +95,7 @@ REFUSING = USES | {
             CHAIN.numpy(),
             "of type ArrayFunction, .* not compiled for torch: give the symbolic Constraint, or its .torch",
         ),
-        (library.chain_pendulum(2), "constraint=system.points.constraint"),
+        (library.chain_pendulum(2), "=system.points.constraint"),
     ],
     ids=["int", "Linear", "numpy", "system"],
 )

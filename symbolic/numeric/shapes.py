@@ -44,4 +44,5 @@ def points_at(distances: np.ndarray, dim: int) -> np.ndarray:
     n = len(distances)
     centring = np.eye(n) - 1 / n
     sizes, axes = np.linalg.eigh(-centring @ distances**2 @ centring / 2)
-    return (axes * np.sqrt(np.maximum(sizes, 0)))[:, ::-1][:, :dim]
+    points = (axes * np.sqrt(np.maximum(sizes, 0)))[:, ::-1][:, :dim]
+    return np.pad(points, ((0, 0), (0, dim - points.shape[1])))  # few points span less than the space they are in

@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,8 @@ def _write(path: Path, recipe_text: str, arrays: Arrays) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays, **{_RECIPE: recipe_text, _CHECKSUM: _checksum(recipe_text, arrays)})
+            about: dict[str, Any] = {_RECIPE: recipe_text, _CHECKSUM: _checksum(recipe_text, arrays)}
+            np.savez(file, **arrays, **about)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

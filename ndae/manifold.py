@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from ndae._types import Latent, Output
@@ -21,7 +21,7 @@ class Manifold:
     number or one for each sample, where depth is time.
     """
 
-    constraint: torch.nn.Module | None  # None in a motion that velocity constraints alone hold
+    constraint: Any  # a module; None in a motion that velocity constraints alone hold
     close_weight: Tensor
     orthonormal: bool
     time: float | Tensor | None = None

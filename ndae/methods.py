@@ -8,6 +8,7 @@ space.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -185,7 +186,8 @@ class Combined(Method):
 
     def regularisation(self, manifold: Manifold) -> Scalar | None:
         terms = [term for method in self.methods if (term := method.regularisation(manifold)) is not None]
-        return sum(terms) if terms else None
+        total: Any = sum(terms)
+        return total if terms else None
 
     @property
     def parts(self) -> Sequence[Method]:

@@ -41,7 +41,7 @@ MANY = {"dopri8, projection": 1e-12, "IDA, index1": 1e-14}
 def main() -> None:
     from ndae.experiments.crosscheck.report import machine
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--n", type=int, default=256, help="trajectories of the batch")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, help="write the figures here as JSON too")
@@ -80,7 +80,8 @@ def _one(rounds: int) -> list[dict]:
     from ndae.experiments.problems import load_problem
 
     problem = load_problem("five_body_pendulum")
-    end, _ = problem.best_reference()
+    best: Any = problem.best_reference()
+    end, _ = best
     runs = [
         {"solver": name, "rtol": rtol, "solve": _solver(name, rtol), "times": []}
         for name, tolerances in TOLERANCES.items()

@@ -24,7 +24,7 @@ METHODS = ("none", "auxiliary", "penalty", "end-alone", "smooth-alone", "end", "
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--network", default="mimetic")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     parser.add_argument("--late", type=int, default=300, help="training steps before the late measurement")

@@ -37,7 +37,7 @@ AIM = 0.02  # of a step
 def main() -> None:
     from ndae.experiments.crosscheck.report import machine
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, help="write the figures here as JSON too")
     options = parser.parse_args()

@@ -70,10 +70,11 @@ def _command(arguments: list[str]) -> int | None:
 
 
 def _report(error: Exception) -> int:
-    if hasattr(error, "format_message"):  # the command line itself was wrong
+    format_message = getattr(error, "format_message", None)
+    if format_message is not None:  # the command line itself was wrong
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "ndae"
-        note(f"ndae: {' '.join(error.format_message().split())} (see {command} --help)")
+        note(f"ndae: {' '.join(format_message().split())} (see {command} --help)")
         return 2
     if is_users(error):
         note(f"ndae: {one_line(error)}")
@@ -296,7 +297,7 @@ def constraint(
         raise UserError("--save needs to know for which library: add --source torch, jax or numpy")
     derived = read_constraint(expressions, states, parameters, time)
     print(derived.describe(levels))
-    if save:
+    if save and source:
         save.parent.mkdir(parents=True, exist_ok=True)
         _show_files([derived.save(save, source)])
     elif source:

@@ -39,8 +39,9 @@ class Agreement:
     @property
     def suspicious(self) -> bool:
         """Whether the states agree and what follows from them does not."""
-        both = self.differential is not None and self.algebraic is not None
-        return both and self.algebraic < self.differential - _LOST
+        if self.differential is None or self.algebraic is None:
+            return False
+        return self.algebraic < self.differential - _LOST
 
 
 def agreement(name: str, solution: Any, other: Any, differential: Collection[str], names: Sequence[str]) -> Agreement:

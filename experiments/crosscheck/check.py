@@ -173,7 +173,7 @@ def crosscheck(
                 compiled = True
                 run, solution = make(name, form, rtol)  # again: the first one compiled
             for _ in range(_REPEATS):
-                if run.failure is None and run.seconds < _SHORT:
+                if run.failure is None and run.seconds is not None and run.seconds < _SHORT:
                     run = replace(run, seconds=min(run.seconds, make(name, form, rtol)[0].seconds or math.inf))
             runs.append((run, solution))
     for name in sorted(name for name in set(outside) - set(installed) if study.forms_for(name)):
@@ -318,8 +318,12 @@ class _Study:
 
     def _agreeing(self, runs: Sequence[Run], solutions: Sequence[Any], names: tuple[str, ...]) -> list[Run]:
         """The runs, each compared at all output times with the best of those of other solvers or formulations."""
-        good = [i for i, run in enumerate(runs) if run.digits is not None and len(solutions[i].ts) == len(self.ts)]
-        good.sort(key=lambda i: -(runs[i].digits.least() or 0.0))
+        least = {
+            i: run.digits.least() or 0.0
+            for i, run in enumerate(runs)
+            if run.digits is not None and len(solutions[i].ts) == len(self.ts)
+        }
+        good = sorted(least, key=lambda i: -least[i])
         made = list(runs)
         for i in good:
             j = next((j for j in good if runs[j].name != runs[i].name), None)

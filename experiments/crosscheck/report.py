@@ -183,7 +183,9 @@ def notes(check: CrossCheck) -> list[str]:
     ]
     limit = check.published_limit()
     if limit is not None and limit < _MANY_DIGITS:
-        worst = min((n for n in check.differential if n in check.published_digits), key=check.published_digits.get)
+        worst = min(
+            (n for n in check.differential if n in check.published_digits), key=check.published_digits.__getitem__
+        )
         lines.append(f"the published values themselves have {limit:.1f} digits (the worst, {worst})")
     if check.left_out:
         lines.append(f"zero up to rounding all along, so without digits and not counted: {listed(check.left_out)}")

@@ -52,7 +52,9 @@ def animate(
             canvas.draw()
             # One palette for all frames, or the colours flicker.
             image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-            images.append(image.quantize(64) if not images else image.quantize(palette=images[0], dither=0))
+            images.append(
+                image.quantize(64) if not images else image.quantize(palette=images[0], dither=Image.Dither.NONE)
+            )
             if report:
                 report((index + 1) / len(frames.times), "drawing the animation")
     path = Path(path)

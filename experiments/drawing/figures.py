@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -32,7 +33,7 @@ METHOD_COLOURS = {
     "soft": "#8B5A2B",  # the palette's yellow is too light for a line
 }
 TRUTH_COLOUR, START_COLOUR = "#b0b0b0", "#d8d8d8"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.spines.top": False,
@@ -239,7 +240,7 @@ def _mean_and_band(axes, records: Sequence[Record], column: str, colour, *, line
 
 
 def _curves_legend(
-    sheet: Figure, runs: Mapping[Variant, Sequence[Record]], colours: Mapping[Variant, object], training: str
+    sheet: Figure, runs: Mapping[Variant, Sequence[Record]], colours: Mapping[Variant, Any], training: str
 ) -> None:
     lines = [Line2D([], [], color=colours.get(v, colour_of(v)), label=v.title) for v, rs in runs.items() if rs]
     seeds = max(len(records) for records in runs.values())

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def test_snapshots(folders: Mapping[Variant, Path], samples: int) -> Snapshots:
     splits = {(c.n_train, c.n_val, c.n_test, c.horizon, c.seed) for c in configs}
     if len(splits) != 1:
         raise ValueError(f"these runs have different test samples: (n_train, n_val, n_test, horizon, seed) {splits}")
-    test = build_data(configs[0]).test
+    test: Any = build_data(configs[0]).test  # of the pendulum, whose samples have an index
     chosen = Samples(test.inputs[:samples], test.targets[:samples], test.index[:samples])
     return _snapshots(folders, chosen, configs[0].horizon)
 

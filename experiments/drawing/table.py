@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ndae.experiments.problems.names import find
 from ndae.experiments.runs.records import Record, Spread, error_of, group
@@ -239,7 +239,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 def describe_run(record: Record) -> str:
     """One finished run as a few lines of text, beside the trivial predictors and the paper where they are known."""
     result, (table,) = record.result, make_tables([record])
-    row = table.rows[-1]
+    row: Any = table.rows[-1]  # of a run, of which everything is known
     projections, problem = result.get("projections"), table.problem
     unit, (error_unit, _) = problem.violation_unit, problem.error_unit
     paper = f" (paper: {row.paper:g} {error_unit})" if row.paper else ""
@@ -280,14 +280,14 @@ def print_table(table: Table, say) -> None:
     shown = [index for index, name in enumerate(table.header) if not name.startswith(tuple(left_out))]
     columns = [table.header[index] for index in shown]
     notes = table.notes_on(columns) + ([f"parameters: {counts.pop():,} each"] if len(counts) == 1 else [])
-    best = min((row.error.mean for row in table.rows if row.parameters is not None), default=None)
+    best = min((row.error.mean for row in table.rows if row.error and row.parameters is not None), default=None)
     drawn = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
     for name in columns:
         first, _, rest = name.partition(" ")
         drawn.add_column(f"{first}\n{rest}", justify="left" if name == "method" else "right", no_wrap=True)
     for row in table.rows:
         baseline = row.parameters is None
-        style = "dim" if baseline else "bold" if row.error.mean == best else None
+        style = "dim" if baseline else "bold" if row.error and row.error.mean == best else None
         cells = table.cells(row)
         drawn.add_row(*(cells[index] for index in shown), style=style)
     say(table.title, style="bold", markup=False)

@@ -106,7 +106,8 @@ class _Reader:
         for state in states:
             self.declare(state.name, state, "states")
             for order in (1, 2):
-                self.declare(dot(state, order).name, dot(state, order), f"a derivative of {state.name}")
+                derivative: Any = dot(state, order)
+                self.declare(derivative.name, derivative, f"a derivative of {state.name}")
         definitions = self.definitions()
         equations = self.equations()
         if len(equations) != len(states):
@@ -284,7 +285,8 @@ class _Reader:
         else:
             expression = self.expression(where, text, symbols)
             check_divisors(as_corners(expression), where, numbers)
-            expression = expression.subs(numbers)
+            values: Any = numbers
+            expression = expression.subs(values)
             if expression.free_symbols:
                 raise ProblemFileError(
                     f"{where}: {_quoted(text)} is no number: only parameters declared before it may stand in it"

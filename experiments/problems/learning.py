@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ndae.experiments.variants import Variant
     from ndae.symbolic import Constraint
 
+# The paper's, in metres.
+PROJECTION_TOL = 5e-5
+
 
 class LearningProblem(Recomputed, ABC):
     """What a run needs to know of its problem.
@@ -58,7 +61,7 @@ class LearningProblem(Recomputed, ABC):
     mass: Any
     constraint: "Constraint | None"
     velocity_constraint: "Constraint | None"
-    projection_tol: float | None = 5e-5
+    projection_tol: float | None = PROJECTION_TOL
     motion_tol: Mapping[str, float] = MappingProxyType({"float32": 1e-6, "float64": 1e-10})
     stiffness: float | None = None
     softness: float

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sympy as sp
 
-from ndae.experiments.problems.learning import LearningProblem
+from ndae.experiments.problems.learning import PROJECTION_TOL, LearningProblem
 from ndae.experiments.problems.samples import MotionData, MotionSamples
 from ndae.solvers.progress import Progress
 
@@ -61,6 +61,7 @@ class MotionProblem(LearningProblem):
     violation_is: str = "size of a constraint's residual"
     violation_of: str = "constraints"
     violation_unit: str = "m"
+    _masses: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self):
         n = len(self.q)
@@ -81,7 +82,7 @@ class MotionProblem(LearningProblem):
 
     @property
     def projection_tol(self) -> float:
-        return self._unit * LearningProblem.projection_tol
+        return self._unit * PROJECTION_TOL
 
     @property
     def motion_tol(self) -> dict[str, float]:
@@ -115,11 +116,12 @@ class MotionProblem(LearningProblem):
         points = [sp.Matrix(self.q[i : i + self.dim]) for i in range(0, len(self.q), self.dim)]
         expressions = self._filled(self.holonomic)
         used = set().union(*(e.free_symbols for e in expressions))
-        slots = [i for i, p in enumerate(points) if not used.isdisjoint(p)]
-        return Constraint.template(
+        slots = [i for i, p in enumerate(points) if not used.isdisjoint(p.flat())]
+        made: Any = Constraint.template(
             expressions, [points[i] for i in slots], [slots], n_points=self.nodes, time=self._time_of(self.holonomic),
             name=self.name,
         )  # fmt: skip
+        return made
 
     @cached_property
     def velocity_constraint(self) -> "Constraint | None":
@@ -141,7 +143,8 @@ class MotionProblem(LearningProblem):
         return self._filled(self.force)
 
     def _filled(self, expressions: Sequence[sp.Expr]) -> list[sp.Expr]:
-        return [sp.sympify(e).subs(self.parameters) for e in expressions]
+        values: Any = self.parameters
+        return [sp.sympify(e).subs(values) for e in expressions]
 
     def _time_of(self, *lists: Sequence[sp.Expr]) -> sp.Symbol | None:
         used = set().union(*(sp.sympify(e).free_symbols for expressions in lists for e in expressions))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # The paper's first, the others as they are found.
 PROBLEMS = ("pendulum", "chaplygin_sleigh", "robot_arm", "water")
 
-_of_files: dict[tuple[Path, int], "LearningProblem"] = {}
+_of_files: dict[tuple[Path, int] | None, "LearningProblem"] = {}
 
 
 def is_file(name: str) -> bool:

@@ -194,7 +194,7 @@ def trivial_predictions(
     links = constraint(r.shape[-2])
     guesses |= {f"{name}, projected": nearest_positions(links, guess) for name, guess in guesses.items()}
     if train is not None:
-        from scipy.spatial import cKDTree
+        from scipy.spatial import cKDTree  # pyright: ignore[reportAttributeAccessIssue]
 
         known, asked = (part.inputs.reshape(len(part), -1) for part in (train, samples))
         guesses["nearest training sample"] = train.targets[cKDTree(known).query(asked)[1]]
@@ -221,7 +221,7 @@ def _simulated(n_steps: int, dt: float, n_bodies: int, progress: Progress | None
 
     q0, v0 = start(n_bodies)
     ts = dt * np.arange(n_steps + 1)
-    solution = solve(system(n_bodies), {"q": q0, "v": v0}, ts, rtol=_TOLERANCE, atol=_TOLERANCE, progress=progress)
+    solution: Any = solve(system(n_bodies), {"q": q0, "v": v0}, ts, rtol=_TOLERANCE, atol=_TOLERANCE, progress=progress)
     shape = (n_steps + 1, n_bodies, 2)
     return {"ts": ts, "r": solution.q.reshape(shape), "v": solution.v.reshape(shape), "energy": solution.energy}
 

@@ -90,7 +90,8 @@ class Problem:
     def best_reference(self) -> tuple[dict[str, float], str] | None:
         """The best known values at the end by state name, and which they are: "exact", "recomputed" or "published"."""
         if self.exact:
-            return {name: float(v[0]) for name, v in self.exact_states([self.t_span[1]]).items()}, "exact"
+            exact: Any = self.exact_states([self.t_span[1]])
+            return {name: float(v[0]) for name, v in exact.items()}, "exact"
         for values, kind in ((self.recomputed, "recomputed"), (self.reference, "published")):
             if values:
                 return {name: float(value) for name, value in values.items()}, kind
@@ -112,5 +113,5 @@ class Problem:
         check_known(values, self.states, f"`{part}`: problem {self.name!r}", "state")
 
 
-def _number(expression: sp.Expr) -> float:
+def _number(expression: Any) -> float:
     return float(expression.evalf(30))

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 from ndae.experiments.terminal import UserError
 
@@ -20,7 +21,7 @@ def problem_of_file(path: Path, advice: str) -> object:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     name = f"_ndae_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec: Any = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickles look their module up there
     try:

@@ -1,16 +1,9 @@
 """Samples to learn from, and the parts that they are split into."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -42,14 +35,20 @@ class MotionData:
 class Samples(Protocol):
     """Input-target pairs: `inputs` (n, nodes, 2 dim) = (q, v), `targets` (n, nodes, dim) = q later."""
 
-    inputs: np.ndarray
-    targets: np.ndarray
+    @property
+    def inputs(self) -> np.ndarray: ...
+    @property
+    def targets(self) -> np.ndarray: ...
 
 
 class Parts(Protocol):
     """Samples for training, validation and test, with targets `horizon` steps later."""
 
-    train: Samples
-    val: Samples
-    test: Samples
-    horizon: int
+    @property
+    def train(self) -> Samples: ...
+    @property
+    def val(self) -> Samples: ...
+    @property
+    def test(self) -> Samples: ...
+    @property
+    def horizon(self) -> int: ...

@@ -1,14 +1,13 @@
 """Reference trajectories of a MotionProblem, samples of them, and predictors that learn nothing."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import sympy as sp
 
 from ndae.experiments.cache import cached_arrays
 from ndae.experiments.problems.samples import MotionData, MotionSamples
-from ndae.symbolic import Constraint, System
 
 _TOLERANCE = 1e-11
 _RECIPE = {"version": 1, "solver": "dopri8, projection"}
@@ -17,22 +16,29 @@ _RECIPE = {"version": 1, "solver": "dopri8, projection"}
 class Motion(Protocol):
     """What is asked of a `MotionProblem` here."""
 
-    name: str
-    q: Sequence[sp.Symbol]
-    dim: int
-    dt: float
-    per_trajectory: int
-    stride: int
-    start: Callable
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def q(self) -> Sequence[sp.Symbol]: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def dt(self) -> float: ...
+    @property
+    def per_trajectory(self) -> int: ...
+    @property
+    def stride(self) -> int: ...
+    @property
+    def start(self) -> Callable: ...
     @property
     def nodes(self) -> int: ...
+    # A System, and a Constraint or None each: of a cached property a checker compares the descriptor, not the value.
     @property
-    def system(self) -> System: ...
+    def system(self) -> Any: ...
     @property
-    def constraint(self) -> Constraint | None: ...
+    def constraint(self) -> Any: ...
     @property
-    def velocity_constraint(self) -> Constraint | None: ...
+    def velocity_constraint(self) -> Any: ...
     @property
     def error_unit(self) -> tuple[str, float]: ...
 
@@ -49,10 +55,11 @@ def split(problem: Motion, counts: Sequence[int], horizon: int, seed: int) -> li
     numbers = [-(-count // many) for count in counts]
     drawn = [starts(problem, n, seed, part) for part, n in enumerate(numbers)]
     ts = problem.dt * np.arange((many - 1) * stride + horizon + 1)
-    q, v = trajectories(problem, *(np.concatenate(x) for x in zip(*drawn, strict=True)), ts)
+    q, v = (np.concatenate(x) for x in zip(*drawn, strict=True))
+    q, v = trajectories(problem, q, v, ts)
     step, ends = stride * np.arange(many), np.cumsum(numbers)
     parts = zip(counts, *(np.split(x, ends[:-1]) for x in (q, v, np.arange(len(q)))), strict=True)
-    return [_samples(problem, count, *own, step, horizon) for count, *own in parts]
+    return [_samples(problem, count, q, v, trajectory, step, horizon) for count, q, v, trajectory in parts]
 
 
 def _samples(problem, count, q, v, trajectory, step, horizon) -> MotionSamples:
@@ -102,7 +109,7 @@ def baselines(problem: Motion, data: MotionData) -> dict[str, dict[str, float]]:
     Positions and velocities of the last are those of the training sample whose state is nearest, positions a horizon
     later. Velocity constraints are measured with the velocity of the input.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import cKDTree  # pyright: ignore[reportAttributeAccessIssue]
 
     test, train = data.test, data.train
     now, v = np.split(test.inputs, 2, -1)
@@ -143,21 +150,21 @@ def _consistent(problem: Motion, q: np.ndarray, v: np.ndarray) -> tuple[np.ndarr
     from ndae.solvers.manifold.velocity_constraints import joint_tangent_velocity
 
     constraint, along = (c if c is None else c.torch() for c in (problem.constraint, problem.velocity_constraint))
-    q, v = torch.as_tensor(q), torch.as_tensor(v)
+    at, moving = torch.as_tensor(q), torch.as_tensor(v)
     if constraint is not None:
-        found = project(constraint, q, t=0.0, tol=1e-12, throw=False)
+        found = project(constraint, at, t=0.0, tol=1e-12, throw=False)
         bad = (~found.converged).nonzero().flatten().tolist()
         if bad:
             raise ValueError(
                 f"{problem.name}: {len(bad)} of {len(q)} starts are too far from any consistent one, first number "
                 f"{bad[0]}: draw starts nearer to the constraints"
             )
-        q = found.y
+        at = found.y
     if along is None:
-        v = tangent_velocity(constraint, q, v, t=0.0)
+        moving = tangent_velocity(constraint, at, moving, t=0.0)
     else:
-        v = joint_tangent_velocity(constraint, along, q, v, t=0.0)
-    return q.detach().numpy(), v.detach().numpy()
+        moving = joint_tangent_velocity(constraint, along, at, moving, t=0.0)
+    return at.detach().numpy(), moving.detach().numpy()
 
 
 def _solved(problem: Motion, q: np.ndarray, v: np.ndarray, ts: np.ndarray, rtol: float) -> dict:

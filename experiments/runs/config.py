@@ -124,8 +124,13 @@ class RunConfig:
         value = getattr(self, name)
         if value is None and name in ("gradient_clip", "max_step", "frame_step"):
             return
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value < 0 or (value == 0 and not zero):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+            or value < 0
+            or (value == 0 and not zero)
+        ):
             raise ValueError(f"{name} is a finite number {'of at least 0' if zero else 'above 0'}, not {value!r}")
         object.__setattr__(self, name, float(value))
 

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ndae.experiments.files import file_digest
 from ndae.experiments.problems.names import find
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ndae.experiments.problems.learning import LearningProblem
     from ndae.experiments.runs.config import RunConfig
     from ndae.methods import Method
+    from ndae.models import MolecularDAE
+
+    Model = NeuralDAE | NeuralMotion | MolecularDAE
 
 # How much of a violation Baumgarte's stabilisation takes away in the problem's longest step: a time constant of a few.
 _BAUMGARTE = 0.4
@@ -34,7 +37,7 @@ def problem_of(config: "RunConfig") -> "LearningProblem":
     digest, path = config.problem_digest, Path(config.problem)
     if digest is not None and path.is_file() and file_digest(path) != digest:
         raise ValueError(f"{path} has changed since this run was begun: give another folder for a new run")
-    problem = find(config.problem)
+    problem: Any = find(config.problem)
     if config.trajectory is None:
         return problem
     if not hasattr(problem, "of"):
@@ -68,7 +71,7 @@ def build_method(config: "RunConfig") -> "Method":
     return method
 
 
-def build_model(config: "RunConfig") -> "NeuralDAE | NeuralMotion":
+def build_model(config: "RunConfig") -> "Model":
     """The network of a configuration on its problem, with weights that depend on the seed alone.
 
     By the methods "multiplier" and "soft" it is a motion: masses are known, the force is learned.
@@ -88,11 +91,11 @@ def build_model(config: "RunConfig") -> "NeuralDAE | NeuralMotion":
         return build(config, problem).to(getattr(torch, config.dtype))
 
 
-def _network(config: "RunConfig", problem: "LearningProblem") -> "NeuralDAE":
+def _network(config: "RunConfig", problem: Any) -> "NeuralDAE | MolecularDAE":
     import ndae
 
     constraint, method = problem.constraint.torch(), build_method(config)
-    options = {"integrator": config.integrator, "adjoint": config.adjoint}
+    options: dict[str, Any] = {"integrator": config.integrator, "adjoint": config.adjoint}
     if config.network in ON_MOLECULES:
         return ndae.models.build_molecular_network(
             config.network, constraint, method, molecule=problem.molecule, lengths=problem.lengths,
@@ -105,18 +108,20 @@ def _network(config: "RunConfig", problem: "LearningProblem") -> "NeuralDAE":
     )
 
 
-def _motion(config: "RunConfig", problem: "LearningProblem") -> "NeuralMotion":
+def _motion(config: "RunConfig", problem: Any) -> "NeuralMotion":
     import ndae
 
     soft, duration = config.method == "soft", config.horizon * problem.dt
     longest = config.max_step or (problem.soft_step if soft else problem.longest_step)
     constraint, along = (c if c is None else c.torch() for c in (problem.constraint, problem.velocity_constraint))
-    forces, options = [_force(config, problem)], {}
+    forces: list[Any] = [_force(config, problem)]
+    options: dict[str, Any] = {"integrator": config.integrator, "adjoint": config.adjoint}
     if soft:
         bonds = ndae.forces.SoftConstraint(
             constraint, problem.stiffness, size=problem.softness, alike=problem.alike, anharmonic=_ANHARMONIC
         )
-        forces, options = [ndae.forces.PotentialForce(bonds), *forces], {"multipliers": False}
+        forces = [ndae.forces.PotentialForce(bonds), *forces]
+        options["multipliers"] = False
     else:
         options["baumgarte"] = _BAUMGARTE / problem.longest_step if config.stabilisation == "baumgarte" else 0.0
         # Where constraints are not rigid the data obeys them nearly.
@@ -124,11 +129,11 @@ def _motion(config: "RunConfig", problem: "LearningProblem") -> "NeuralMotion":
     return ndae.NeuralMotion(
         constraint, forces if soft else forces[0], duration=duration,
         n_steps=math.ceil(duration / longest * (1 - 1e-9)), mass=problem.mass, velocity_constraints=along,
-        method=build_method(config), integrator=config.integrator, adjoint=config.adjoint, **options,
+        method=build_method(config), **options,
     )  # fmt: skip
 
 
-def _force(config: "RunConfig", problem: "LearningProblem") -> "torch.nn.Module":
+def _force(config: "RunConfig", problem: Any) -> "torch.nn.Module":
     """The force to be learned, of the same name as a network would be; all with a potential, or free."""
     import ndae
 
@@ -163,4 +168,4 @@ def _check_integrator(config: "RunConfig") -> None:
     if config.integrator == "velocity_verlet" and config.method == "soft":
         return  # NeuralMotion's own
     start = torch.zeros(1, 1, dtype=getattr(torch, config.dtype))
-    integrate(lambda t, y: -y, start, torch.tensor([0.0, 1.0], dtype=start.dtype), integrator=config.integrator)
+    integrate(lambda t, y: -y, start, torch.tensor([0.0, 1.0], dtype=start.dtype), integrator=str(config.integrator))

@@ -41,13 +41,10 @@ class Record:
     def setting(self) -> Setting:
         """What must agree for two runs to stand in one table."""
         epochs = self.result.get("epochs", self.config.get("epochs", len(self.log.get("epoch", ()))))
-        keys = ("problem", "network", "n_train", "horizon")
-        made = (
-            self._either("schedule") or SCHEDULES[0],
-            self._either("trajectory") or "",
-            self._either("keep") or KEEPS[0],
-        )
-        return Setting(*(self.result[key] for key in keys), epochs, *made)
+        problem, network, n_train, horizon = (self.result[key] for key in ("problem", "network", "n_train", "horizon"))
+        schedule = self._either("schedule") or SCHEDULES[0]
+        trajectory, keep = self._either("trajectory") or "", self._either("keep") or KEEPS[0]
+        return Setting(problem, network, n_train, horizon, epochs, schedule, trajectory, keep)
 
     @property
     def seed(self) -> int:

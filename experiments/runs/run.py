@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from ndae import NeuralDAE
     from ndae.experiments.problems.learning import LearningProblem
     from ndae.experiments.problems.samples import Parts, Samples
+    from ndae.experiments.runs.models import Model
     from ndae.training.evaluation import Evaluation
 
 
@@ -87,7 +87,7 @@ def read_config(folder: Path | str) -> RunConfig:
     return config
 
 
-def load_model(folder: Path | str) -> tuple[RunConfig, "NeuralDAE"]:
+def load_model(folder: Path | str) -> tuple[RunConfig, "Model"]:
     """The configuration of a run and its network with the weights that it keeps, of the best epoch or the last one, on
     the CPU, in evaluation mode.
 
@@ -106,7 +106,7 @@ def checkpoint_of(config: RunConfig) -> str:
 
 
 def _run(
-    config: RunConfig, model: "NeuralDAE", device: "torch.device", folder: Path, resume: bool, report: Progress | None
+    config: RunConfig, model: "Model", device: "torch.device", folder: Path, resume: bool, report: Progress | None
 ) -> dict[str, Any]:
     import torch
 
@@ -178,7 +178,7 @@ def _measure(
 
 
 @contextmanager
-def _recording(model: "torch.nn.Module") -> Iterator[list["np.ndarray"]]:
+def _recording(model: Any) -> Iterator[list["np.ndarray"]]:
     """Keep what `model` predicts meanwhile, batch by batch: an evaluation keeps its errors alone."""
     predictions, predict = [], model.predict
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ndae.experiments.problems.names import find
 from ndae.experiments.runs.records import Record, read_run, record_name, run_name, write_record
@@ -131,7 +132,8 @@ def sweep_variants(
             value = math.nan
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"--values {values}: {text.strip()!r} is no number of at least 0")
-        variants.append(Variant.of(method, **({"gamma": gamma, "eta": eta} | {over: value})))
+        strengths: dict[str, Any] = {"gamma": gamma, "eta": eta} | {over: value}
+        variants.append(Variant.of(method, **strengths))
         if getattr(variants[-1], over) != value:
             raise ValueError(f"{method} has no {over} to vary: expected --method {_HAVE[over]}")
     return tuple(variants)

@@ -77,8 +77,6 @@ from ndae.experiments.studies.chnn_data import (
 )
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ndae import NeuralMotion
 
 N_VALIDATION = 100
@@ -147,7 +145,7 @@ def build_model(config: Config, n_steps: int, method: Any = None) -> "NeuralMoti
     return model.double()
 
 
-def predicted_motions(model: "nn.Module", state: np.ndarray) -> Motions:
+def predicted_motions(model: "NeuralMotion", state: np.ndarray) -> Motions:
     """The model's motion over 100 points from states (count, bodies, 4)."""
     import torch
 
@@ -265,7 +263,7 @@ def _number(value: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--bodies", type=int, default=2)
     parser.add_argument("--n-train", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")

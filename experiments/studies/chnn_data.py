@@ -118,7 +118,7 @@ def rolled_out(q: Points, v: Points) -> Motions:
 
     count, bodies, _ = q.shape
     start = {"q": q.reshape(count, -1), "v": v.reshape(count, -1)}
-    solution = solve(system(bodies), start, DT * np.arange(N_TIMES), rtol=1e-10, atol=1e-10)
+    solution: Any = solve(system(bodies), start, DT * np.arange(N_TIMES), rtol=1e-10, atol=1e-10)
     return Motions(*(part.reshape(count, N_TIMES, bodies, 2) for part in (solution.q, solution.v)))
 
 

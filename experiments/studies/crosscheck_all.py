@@ -17,7 +17,7 @@ _OURS = (("projection",), ("ggl", "baumgarte"), ("plain",))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("experiments/results/crosscheck"))
     parser.add_argument("--rtol", type=float, default=1e-10)
     parser.add_argument("--fresh", action="store_true", help="solve again what there is")

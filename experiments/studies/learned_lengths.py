@@ -38,7 +38,7 @@ EPOCHS, BATCH, LEARNING_RATE, HIDDEN = 60, 20, 0.03, 32
 
 def main(arguments: list[str] | None = None) -> None:
     """Learn the lengths of every seed with every noise, write what was found, and print it as a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--seeds", default="0,1,2", help="lengths, starts and weights of each, comma-separated")
     parser.add_argument("--noise", default="0,0.001", help="standard deviations of positions (m), comma-separated")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
@@ -81,7 +81,7 @@ def _true(seed: int, links: int, n: int) -> tuple[np.ndarray, np.ndarray, np.nda
     q = (np.stack([np.sin(angle), -np.cos(angle)], -1) * lengths[:, None]).cumsum(1).reshape(n, -1)
     v = (np.stack([np.cos(angle), np.sin(angle)], -1) * (lengths * rate)[..., None]).cumsum(1).reshape(n, -1)
     system = library.chain_pendulum(links, lengths, gravity=GRAVITY)
-    true = solve(system, {"q": q, "v": v}, np.array([0.0, AHEAD]), rtol=1e-10, atol=1e-10)
+    true: Any = solve(system, {"q": q, "v": v}, np.array([0.0, AHEAD]), rtol=1e-10, atol=1e-10)
     x = np.concatenate([part.reshape(n, links, 2) for part in (q, v)], -1)
     return lengths, x, true.q[:, -1].reshape(n, links, 2)
 
@@ -97,7 +97,7 @@ def motion(seed: int) -> NeuralMotion:
 def recover(seed: int, noise: float, folder: Path, epochs: int = EPOCHS) -> dict[str, Any]:
     """Train on the data of a seed with so much noise (m); the lengths found, and how far they are off (m)."""
     lengths, x, later = samples(seed, noise)
-    model = motion(seed)
+    model: Any = motion(seed)
     result = fit(
         model, (x[:N_TRAIN], later[:N_TRAIN]), (x[N_TRAIN:], later[N_TRAIN:]), out=folder, epochs=epochs,
         batch_size=BATCH, learning_rate=LEARNING_RATE, schedule="cosine", seed=seed, device="cpu", progress=True,

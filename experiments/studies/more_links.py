@@ -31,7 +31,7 @@ ANGLE, MOTIONS, HORIZONS, SEED = np.pi / 3, 20, 6, 0
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument(
         "--run", type=Path, help=f"folder of a finished run; by default {RUN}, trained first if it is not"
     )
@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def compare(folder: Path, links: list[int]) -> dict[str, Any]:
     """The force of a finished run on chains of so many links, see `on_chain`; raises ValueError for another network."""
+    model: Any
     config, model = load_model(folder)
     if config.method != "multiplier" or not hasattr(getattr(model, "force", None), "on"):
         raise ValueError(
@@ -72,12 +73,12 @@ def states(n: int, duration: float, *, motions: int | None = None) -> tuple[np.n
     angle = np.random.default_rng([SEED, n]).uniform(-ANGLE, ANGLE, (motions, n))
     q = np.stack([np.sin(angle), -np.cos(angle)], -1).cumsum(1).reshape(motions, 2 * n)
     ts = duration * np.arange(HORIZONS + 1)
-    true = solve(pendulum.system(n), {"q": q, "v": 0.0}, ts, rtol=1e-10, atol=1e-10)
+    true: Any = solve(pendulum.system(n), {"q": q, "v": 0.0}, ts, rtol=1e-10, atol=1e-10)
     q, v = (x.reshape(motions, len(ts), n, 2) for x in (true.q, true.v))
     return np.concatenate([q, v], -1)[:, :-1].reshape(-1, n, 4), q[:, 1:].reshape(-1, n, 2)
 
 
-def on_chain(force: torch.nn.Module, n: int, duration: float, n_steps: int, *, motions: int | None = None) -> dict:
+def on_chain(force: Any, n: int, duration: float, n_steps: int, *, motions: int | None = None) -> dict:
     """Errors (cm) of a GraphForce over n links after `duration` (s) in `n_steps` steps, and by body from the anchor.
 
     `force_error_by_body_N`: root mean square of the learned force minus the true one. A force that the links take up

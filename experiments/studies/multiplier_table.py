@@ -14,6 +14,7 @@ themselves.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ndae.experiments.paper import PAPER_TABLE_1
 from ndae.experiments.problems import pendulum_data as pendulum
@@ -83,14 +84,15 @@ def true_force(steps: Sequence[float] = (0.02, 0.01)) -> str:
                 method="multiplier", network="mlp", n_train=n_train, horizon=horizon, max_step=step, dtype="float64"
             )
             test = build_data(config).test
-            cells.append(100 * evaluate(with_true_force(build_model(config), motion), test.inputs, test.targets).mae)
+            model: Any = build_model(config)
+            cells.append(100 * evaluate(with_true_force(model, motion), test.inputs, test.targets).mae)
         lines.append(f"| {n_train:,} | {horizon} |" + "".join(f" {cell:.2g} |" for cell in cells))
     return "\n".join(lines)
 
 
 def main() -> None:
     """Make what is missing, unless only the table is asked for, and print it."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--table", action="store_true", help="only print the table of the runs that are finished")
     parser.add_argument("--true-force", action="store_true", help="only the errors of the steps, with the true force")
     parser.add_argument("--n-train", type=int, choices=sorted({n for _, n in SIZES}), help="only this many samples")

@@ -201,8 +201,12 @@ def long_motions(
         state = np.stack([np.concatenate([q[:, -1], v[:, -1]], -1) for q, v in found.values()])
         pieces.append(found if not pieces else {key: (q[:, 1:], v[:, 1:]) for key, (q, v) in found.items()})
         unconverged += more
-    joined = {key: zip(*(part[key] for part in pieces), strict=True) for key in forces}
-    return {key: tuple(np.concatenate(x, 1) for x in parts) for key, parts in joined.items()}, unconverged
+    return {key: _joined([part[key] for part in pieces]) for key in forces}, unconverged
+
+
+def _joined(pieces: Sequence[Motion]) -> Motion:
+    q, v = (np.concatenate(x, 1) for x in zip(*pieces, strict=True))
+    return q, v
 
 
 def _motions(forces: Mapping[Any, Any], state: np.ndarray, ts: np.ndarray, step: float) -> dict[str, np.ndarray]:
@@ -234,6 +238,7 @@ def network_motion(folder: Path, state: np.ndarray, seconds: float) -> tuple[np.
     from ndae.experiments.validation.propagators import HorizonMap, roll_out
     from ndae.experiments.validation.truth import truth_of
 
+    model: Any
     config, model = load_model(folder)
     period = config.horizon * pendulum.DT
     n, bodies, _ = state.shape
@@ -396,7 +401,7 @@ def study(out: Path, methods: Sequence[str] = PAPER, short_only: bool = False) -
         at, motion = network_motion(folder, state, SHORT)
         same = np.searchsorted(ts, at - 1e-9)
         row = {"name": variant.title, "method": variant.method, "seed": 0} | _about(record)
-        rows.append(row | measured(at, motion, tuple(part[:, same] for part in true)))
+        rows.append(row | measured(at, motion, (true[0][:, same], true[1][:, same])))
     return {
         "states": STATES, "apart_s": APART, "seconds": SHORT, "step_s": SHORT_STEP, "long_seconds": LONG,
         "long_states": LONG_STATES, "long_step_s": LONG_STEP, "n_train": N_TRAIN, "lost_cm": 100 * LOST,
@@ -425,7 +430,7 @@ def _shortened(values: Any) -> list[float | None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT, help="where logs and checkpoints go")
     parser.add_argument("--result", type=Path, default=RESULT, help="JSON file with all numbers")
     parser.add_argument("--figure", type=Path, default=FIGURE, help="PNG file to draw")

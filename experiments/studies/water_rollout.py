@@ -163,7 +163,7 @@ def of_run(folder: Path, step: float = STEP) -> Rolled:
     return of_model(model, config.horizon * problem_of(config).dt, about, step)
 
 
-def of_model(model: "nn.Module", period: float, about: Mapping[str, Any], step: float = STEP) -> Rolled:
+def of_model(model: Any, period: float, about: Mapping[str, Any], step: float = STEP) -> Rolled:
     """A NeuralMotion, or a network that predicts positions `period` (fs) ahead, which has to be one step."""
     from ndae import NeuralMotion
     from ndae.methods import EndProjection, SmoothProjection
@@ -261,7 +261,7 @@ def roll_out(
 
 
 def _lost(x: States, n_dof: int) -> np.ndarray:
-    finite = np.isfinite(x).all((1, 2))
+    finite: Any = np.isfinite(x).all((1, 2))
     q, v = np.split(np.where(finite[:, None, None], x, 0.0), 2, -1)
     return ~finite | (bond_lengths(q).max((1, 2)) > LONGEST_BOND) | (temperature_of(v, n_dof) > HOTTEST)
 
@@ -278,7 +278,7 @@ def measure(rolled: Rolled | None, truth: Reference, say: Callable[[int, int], N
     else:
         q, v = roll_out(rolled, np.concatenate([truth.q[:, 0], truth.v[:, 0]], -1), n_steps, say)
         n_dof, about = rolled.n_dof, rolled.about
-    there = np.isfinite(q).all((2, 3))
+    there: Any = np.isfinite(q).all((2, 3))
     lost = [None if ok.all() else float(truth.times[np.argmin(ok)]) for ok in there]
     warm, meant = temperature_of(v, n_dof), temperature_of(truth.v, full)
     kinetic, unit = kinetic_energy(v), n_dof * BOLTZMANN * TEMPERATURE
@@ -373,7 +373,7 @@ def default_runs(runs: Path = Path("runs/water/runs")) -> list[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs of ndae train water")
     parser.add_argument("--out", type=Path, default=OUT, help="folder for rollout.json and rollout.png")
     parser.add_argument("--duration", type=float, default=DURATION, help="how long, in fs")

@@ -76,7 +76,7 @@ def table(records: Sequence[Record]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--table", action="store_true", help="print the table of the runs that are finished")
     parser.add_argument("--paper", action="store_true", help="the paper's five methods")
     parser.add_argument("--seeds", type=int, default=3, help="of those")

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,9 @@ def facts(trajectory: Trajectory, horizon: int, n_samples: int = 1_000, seed: in
     from ndae.experiments.water.data import WaterSamples
     from ndae.experiments.water.force_field import forces, masses, temperature
 
-    energy = trajectory.potential + trajectory.kinetic
+    potential: Any = trajectory.potential
+    kinetic: Any = trajectory.kinetic
+    energy = potential + kinetic
     index = np.random.default_rng(seed).permutation(len(trajectory) - horizon)[:n_samples]
     inputs = np.concatenate([trajectory.q[index], trajectory.v[index]], -1)
     samples = WaterSamples(inputs, trajectory.q[index + horizon], index)
@@ -33,7 +36,7 @@ def facts(trajectory: Trajectory, horizon: int, n_samples: int = 1_000, seed: in
     return {
         "energy": float(energy.mean()),
         "energy_range": float(np.ptp(energy)),
-        "temperature": float(temperature(trajectory.kinetic.mean(), trajectory.n_molecules)),
+        "temperature": float(temperature(kinetic.mean(), trajectory.n_molecules)),
         "moved": errors["no motion"]["mae_pm"],
         "straight": errors["constant velocity"]["mae_pm"],
         "floor": errors["truth, projected"]["mae_pm"],
@@ -44,7 +47,9 @@ def facts(trajectory: Trajectory, horizon: int, n_samples: int = 1_000, seed: in
 
 def main() -> None:
     """Simulate, or read from the cache, and print."""
-    parser = argparse.ArgumentParser(prog="python -m ndae.experiments.water", description=__doc__.split(": ", 1)[1])
+    parser = argparse.ArgumentParser(
+        prog="python -m ndae.experiments.water", description=str(__doc__).split(": ", 1)[1]
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="trajectories (default: 0 1)")
     parser.add_argument("--horizon", type=int, default=50, help="steps ahead (default: 50)")
     parser.add_argument("--cp2k", metavar="FOLDER", help="write input for CP2K here, 1,000 steps of the first seed")

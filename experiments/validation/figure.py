@@ -1,6 +1,7 @@
 """The figure of `ndae validate`: error, its parts, violation and energy against time."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.ticker import LogLocator
@@ -23,7 +24,8 @@ def validation_figure(found: Validation, path: Path | str) -> Path:
     Lines are medians over trajectories and shaded regions reach from the low to the high quartile; violations are the
     largest of all trajectories. An axis ends where errors are far beyond the system's size.
     """
-    colour = METHOD_COLOURS.get(found.about.get("method"), "#0072B2")
+    method: Any = found.about.get("method")
+    colour = METHOD_COLOURS.get(method, "#0072B2")
     with figure(9.0, 6.6) as sheet:
         (rolled, one), (violation, energy) = sheet.subplots(2, 2, sharex=True)
         for axes in (rolled, one, violation, energy):
@@ -37,7 +39,7 @@ def validation_figure(found: Validation, path: Path | str) -> Path:
             one.set_xlabel("time since the held-out state (s)")
             one.tick_params(labelbottom=True)
         else:
-            _draw_energy(energy, found, colour)
+            _draw_energy(energy, found, found.energy_range, colour)
             drawn.append(energy)
         for axes in drawn:
             axes.yaxis.set_major_locator(LogLocator(numticks=8))
@@ -101,18 +103,18 @@ def _draw_violation(axes, found: Validation, colour) -> None:
     axes.legend(loc="upper right", fontsize=7, ncols=2, columnspacing=1.2)
 
 
-def _draw_energy(axes, found: Validation, colour) -> None:
+def _draw_energy(axes, found: Validation, energy_range: float, colour) -> None:
     axes.set_title("Energy")
     axes.set_ylabel("error of the energy (J)")
     _median(axes, found.ts[1:], found.rollout["energy_error"][:, 1:], colour, label="rolled out")
     _median(axes, found.ts[1:], found.one_period["energy_error"], colour, label="one horizon on", linestyle=_ONE)
-    _level(axes, found.energy_range, "range of the potential energy")
+    _level(axes, energy_range, "range of the potential energy")
     axes.legend(loc="lower right", fontsize=8)
-    _end_at(axes, 100 * found.energy_range)
-    _leave_room(axes, found.energy_range)
+    _end_at(axes, 100 * energy_range)
+    _leave_room(axes, energy_range)
 
 
-def _median(axes, ts: np.ndarray, values: np.ndarray, colour, *, label: str, linestyle="-") -> None:
+def _median(axes, ts: np.ndarray, values: np.ndarray, colour, *, label: str, linestyle: Any = "-") -> None:
     statistics = {name: np.maximum(curve, _NOTHING) for name, curve in spread(values).items()}
     axes.plot(ts, statistics["median"], color=colour, linestyle=linestyle, label=label)
     axes.fill_between(ts, statistics["low"], statistics["high"], color=colour, alpha=0.18, linewidth=0)

@@ -176,24 +176,26 @@ class TrueFieldMap:
         _check(model, motion)
         self.period, self._last = period, _LastState()
         lengths = model.log_step.detach().double().exp().tolist()
-        self.network = NeuralDAE(
+        network: Any = NeuralDAE(
             [_TrueField(motion, period / model.n_layers / length) for length in lengths],
             model.constraint, model.method + self._last, features=model.features, dim=model.dim, latent=model.features,
             integrator=model.integrator, rtol=model.rtol, atol=model.atol,
         ).to(model.log_step).eval()  # fmt: skip
         # Opening is the identity, closing picks the position: a node's state is its own latent state.
         eye = torch.eye(model.features).to(model.log_step)
-        self.network.open.start_as(eye)
-        self.network.close.start_as(eye[:, : model.dim])
+        network.open.start_as(eye)
+        network.close.start_as(eye[:, : model.dim])
         with torch.no_grad():
-            self.network.log_step.copy_(model.log_step)
+            network.log_step.copy_(model.log_step)
+        self.network: NeuralDAE = network
 
     def advance(self, q: States, v: States) -> tuple[States, States]:
         return _advance(self._step, q, v)
 
     def _step(self, y: Tensor) -> Tensor:
         self.network(_nodes(self.network, y))
-        return torch.cat([part.flatten(1) for part in self._last.z.chunk(2, -1)], -1).to(y)
+        z: Any = self._last.z
+        return torch.cat([part.flatten(1) for part in z.chunk(2, -1)], -1).to(y)
 
 
 class _TrueField(torch.nn.Module):
@@ -260,6 +262,7 @@ def _check(model: NeuralDAE, motion: TorchMotion | ProblemMotion) -> None:
 def _tightened(model: NeuralDAE) -> NeuralDAE:
     """A copy in float64 whose projections go on to rounding."""
     tight = copy.deepcopy(model).double()
+    part: Any
     for part in tight.method.parts:
         if hasattr(part, "tol"):
             part.tol = _TIGHT

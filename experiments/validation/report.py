@@ -295,11 +295,11 @@ def _notes(found: Validation) -> list[str]:
     return notes
 
 
-def _cm(metres: float) -> str:
+def _cm(metres: Any) -> str:
     return _number(100 * metres)
 
 
-def _number(value: float) -> str:
+def _number(value: Any) -> str:
     if not np.isfinite(value):
         return "∞"
     if value == 0:

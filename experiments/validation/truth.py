@@ -74,7 +74,8 @@ class _Force(torch.nn.Module):
 
     def __init__(self, problem: MotionProblem) -> None:
         super().__init__()
-        entries, states = problem.true_force, [*problem.q, *problem.v]
+        entries = problem.true_force
+        states: list[Any] = [*problem.q, *problem.v]
         self._varying = [i for i, e in enumerate(entries) if e.free_symbols]
         used = set().union(*(e.free_symbols for e in entries))
         self.needs_time = problem.time is not None and problem.time in used

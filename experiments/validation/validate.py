@@ -89,7 +89,7 @@ def validate(
     from ndae.experiments.problems.mechanics import MotionProblem
     from ndae.experiments.runs.run import load_model, problem_of, read_config
 
-    problem = problem_of(read_config(run))
+    problem: Any = problem_of(read_config(run))
     if problem.name != "pendulum" and not isinstance(problem, MotionProblem):
         raise ValueError(
             f"{run} is a run of {problem.name}, whose equations are not known here, and validate compares with their "
@@ -269,7 +269,8 @@ class _Measure:
             curves["energy_error"] = (energy - torch.as_tensor(self._energy)).abs()
         if self.multiplier_scale is not None:
             flat = (x.reshape(-1, x.shape[-1]) for x in (q, v))
-            found = self._model.multiplier(*flat, np.tile(self._ts, len(q))).reshape(self._multiplier.shape)
+            model: Any = self._model
+            found = model.multiplier(*flat, np.tile(self._ts, len(q))).reshape(self._multiplier.shape)
             errors = np.abs(found - self._multiplier) / self.multiplier_scale
             curves["multiplier_error"] = torch.as_tensor(errors).amax(-1)
         return {name: _or_infinite(curve.numpy()) for name, curve in curves.items()}

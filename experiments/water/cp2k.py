@@ -5,6 +5,7 @@ CP2K's `KIND CHARMM` has no ½: its constants are half of `ndae.experiments.wate
 
 from itertools import combinations_with_replacement
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -159,9 +160,10 @@ def compare(trajectory: Trajectory, folder: Path | str) -> dict[str, float]:
     n = len(q)
     ours = trajectory.first(n)
     expected = ff.forces(q[0])
+    potential: Any = ours.potential
     return {
         "n_steps": n - 1,
-        "potential": float(np.abs(found[:: ours.energy_every][: len(ours.potential)] - ours.potential).max()),
+        "potential": float(np.abs(found[:: ours.energy_every][: len(potential)] - potential).max()),
         "force": float(np.abs(f[0] * HARTREE / _BOHR * ff.KJ_PER_MOL - expected).max() / np.abs(expected).max()),
         "position": float(np.abs(q[-1] - ours.q[-1]).max()),
         "velocity": float(np.abs(v[-1] - ours.v[-1]).max()),

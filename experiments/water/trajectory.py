@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -40,8 +41,10 @@ class Trajectory:
     def first(self, n_times: int) -> "Trajectory":
         """The first `n_times` frames of it."""
         rows = -(-n_times // self.energy_every)
-        energies = (None if x is None else x[:rows] for x in (self.potential, self.kinetic))
-        return Trajectory(self.q[:n_times], self.v[:n_times], self.dt, *energies, self.energy_every, self.origin)
+        potential, kinetic = (None if x is None else x[:rows] for x in (self.potential, self.kinetic))
+        return Trajectory(
+            self.q[:n_times], self.v[:n_times], self.dt, potential, kinetic, self.energy_every, self.origin
+        )
 
 
 def read_trajectory(path: Path | str, frame_step: float | None = None) -> Trajectory:
@@ -250,5 +253,5 @@ class _Frames:
                 "step of time is another (give frame_step in fs), or the momenta are not in ASE's unit"
             )
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str) -> NoReturn:
         raise ValueError(f"{self.path}: {reason}")

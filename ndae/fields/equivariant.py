@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -52,7 +53,8 @@ class Channels:
     @property
     def irreps(self) -> o3.Irreps:
         """As representations of O(3), block by block."""
-        return o3.Irreps([(n, kind) for n, kind, _ in self.blocks])
+        irreps: Any = o3.Irreps([(n, kind) for n, kind, _ in self.blocks])  # e3nn's class is not typed right
+        return irreps
 
     @property
     def dim(self) -> int:
@@ -65,6 +67,11 @@ class Channels:
             if block[1:] == (kind, grade):
                 return place.start
         raise ValueError(f"there are no channels of kind {kind} and grade {grade}")
+
+
+def _numbers(kind: str) -> int:
+    irrep: Any = o3.Irrep(kind)
+    return irrep.dim
 
 
 def graded_linear(inside: Channels, outside: Channels, *, bias: bool = False) -> o3.Linear:
@@ -81,6 +88,8 @@ def graded_linear(inside: Channels, outside: Channels, *, bias: bool = False) ->
 class GradedGate(nn.Module):
     """`silu` of even scalars, and everything else times the logistic function of one more even scalar each."""
 
+    gate_of: Tensor
+
     def __init__(self, channels: Channels):
         super().__init__()
         scalars = tuple(block for block in channels.blocks if block[1:] == ("0e", 0))
@@ -89,7 +98,7 @@ class GradedGate(nn.Module):
         self.inside = Channels((*scalars, (gates, "0e", 0), *others))
         self.outside = Channels((*scalars, *others))
         self.sizes = [sum(n for n, *_ in scalars), gates, Channels(others).dim]
-        repeats = torch.tensor([o3.Irrep(kind).dim for n, kind, _ in others for _ in range(n)])
+        repeats = torch.tensor([_numbers(kind) for n, kind, _ in others for _ in range(n)])
         self.register_buffer("gate_of", torch.arange(gates).repeat_interleave(repeats), persistent=False)
 
     def forward(self, x: Nodes) -> Nodes:
@@ -106,6 +115,10 @@ class SelfProduct(nn.Module):
     Even times even and odd times odd is even, even times odd is odd; parities multiply. These are the numbers that
     e3nn's TensorProduct gives (normalisation "component"), in a dozen operations instead of hundreds.
     """
+
+    to_left: Tensor
+    to_right: Tensor
+    from_out: Tensor
 
     def __init__(self, channels: Channels, width: int):
         super().__init__()
@@ -158,7 +171,7 @@ def _sorted_channels(slots: Sequence[Slot], width: int) -> tuple[Channels, Tenso
     taken: dict[Slot, int] = {}
     places = []
     for slot in slots:
-        size = width * o3.Irrep(slot[0]).dim
+        size = width * _numbers(slot[0])
         begin = channels.start(*slot) + taken.get(slot, 0)
         taken[slot] = taken.get(slot, 0) + size
         places.append(torch.arange(begin, begin + size))
@@ -173,6 +186,8 @@ def _laid_out(channels: Channels, slots: Sequence[Slot], width: int) -> tuple[o3
 class RadialWeights(nn.Module):
     """`W₂ silu(W₁ f)`, with f the functions of the distances between the atoms of two molecules, summed over those
     between like atoms."""
+
+    alike: Tensor
 
     def __init__(self, geometry: Geometry, hidden: int, n_weights: int):
         super().__init__()
@@ -195,6 +210,8 @@ class Convolution(nn.Module):
     `sent`: even channels of each kind that molecules send; `hidden`: width of the network from functions of distances
     to the weights w.
     """
+
+    places: Tensor
 
     def __init__(self, geometry: Geometry, *, sent: int, hidden: int):
         super().__init__()
@@ -299,6 +316,9 @@ class EquivariantField(nn.Module):
     starts small.
     """
 
+    places: Tensor
+    gains: Tensor
+
     def __init__(
         self,
         channels: Channels,
@@ -315,7 +335,7 @@ class EquivariantField(nn.Module):
         layout = MolecularLayout(geometry.molecule, channels)
         self.block = PropagationBlock(channels, geometry, sent=sent, hidden=hidden, width=width)
         with torch.no_grad():
-            self.block.out.weight.mul_(0.1)
+            cast(Tensor, self.block.out.weight).mul_(0.1)
         places = layout.positions.flatten()
         gains = torch.full((channels.dim,), self.gain)
         gains[places] = 0.0

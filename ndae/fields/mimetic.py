@@ -26,6 +26,9 @@ class MimeticField(nn.Module):
     Raises a `ValueError` for an edge from a node to itself or to a negative index, and if there are no edges.
     """
 
+    first: Tensor
+    second: Tensor
+
     def __init__(self, edges: Edges, latent: int, hidden: int):
         super().__init__()
         self.latent, self.hidden = latent, hidden

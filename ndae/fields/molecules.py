@@ -104,6 +104,14 @@ class Geometry(WithConstants):
     sees of a distance d is `(d/length − 1)/spread`.
     """
 
+    centres: Tensor
+    lengths: Tensor
+    split: Tensor
+    split_pairs: Tensor
+    kinds: Tensor
+    first: Tensor
+    second: Tensor
+
     def __init__(
         self,
         molecule: Molecule,

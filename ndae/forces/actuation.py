@@ -35,9 +35,10 @@ class Damping(nn.Module):
         if hidden is None:
             self.factor = nn.Parameter(self.START * torch.eye(n))
         else:
-            self.network = nn.Sequential(*tanh_layers(n, hidden, 2), _silent(nn.Linear(hidden, n * n)))
+            layers, last = tanh_layers(n, hidden, 2), _silent(nn.Linear(hidden, n * n))
+            self.network = nn.Sequential(*layers, last)
             with torch.no_grad():
-                self.network[-1].bias.copy_(self.START * torch.eye(n).flatten())
+                last.bias.copy_(self.START * torch.eye(n).flatten())
         self.hidden = hidden
 
     def matrix(self, q: Output | None = None) -> Float[Tensor, "*batch n_states n_states"]:

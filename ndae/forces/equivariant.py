@@ -1,7 +1,7 @@
 """Equivariant forces and potentials of a NeuralMotion over the atoms of molecules."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,9 @@ _SIZES = {"even": (24, 4, 16, 8), "odd": (16, 4, 12, 8), "sent": 4, "hidden": 16
 
 class _Blocks(nn.Module):
     """Blocks of the equivariant network over one geometry, `x ← x + block(x)`, from atoms to channels of molecules."""
+
+    places: Tensor
+    velocities: Tensor
 
     def __init__(
         self,
@@ -96,7 +99,7 @@ class EquivariantForce(nn.Module):
         self.scale, self.velocity_scale = float(scale), velocity_scale
         self.read = graded_linear(self.network.channels, Channels.of((0, 0, atoms.n_even, 0), (0, 0, atoms.n_odd, 0)))
         with torch.no_grad():
-            self.read.weight.zero_()
+            cast(Tensor, self.read.weight).zero_()
 
     def forward(self, t: Any, y: Features) -> Output:
         """Forces `(batch, atoms, 3)` at states `(batch, atoms, 6)`, positions before velocities."""
@@ -134,9 +137,10 @@ class EquivariantPotential(nn.Module):
         )  # fmt: skip
         self.scale = float(scale)
         self.n_scalars = self.network.channels.blocks[0][0]
-        self.read = nn.Sequential(nn.Linear(self.n_scalars, 32), nn.SiLU(), nn.Linear(32, 1, bias=False))
+        first, last = nn.Linear(self.n_scalars, 32), nn.Linear(32, 1, bias=False)
+        self.read = nn.Sequential(first, nn.SiLU(), last)
         with torch.no_grad():
-            self.read[-1].weight.zero_()
+            last.weight.zero_()
 
     def forward(self, q: Output) -> Energy:
         """`V(q)` `(batch,)` at positions `(batch, atoms, 3)`."""

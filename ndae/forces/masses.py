@@ -20,6 +20,8 @@ class Masses(nn.Module):
     mass, and for a shape, a mask or a node number that does not fit.
     """
 
+    unknown: Tensor
+
     def __init__(self, mass: Any, nodes: int, dim: int, learn: Any = False):
         super().__init__()
         value = torch.as_tensor(mass, dtype=torch.float64).detach()

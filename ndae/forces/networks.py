@@ -93,7 +93,9 @@ def check_masses(force: Callable, held: nn.Module | None, masses: Any) -> None:
     for part in told:
         if hasattr(part, "check_masses"):
             part.check_masses(masses)
-    everything = [module for root in (force, held) if isinstance(root, nn.Module) for module in root.modules()]
+    everything: list[Any] = [
+        module for root in (force, held) if isinstance(root, nn.Module) for module in root.modules()
+    ]
     for module in everything:
         if masses.raw is not None and hasattr(module, "check_masses") and all(module is not part for part in told):
             module.check_masses(masses)

@@ -29,6 +29,11 @@ class PairPotential(nn.Module):
     numbers that are not positive.
     """
 
+    which: Tensor
+    above: Tensor
+    below: Tensor
+    cubic: Tensor
+
     def __init__(
         self,
         kinds: Sequence,

@@ -112,6 +112,9 @@ class GraphPotential(nn.Module):
     another shape.
     """
 
+    first: Tensor
+    second: Tensor
+
     def __init__(self, edges: Edges, dim: int, hidden: int = 64, *, depth: int = 1):
         super().__init__()
         if min(dim, hidden, depth) < 1:
@@ -175,6 +178,7 @@ class ScalarNetwork(nn.Module):
 
     def gradient(self, x: Float[Tensor, "*shape n_inputs"]) -> Float[Tensor, "*shape n_inputs"]:
         passed = []
+        layer: Any
         for layer in self.layers:
             weight = layer.weight
             x = torch.tanh(functional.linear(x, weight, layer.bias))

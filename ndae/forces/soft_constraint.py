@@ -33,6 +33,9 @@ class SoftConstraint(nn.Module):
     `alike` that there are not, or that are in two groups.
     """
 
+    constraint: Any
+    orders: Tensor
+
     def __init__(
         self,
         constraint: Any,

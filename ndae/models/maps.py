@@ -1,10 +1,22 @@
 """The maps that open a physical state into the latent space and close it again (eq. 2a and 2c)."""
 
+from typing import Protocol
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ndae.constants import WithConstants
+
+
+class NodeMap(Protocol):
+    """What a map of one's own has, beside being a module."""
+
+    orthonormal: bool
+
+    def matrix(self) -> Tensor:
+        """`W` `(latent, features)`, of this forward pass."""
+        ...
 
 
 class LinearMap(nn.Module):
@@ -47,6 +59,7 @@ class FixedMap(WithConstants):
     Raises a `ValueError` unless its columns are orthonormal, `Wᵀ W = I`.
     """
 
+    weight: Tensor
     orthonormal = True
 
     def __init__(self, matrix: Float[Tensor, "latent features"]):

@@ -1,7 +1,7 @@
 """The neural DAE: open, flow through depth under a method, close (eq. 2 and 11)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from ndae._types import Features, Latent, Output, Scalar
 from ndae.manifold import Manifold
 from ndae.methods import Method, Unconstrained
-from ndae.models.maps import LinearMap
+from ndae.models.maps import LinearMap, NodeMap
 from ndae.models.prediction import Prediction
 from ndae.solvers import integrate
 from ndae.solvers.depth.integrate import ADAPTIVE
 from ndae.solvers.tensors import compiled, of_states
+from ndae.symbolic.backends._runtime_torch import TorchFunction
 from ndae.users_code.captured import captured
 
 
@@ -36,6 +37,12 @@ class NeuralDAE(nn.Module):
 
     Step lengths are `h = exp(s)` of a learned `s`, so that no layer can die: the gradient of `s` never vanishes.
     """
+
+    constraint: TorchFunction  # or a module of the user's, with what the method asks of it
+    method: Method
+    open: NodeMap
+    close: NodeMap
+    _depth: Tensor
 
     def __init__(
         self,
@@ -95,7 +102,7 @@ class NeuralDAE(nn.Module):
             self.close = LinearMap(dim, latent, orthonormal=orthonormal)
             self.close.start_as(self.open.matrix().detach()[:, :dim])
         else:
-            self.open, self.close = open, close
+            self.open, self.close = cast(NodeMap, open), cast(NodeMap, close)
             for name, n in (("open", features), ("close", dim)):
                 if (found := tuple(getattr(self, name).matrix().shape)) != (latent, n):
                     raise ValueError(f"the map {name!r} has a matrix of shape {found}, expected {(latent, n)}")

@@ -29,6 +29,7 @@ from ndae.solvers.manifold.velocity_constraints import (
     joint_tangent_velocity,
 )
 from ndae.solvers.tensors import check_finite, compiled, of_states
+from ndae.symbolic.backends._runtime_torch import TorchFunction
 from ndae.users_code.captured import captured
 
 # A force (batch, nodes, dim) from the time and the state (batch, nodes, 2 dim), positions before velocities.
@@ -88,6 +89,10 @@ class NeuralMotion(nn.Module):
     predictions a sample that is not finite gives one that is not, and touches no other; `check` and `trajectory` refuse
     it. Raises ValueError for values that no motion can have.
     """
+
+    constraint: TorchFunction | None
+    velocity_constraints: TorchFunction | None
+    method: Method
 
     def __init__(
         self,
@@ -189,7 +194,8 @@ class NeuralMotion(nn.Module):
         longest = self.duration / self.n_steps
         for t0, t1 in itertools.pairwise(ts):
             n_steps = math.ceil((t1 - t0) / longest * (1 - 1e-9))
-            states.append(self._advance(*states[-1], t0, t1 - t0, n_steps, manifold, is_last=t1 == ts[-1]))
+            q, v = states[-1]
+            states.append(self._advance(q, v, t0, t1 - t0, n_steps, manifold, is_last=t1 == ts[-1]))
         solved = [self.solved_multiplier(torch.cat(state, -1), t) for t, state in zip(ts, states, strict=True)]
         multiplier, error = (torch.stack(parts, 1) for parts in zip(*solved, strict=True))
         term = self.method.regularisation(manifold)
@@ -211,7 +217,8 @@ class NeuralMotion(nn.Module):
 
         Raises SolveError where it does not solve its equations."""
         lam, error = self.solved_multiplier(x, t)
-        check_settled(error, *(part.flatten(-2) for part in self._split(x)), "the motion")
+        q, v = (part.flatten(-2) for part in self._split(x))
+        check_settled(error, q, v, "the motion")
         return lam
 
     @of_states
@@ -293,7 +300,8 @@ class NeuralMotion(nn.Module):
         """
         shared = not isinstance(t0, Tensor) and not isinstance(span, Tensor)
         scale = span.unsqueeze(-1) if isinstance(span, Tensor) else span
-        begin, h = (t0, span / n_steps) if shared else (0.0, 1.0 / n_steps)
+        begin: Any = t0 if shared else 0.0
+        h: Any = (span if shared else 1.0) / n_steps
         # The adjoint equation knows the parameters that the field itself uses, and no others.
         inside = self.adjoint and self.masses.raw is not None
         inverse_mass = None if inside else self.masses.inverse(q)
@@ -303,10 +311,11 @@ class NeuralMotion(nn.Module):
 
         def field(s: Any, y: Tensor) -> Tensor:
             t = manifold.time = clock(s)
-            q, v = self._nodes(y)
+            nodes, moved = self._nodes(y)
             metric = self.masses.inverse(y) if inside else inverse_mass
-            _, a = self._dynamics(t, *y.chunk(2, -1), metric)
-            moved = v if self.constraint is None else self.method.field(v, q, manifold)
+            q, v = y.chunk(2, -1)
+            _, a = self._dynamics(t, q, v, metric)
+            moved = moved if self.constraint is None else self.method.field(moved, nodes, manifold)
             rate = torch.cat([moved.flatten(-2), a], -1)
             return rate if shared else scale * rate
 

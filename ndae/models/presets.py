@@ -15,7 +15,7 @@ MOLECULAR_NETWORKS = ("equivariant", "equivariant-small")
 _MIMETIC = {"mimetic": {"latent": 128, "hidden": 808}, "mimetic-small": {"latent": 32, "hidden": 200}}
 _MLP = {"latent": 16, "hidden": 256}
 # Channels by kind: scalars, pseudo-scalars, vectors, pseudo-vectors.
-_EQUIVARIANT = {
+_EQUIVARIANT: dict[str, dict[str, Any]] = {
     "equivariant": {
         "even": (120, 48, 96, 48), "odd": (112, 48, 96, 48), "n_functions": 12,
         "sent": 16, "hidden": 64, "width": 10, "n_layers": 8, "cutoff": 8.0,
@@ -104,17 +104,17 @@ def build_molecular_network(
             f"the constraint has {constraint.n_states} states, which is no whole number of molecules {atoms.atoms} of "
             f"{3 * atoms.n_atoms}"
         )
-    n_layers = n_layers or preset["n_layers"]
+    layers: int = n_layers or preset["n_layers"]
     channels = Channels.of(preset["even"], preset["odd"] if atoms.n_odd else (0, 0, 0, 0))
     geometry = Geometry(atoms, cutoff=cutoff or preset["cutoff"], n_functions=preset["n_functions"], lengths=lengths)
     # Layers are short, so that RK4 is stable under a penalty with the paper's γ = 10, and fields stronger instead.
-    widths = {key: preset[key] for key in ("sent", "hidden", "width")} | {"scale": 16 / n_layers}
-    fields = [EquivariantField(channels, geometry, **widths) for _ in range(1 if shared else n_layers)]
+    widths: dict[str, Any] = {key: preset[key] for key in ("sent", "hidden", "width")} | {"scale": 16 / layers}
+    fields = [EquivariantField(channels, geometry, **widths) for _ in range(1 if shared else layers)]
     matrix = MolecularLayout(atoms, channels).matrix
     dae = NeuralDAE(
         fields[0] if shared else fields, constraint, method,
         features=6 * atoms.n_atoms, dim=3 * atoms.n_atoms, latent=channels.dim,
         open=FixedMap(matrix), close=FixedMap(matrix[:, : 3 * atoms.n_atoms]),
-        n_layers=n_layers, initial_step=initial_step, **options,
+        n_layers=layers, initial_step=initial_step, **options,
     )  # fmt: skip
     return MolecularDAE(dae, atoms.n_atoms, velocity_scale=velocity_scale, guess=guess)

@@ -44,6 +44,10 @@ class Shooting(nn.Module):
     motion that does not fit the windows.
     """
 
+    observed: Tensor
+    begins: Tensor
+    unit: Tensor
+
     def __init__(
         self,
         motion: NeuralMotion,

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.plugins.environments import LightningEnvironment  # pyright: ignore[reportPrivateImportUsage]
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor, nn
 
@@ -25,8 +25,9 @@ from ndae.training.history import Files, History, NonFiniteError, Row, epoch_see
 from ndae.training.interrupts import was_interrupted
 
 REMEDY = "try a smaller learning_rate, gradient_clip, or weaker gamma and eta"
+LinAlgError = torch.linalg.LinAlgError  # pyright: ignore[reportPrivateImportUsage]
 # What a forward pass raises where numbers have left the range in which it can be done.
-NUMERICAL = (IntegrationError, ProjectionError, torch.linalg.LinAlgError)
+NUMERICAL = (IntegrationError, ProjectionError, LinAlgError)
 
 
 class SafeCheckpointIO(CheckpointIO):
@@ -100,7 +101,8 @@ class Regression(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rate: a function of the step's number, so that there is no scheduler's state to lose."""
         factor = self._factor(self.global_step / self._total_steps)
-        for group, rate in zip(self.optimizers(use_pl_optimizer=False).param_groups, self._rates, strict=True):
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)  # the one, no list
+        for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
 
     def training_step(self, batch: tuple[Tensor, Data], batch_idx: int) -> Tensor:
@@ -163,7 +165,7 @@ class Recorder(Callback):
         self.history.step_seconds.append(now - self._step_began)
         self._step_began = now
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Validate, then write; raises `NonFiniteError` before anything is written."""
         epoch = trainer.current_epoch + 1
         train = pl_module.tally.result()
@@ -246,7 +248,7 @@ def train(
     *,
     epochs: int,
     device: torch.device,
-    precision: str | None,
+    precision: Any,
     gradient_clip: float | None,
     folder: Path,
     checkpoint: Path | None,
@@ -272,7 +274,7 @@ def train(
         )
         try:
             trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
-        except torch.linalg.LinAlgError as error:  # of a forward pass is reported there
+        except LinAlgError as error:  # of a forward pass is reported there
             raise NonFiniteError(
                 f"the backward pass failed at epoch {trainer.current_epoch + 1}: {error}; {REMEDY}"
             ) from error

@@ -5,12 +5,14 @@ import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar, cast
 
 import torch
 from torch import nn
 
 from ndae.training.files import write_atomically
+
+Model = TypeVar("Model", bound=nn.Module)
 
 PREFIX = "model."
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
@@ -34,7 +36,7 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
     def write(file: BinaryIO) -> None:
         sealing = _Sealing(file)
         try:
-            torch.save(content, sealing)
+            torch.save(content, cast(BinaryIO, sealing))
         except RuntimeError as error:  # torch's for whatever the file raised
             raise sealing.failure or error from error
         sealing.seal()
@@ -152,7 +154,7 @@ def _is_sealed(data: bytes) -> bool | None:
     return hashlib.sha256(content).hexdigest().encode() == digest
 
 
-def load_weights(model: nn.Module, path: Path | str) -> nn.Module:
+def load_weights(model: Model, path: Path | str) -> Model:
     """Put the weights of a checkpoint written by `fit` into `model` and return it.
 
     Raises `CheckpointError` if the file can't be read, or holds the weights of another architecture (names or shapes).

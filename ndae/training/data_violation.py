@@ -136,7 +136,7 @@ def _parts(model, motion, constraint, starts, targets, conditions) -> Iterator[t
     yield "targets", t1, targets.flatten(-2)
 
 
-def _measure(constraint: nn.Module, y: Tensor, t: Any) -> tuple[Tensor, Tensor] | None:
+def _measure(constraint: Any, y: Tensor, t: Any) -> tuple[Tensor, Tensor] | None:
     """`c / |∇c|` and c, (n, ..., n_residuals); None of a constraint without a Jacobian, or that is not asked so."""
     with torch.no_grad():
         if hasattr(constraint, "local_jacobian"):

@@ -139,9 +139,9 @@ class Describer:
             self.add(path, value.fget)
         elif isinstance(value, functools.cached_property):
             self.add(path, value.func)
-        elif isinstance(value, dict) and isinstance(getattr(value, "source", None), str):  # of a Constraint.torch()
-            self._put(path, "generated functions")
-            self.add(f"{path}.source", value.source)
+        elif isinstance(value, dict) and isinstance(source := getattr(value, "source", None), str):
+            self._put(path, "generated functions")  # of a Constraint.torch()
+            self.add(f"{path}.source", source)
         elif type(value) in (list, tuple, set, frozenset, dict, types.MappingProxyType, np.ndarray):
             self._container(path, value)
         elif hasattr(value, "__wrapped__") and callable(value):  # what functools.cache or jax.jit make of a function
@@ -234,9 +234,11 @@ class Describer:
         if isinstance(reduced, str):
             self._put(path, f"{self._name(type(value))} {reduced}")
             return
-        make, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
+        parts: tuple[Any, ...] = (*reduced, None, None, None)
+        make, arguments, state, items, pairs = parts[:5]
         self._put(path, self._name(type(value)))
-        if make in (copyreg.__newobj__, copyreg._reconstructor) or make is type(value):
+        makers = (copyreg.__newobj__, copyreg._reconstructor)  # pyright: ignore[reportAttributeAccessIssue]
+        if make in makers or make is type(value):
             arguments = [a for a in arguments if a is not type(value) and a is not object]
         else:
             self.add(f"{path}.made by", make)
@@ -390,4 +392,5 @@ def _plain_text(value: Any) -> str | None:
         parts = [_plain_text(part) for item in value.items() for part in item]
     else:
         return None
-    return None if None in parts else f"{type(value).__name__}({', '.join(parts)})"
+    texts = [part for part in parts if part is not None]
+    return None if len(texts) < len(parts) else f"{type(value).__name__}({', '.join(texts)})"

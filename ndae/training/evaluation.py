@@ -125,7 +125,8 @@ class PlainPrediction:
 def predict(model: nn.Module, x: Tensor, conditions: Mapping[str, Tensor] | None = None) -> Any:
     """`model.predict(x)`, or `model(x)` of a module that has no such method as a prediction without regularisation."""
     if hasattr(model, "predict"):
-        return model.predict(x, **(conditions or {}))
+        predicting: Any = model.predict
+        return predicting(x, **(conditions or {}))
     y = model(x, **(conditions or {}))
     return PlainPrediction(y, y.new_zeros(()))
 

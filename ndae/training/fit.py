@@ -129,7 +129,8 @@ def fit(
     if hasattr(model, "check"):
         for data, name in ((samples, "training"), (checks, "validation")):
             try:
-                model.to(place).check(data.inputs, **data.conditions)
+                check: Any = model.to(place).check
+                check(data.inputs, **data.conditions)
             except ValueError as error:
                 raise ValueError(f"{name} data: {error}") from error
     numbers = {
@@ -234,7 +235,7 @@ def _train(
     try:
         check_taking_part(model, samples)
         with reporting(progress, "training") as report:
-            callbacks = [_lightning.Recorder(history, files, checks)]
+            callbacks: list[_lightning.Callback] = [_lightning.Recorder(history, files, checks)]
             if report:
                 callbacks.append(_lightning.Reporter(report, history, epochs, files.error_unit))
             _lightning.train(
@@ -302,7 +303,9 @@ def _check(epochs, batch_size, learning_rate, schedule, gradient_clip, early_sto
             raise ValueError(f"{name} is a whole number of at least {least}, not {value!r}")
     for name, value in {"learning_rate": learning_rate, "gradient_clip": gradient_clip}.items():
         optional = value is None and name == "gradient_clip"
-        if not optional and not (isinstance(value, Real) and 0 < value <= sys.float_info.max):
+        if not optional and not (
+            isinstance(value, Real) and 0 < value <= sys.float_info.max  # pyright: ignore[reportOperatorIssue]
+        ):
             raise ValueError(f"{name} is positive and finite, not {value!r}")
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule {schedule!r} is unknown: give one of {', '.join(SCHEDULES)}")

@@ -140,9 +140,9 @@ class History:
     @property
     def stopped_at(self) -> int | None:
         """The first epoch at which early stopping ends training, None if it does not."""
-        best = self.rows[0] if self.rows else None
+        best = None
         for row in self.rows:
-            best = row if row.val_mae < best.val_mae else best
+            best = row if best is None or row.val_mae < best.val_mae else best
             if self.patience is not None and row.epoch - best.epoch >= self.patience:
                 return row.epoch
         return None

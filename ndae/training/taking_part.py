@@ -68,9 +68,9 @@ def _loss(model: nn.Module, data: Data) -> Tensor:
 
 def _leaves(loss: Tensor) -> dict[int, Tensor]:
     """The leaves of the graph of a loss that want a gradient, by identity."""
-    leaves, seen, left = {}, set(), [loss.grad_fn]
     if loss.grad_fn is None:
         return {id(loss): loss} if loss.requires_grad else {}
+    leaves, seen, left = {}, set(), [loss.grad_fn]
     while left:
         node = left.pop()
         if node in seen:

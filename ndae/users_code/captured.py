@@ -36,7 +36,10 @@ class Captured(nn.Module):
         name = path.rpartition(".")[2].strip("[]'") or "held"
         while hasattr(self, name):
             name += "_"
-        (self.add_module if isinstance(held, nn.Module) else self.register_parameter)(name, held)
+        if isinstance(held, nn.Module):
+            self.add_module(name, held)
+        else:
+            self.register_parameter(name, held)
 
 
 def captured(*things: Any) -> Captured | None:

@@ -29,7 +29,7 @@ class _Pendulum(LearningProblem):
     def data(self, n_train: int, horizon: int, seed: int, *, n_val: int, n_test: int, report: Progress | None) -> Parts:
         return pendulum.pendulum_data(n_train, horizon, seed, n_val=n_val, n_test=n_test, progress=report)
 
-    def baselines(self, data: Parts) -> dict[str, dict[str, float]]:
+    def baselines(self, data: pendulum.PendulumData) -> dict[str, dict[str, float]]:
         return pendulum.trivial_baselines(data.test, data.horizon, train=data.train)
 
 

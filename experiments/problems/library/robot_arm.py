@@ -9,6 +9,8 @@ and friction in it, about which a network knows nothing. The path is the same fo
 elbows bend.
 """
 
+from typing import Any
+
 import numpy as np
 import sympy as sp
 
@@ -26,8 +28,8 @@ path = [r[3][0] - END[0] + sp.sin(2 * sp.pi * t) / (2 * sp.pi), r[3][1] - END[1]
 # A spring wants each inner joint between its neighbours, where the arm is straight; friction is of the joints' turning.
 bend = [r[i + 1] - 2 * r[i] + r[i - 1] for i in (1, 2)]
 turning = [s[i + 1] - 2 * s[i] + s[i - 1] for i in (1, 2)]
-energy = sum(GRAVITY * p[1] for p in r[1:]) + sum(STIFFNESS * b.dot(b) / 2 for b in bend)
-losses = sum(FRICTION * b.dot(b) / 2 for b in turning)
+energy: Any = sum(GRAVITY * p[1] for p in r[1:]) + sum(STIFFNESS * b.dot(b) / 2 for b in bend)
+losses: Any = sum(FRICTION * b.dot(b) / 2 for b in turning)
 force = [-energy.diff(x) - losses.diff(u) for x, u in zip(q, v, strict=True)]
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from ndae.experiments.paper import PAPER_TABLE_2
 from ndae.experiments.problems.learning import LearningProblem
-from ndae.experiments.problems.samples import Parts
 from ndae.experiments.water.data import BLOCKED, OTHER, RANDOM
 from ndae.solvers.progress import Progress
 
@@ -32,7 +31,7 @@ class WaterProblem(LearningProblem):
     error_unit = ("pm", 100.0)
     length_unit, time_unit = "Å", "fs"
     violation_is, violation_of, violation_unit = "error of a distance in a molecule", "distances", "Å"
-    projection_tol = 5e-4  # the paper's, section 4.2
+    projection_tol: float = 5e-4  # the paper's, section 4.2
     motion_tol = {"float32": 2e-5, "float64": 1e-9}  # noqa: RUF012
     # Of a bond that swings with a period of 10 fs, in amu/fs².
     stiffness, softness, alike = 0.4, 0.1, ((0, 1),)
@@ -88,7 +87,7 @@ class WaterProblem(LearningProblem):
         from ndae.experiments.water.simulate import simulate
 
         if self.trajectory_file is not None:
-            pair = {"trajectory": _read(self.trajectory_file, self.frame_step)}
+            pair: dict[str, Any] = {"trajectory": _read(self.trajectory_file, self.frame_step)}
             if pair["trajectory"].n_molecules != self.n_molecules:
                 raise ValueError(
                     f"{self.trajectory_file} has {pair['trajectory'].n_molecules} molecules, not {self.n_molecules}"
@@ -101,10 +100,10 @@ class WaterProblem(LearningProblem):
     def tests(self, data: "WaterData") -> "dict[str, WaterSamples]":
         return data.tests
 
-    def baselines(self, data: Parts) -> dict[str, dict[str, float]]:
+    def baselines(self, data: "WaterData") -> dict[str, dict[str, float]]:
         return self.baselines_of(data, BLOCKED)
 
-    def baselines_of(self, data: Parts, name: str) -> dict[str, dict[str, float]]:
+    def baselines_of(self, data: "WaterData", name: str) -> dict[str, dict[str, float]]:
         from ndae.experiments.water.baselines import baselines
 
         return baselines(data, name)

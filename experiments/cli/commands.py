@@ -2,14 +2,19 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ndae.experiments.cli import options as opt
 from ndae.experiments.terminal import UserError, console, is_users, note, one_line
 from ndae.training.interrupts import was_interrupted
+
+if TYPE_CHECKING:
+    from ndae.experiments.runs.study import Study
+    from ndae.experiments.variants import Variant
 
 app = typer.Typer(
     name="ndae",
@@ -98,31 +103,16 @@ def _top(
 
 
 @app.command()
+@opt.bundled
 def train(
     problem: opt.Problem,
+    *,
     method: opt.Method = "none",
     gamma: opt.Gamma = None,
     eta: opt.Eta = None,
-    stabilisation: opt.Stabilisation = "projection",
-    force: opt.Force = "free",
-    max_step: opt.MaxStep = None,
-    trajectory: opt.Trajectory = None,
-    frame_step: opt.FrameStep = None,
-    n_train: opt.TrainingSamples = 100,
-    horizon: opt.Horizon = 20,
+    motion: opt.Motion,
+    training: opt.Training,
     seed: opt.Seed = 0,
-    epochs: opt.Epochs = 50,
-    network: opt.Network = None,
-    batch_size: opt.BatchSize = 10,
-    learning_rate: opt.LearningRate = 1e-3,
-    schedule: opt.Schedule = "constant",
-    patience: opt.Patience = None,
-    keep: opt.Keep = "best",
-    device: opt.Device = "cpu",
-    dtype: opt.Dtype = "float32",
-    integrator: opt.Integrator = None,
-    adjoint: opt.Adjoint = False,
-    threads: opt.Threads = None,
     out: opt.Out = None,
     fresh: opt.Fresh = False,
 ) -> None:
@@ -130,51 +120,32 @@ def train(
 
     The folder gets config.json, log.csv, checkpoints/ and result.json.
     """
-    from ndae.experiments.runs.study import Study, train_one
+    from ndae.experiments.runs.study import train_one
     from ndae.experiments.variants import CHOICES_OF, Variant
 
-    settings = _settings(
-        batch_size, learning_rate, schedule, patience, keep, device, dtype, integrator, adjoint, threads
-    )
-    given = {"stabilisation": stabilisation != "projection", "force": force != "free", "max_step": max_step is not None}
     for name, methods in CHOICES_OF.items():
-        if given[name] and method not in methods:
+        if getattr(motion, name) != getattr(opt.Motion, name) and method not in methods:
             option = f"--{name.replace('_', '-')}"
             raise UserError(f"{option} is of --method {' or '.join(methods)}: the method is {method}")
-    variants = (Variant.of(method, gamma, eta, stabilisation, force),)
-    settings |= {"max_step": max_step} | _trajectory(trajectory, frame_step)
-    study = Study(problem, _network(network, problem), n_train, horizon, epochs, variants, (seed,), settings)
+    variants = (Variant.of(method, gamma, eta, motion.stabilisation, motion.force),)
+    study = _study(problem, training, variants, (seed,), motion)
     record, folder = train_one(study, out, fresh=fresh)
     _show_run(record)
-    _show_files([folder / name for name in ("config.json", "log.csv", "result.json", f"checkpoints/{keep}.ckpt")])
+    written = ("config.json", "log.csv", "result.json", f"checkpoints/{training.keep}.ckpt")
+    _show_files([folder / name for name in written])
 
 
 @app.command()
+@opt.bundled
 def compare(
     problem: opt.Problem,
+    *,
     methods: opt.Methods = None,
     gamma: opt.Gamma = None,
     eta: opt.Eta = None,
-    stabilisation: opt.Stabilisation = "projection",
-    force: opt.Force = "free",
-    max_step: opt.MaxStep = None,
-    trajectory: opt.Trajectory = None,
-    frame_step: opt.FrameStep = None,
-    n_train: opt.TrainingSamples = 100,
-    horizon: opt.Horizon = 20,
+    motion: opt.Motion,
+    training: opt.Training,
     seeds: opt.Seeds = 3,
-    epochs: opt.Epochs = 50,
-    network: opt.Network = None,
-    batch_size: opt.BatchSize = 10,
-    learning_rate: opt.LearningRate = 1e-3,
-    schedule: opt.Schedule = "constant",
-    patience: opt.Patience = None,
-    keep: opt.Keep = "best",
-    device: opt.Device = "cpu",
-    dtype: opt.Dtype = "float32",
-    integrator: opt.Integrator = None,
-    adjoint: opt.Adjoint = False,
-    threads: opt.Threads = None,
     out: opt.StudyOut = Path("runs/compare"),
     results: opt.Results = None,
     fresh: opt.Fresh = False,
@@ -184,19 +155,13 @@ def compare(
     Finished runs are used again, so a study can be stopped, gone on with and extended by methods or seeds.
     """
     from ndae.experiments.drawing.of_study import write_results, write_snapshots
-    from ndae.experiments.runs.study import Study, run_study
+    from ndae.experiments.runs.study import run_study
     from ndae.experiments.variants import Variant
 
-    motion = {"stabilisation": stabilisation, "force": force}
     names = _all_methods(problem) if methods is None else methods
-    variants = tuple(Variant.parse(name, gamma, eta, **motion) for name in names.split(","))
-    settings = _settings(
-        batch_size, learning_rate, schedule, patience, keep, device, dtype, integrator, adjoint, threads
-    )
-    settings |= {"max_step": max_step} | _trajectory(trajectory, frame_step)
-    study = Study(
-        problem, _network(network, problem), n_train, horizon, epochs, variants, tuple(range(seeds)), settings
-    )
+    kept = {"stabilisation": motion.stabilisation, "force": motion.force}
+    variants = tuple(Variant.parse(name, gamma, eta, **kept) for name in names.split(","))
+    study = _study(problem, training, variants, range(seeds), motion)
     outcome = run_study(study, out, results=results, fresh=fresh)
     tables, files = write_results(outcome.records, out)
     files += write_snapshots(study, out)
@@ -206,43 +171,27 @@ def compare(
 
 
 @app.command()
+@opt.bundled
 def sweep(
     problem: opt.Problem,
+    *,
     over: opt.Over,
     values: opt.Values = "1,3,10,30",
     method: opt.SweepMethod = None,
     gamma: opt.Gamma = None,
     eta: opt.Eta = None,
-    n_train: opt.TrainingSamples = 100,
-    horizon: opt.Horizon = 20,
+    training: opt.Training,
     seeds: opt.Seeds = 3,
-    epochs: opt.Epochs = 50,
-    network: opt.Network = None,
-    batch_size: opt.BatchSize = 10,
-    learning_rate: opt.LearningRate = 1e-3,
-    schedule: opt.Schedule = "constant",
-    patience: opt.Patience = None,
-    keep: opt.Keep = "best",
-    device: opt.Device = "cpu",
-    dtype: opt.Dtype = "float32",
-    integrator: opt.Integrator = None,
-    adjoint: opt.Adjoint = False,
-    threads: opt.Threads = None,
     out: opt.StudyOut = Path("runs/sweep"),
     results: opt.Results = None,
     fresh: opt.Fresh = False,
 ) -> None:
     """Train at several strengths γ or η: table, CSV and Figure 7 or 8 of the paper."""
     from ndae.experiments.drawing.of_study import write_sweep
-    from ndae.experiments.runs.study import Study, run_study, sweep_variants
+    from ndae.experiments.runs.study import run_study, sweep_variants
 
     variants = sweep_variants(over, values, method, gamma, eta)
-    settings = _settings(
-        batch_size, learning_rate, schedule, patience, keep, device, dtype, integrator, adjoint, threads
-    )
-    study = Study(
-        problem, _network(network, problem), n_train, horizon, epochs, variants, tuple(range(seeds)), settings
-    )
+    study = _study(problem, training, variants, range(seeds))
     outcome = run_study(study, out, results=results, fresh=fresh)
     tables, files = write_sweep(outcome.records, over, out)
     _show_tables(tables)
@@ -391,11 +340,25 @@ def demo(
     run_demo(out, fresh=fresh)
 
 
-def _network(network: str | None, problem: str) -> str:
-    """The network asked for, or the problem's own choice."""
+def _study(
+    problem: str,
+    training: opt.Training,
+    variants: "tuple[Variant, ...]",
+    seeds: Iterable[int],
+    motion: opt.Motion | None = None,
+) -> "Study":
+    """The runs asked for; options that are not given are left to the problem and to `RunConfig`."""
     from ndae.experiments.problems.names import find
+    from ndae.experiments.runs.study import Study
 
-    return network or find(problem).network
+    _set_threads(training.threads)
+    settings = {name: value for name, value in vars(training).items() if name != "threads"}
+    if motion is not None:
+        settings |= {"max_step": motion.max_step} | _trajectory(motion.trajectory, motion.frame_step)
+    own = {name: settings.pop(name) for name in ("network", "n_train", "horizon", "epochs")}
+    own["network"] = own["network"] or find(problem).network
+    settings = {name: value for name, value in settings.items() if value is not None}
+    return Study(problem, **own, variants=variants, seeds=tuple(seeds), settings=settings)
 
 
 def _all_methods(problem: str) -> str:
@@ -414,23 +377,6 @@ def _trajectory(trajectory: Path | None, frame_step: float | None) -> dict:
     if not trajectory.is_file():
         raise UserError(f"--trajectory {trajectory}: there is no such file")
     return {"trajectory": str(trajectory), "frame_step": frame_step}
-
-
-def _settings(batch_size, learning_rate, schedule, patience, keep, device, dtype, integrator, adjoint, threads) -> dict:
-    """The options that every run takes as they are; those not given are left to `RunConfig`."""
-    _set_threads(threads)
-    given = {
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "schedule": schedule,
-        "patience": patience,
-        "keep": keep,
-        "device": device,
-        "dtype": dtype,
-        "integrator": integrator,
-        "adjoint": adjoint,
-    }
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _set_threads(threads: int | None) -> None:

@@ -1,7 +1,12 @@
 """Options that several commands of `ndae` share, described once."""
 
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -121,3 +126,61 @@ SweepMethod = Annotated[
     typer.Option(metavar="NAME", help="Method to vary; by default penalty for gamma and auxiliary for eta."),
 ]
 Backend = Literal["torch", "jax", "numpy"] | None
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Options of methods that have a motion in time, and of where its data is from."""
+
+    stabilisation: Stabilisation = "projection"
+    force: Force = "free"
+    max_step: MaxStep = None
+    trajectory: Trajectory = None
+    frame_step: FrameStep = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """Options of every run, whatever its method."""
+
+    n_train: TrainingSamples = 100
+    horizon: Horizon = 20
+    epochs: Epochs = 50
+    network: Network = None
+    batch_size: BatchSize = 10
+    learning_rate: LearningRate = 1e-3
+    schedule: Schedule = "constant"
+    patience: Patience = None
+    keep: Keep = "best"
+    device: Device = "cpu"
+    dtype: Dtype = "float32"
+    integrator: Integrator = None
+    adjoint: Adjoint = False
+    threads: Threads = None
+
+
+def bundled(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` as typer reads it: the fields of a parameter that is `Motion` or `Training` are options one by one."""
+    bundles: dict[str, Any] = {}
+    options: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if not dataclasses.is_dataclass(parameter.annotation):
+            options.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        bundles[name] = parameter.annotation
+        for field in dataclasses.fields(parameter.annotation):
+            options.append(
+                inspect.Parameter(
+                    field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
+                )
+            )
+
+    @functools.wraps(command)
+    def read(**given: Any) -> None:
+        for name, kind in bundles.items():
+            given[name] = kind(**{field.name: given.pop(field.name) for field in dataclasses.fields(kind)})
+        command(**given)
+
+    read.__signature__ = inspect.Signature(options)
+    read.__annotations__ = {option.name: option.annotation for option in options}
+    return read

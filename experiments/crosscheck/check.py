@@ -145,17 +145,7 @@ def crosscheck(
     for a start that is not consistent, UserError where not even a coarse solution is found.
     """
     tell = progress or (lambda share, text: None)
-    tolerances = sorted({float(rtol) for rtol in tolerances}, reverse=True)
-    if not tolerances or not all(0 < rtol < 1 for rtol in tolerances):
-        raise UserError(f"tolerances must be numbers between 0 and 1, such as 1e-8; got {list(tolerances)}")
-    for given, known, what in (
-        (formulations, FORMULATIONS, "formulation"),
-        (outside, OUTSIDE, "other solver"),
-        ([solver] if solver else [], INTEGRATORS, "solver"),
-    ):
-        wrong = [name for name in given if name not in known]
-        if wrong:
-            raise UserError(f"{what} {wrong[0]!r} is not known; choose from {', '.join(known)}")
+    tolerances = _asked(tolerances, formulations, outside, solver)
     tell(0.0, "index reduction and start")
     study = _Study(problem, consistent, max_seconds)
     tell(0.0, "coarse solution")
@@ -181,6 +171,24 @@ def crosscheck(
         runs.append((Run(name, "", tolerances[-1], failure=reason), None))
     tell(1.0, "comparison")
     return study.compared(runs)
+
+
+def _asked(
+    tolerances: Sequence[float], formulations: Sequence[str], outside: Sequence[str], solver: str | None
+) -> list[float]:
+    """The tolerances, loosest first; raises UserError for what is none and for unknown names."""
+    tolerances = sorted({float(rtol) for rtol in tolerances}, reverse=True)
+    if not tolerances or not all(0 < rtol < 1 for rtol in tolerances):
+        raise UserError(f"tolerances must be numbers between 0 and 1, such as 1e-8; got {list(tolerances)}")
+    for given, known, what in (
+        (formulations, FORMULATIONS, "formulation"),
+        (outside, OUTSIDE, "other solver"),
+        ([solver] if solver else [], INTEGRATORS, "solver"),
+    ):
+        wrong = [name for name in given if name not in known]
+        if wrong:
+            raise UserError(f"{what} {wrong[0]!r} is not known; choose from {', '.join(known)}")
+    return tolerances
 
 
 class _Study:

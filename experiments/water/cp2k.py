@@ -15,6 +15,75 @@ from ndae.experiments.water.trajectory import Trajectory
 HARTREE = 2625.4996394799  # kJ/mol
 _BOHR, _ATOMIC_TIME = 0.529177210903, 0.024188843265857  # Å, fs
 _KINDS = {"O": 0, "H": 1}
+_INPUT = """&GLOBAL
+  PROJECT water
+  RUN_TYPE MD
+  PRINT_LEVEL LOW
+&END
+&MOTION
+  &MD
+    ENSEMBLE NVE
+    STEPS {n_steps}
+    TIMESTEP [fs] {dt:g}
+  &END
+  &PRINT
+{prints}  &END
+&END
+&FORCE_EVAL
+  METHOD FIST
+  &MM
+    &FORCEFIELD
+      SHIFT_CUTOFF F
+      &SPLINE
+        EPS_SPLINE [hartree] 1E-11
+        EMAX_SPLINE [hartree] 5
+      &END
+{charges}      &BOND
+        ATOMS O H
+        KIND CHARMM
+        K [kcalmol*angstrom^-2] {bond:g}
+        R0 [angstrom] {bond_length}
+      &END
+      &BEND
+        ATOMS H O H
+        KIND CHARMM
+        K [kcalmol*rad^-2] {angle:g}
+        THETA0 [deg] {angle_degrees}
+      &END
+      &NONBONDED
+{pairs}      &END
+    &END
+    &POISSON
+      PERIODIC NONE
+      &EWALD
+        EWALD_TYPE NONE
+      &END
+    &END
+  &END
+  &SUBSYS
+    &CELL
+      ABC [angstrom] 100 100 100
+      PERIODIC NONE
+    &END
+    &TOPOLOGY
+      COORD_FILE_NAME water.xyz
+      COORD_FILE_FORMAT XYZ
+      CONN_FILE_FORMAT MOL_SET
+      &MOL_SET
+        &MOLECULE
+          CONN_FILE_FORMAT PSF
+          CONN_FILE_NAME water.psf
+          NMOL {n_molecules}
+        &END
+      &END
+      EXCLUDE_VDW 1-3
+      EXCLUDE_EI 1-3
+    &END
+    &VELOCITY
+{velocities}    &END
+{kinds}  &END
+&END
+"""
 
 
 def write_input(trajectory: Trajectory, folder: Path | str, n_steps: int = 100) -> Path:
@@ -61,75 +130,11 @@ def cp2k_input(trajectory: Trajectory, n_steps: int) -> str:
             ("FORCES", "UNIT hartree*bohr^-1"),
         )
     )
-    return f"""&GLOBAL
-  PROJECT water
-  RUN_TYPE MD
-  PRINT_LEVEL LOW
-&END
-&MOTION
-  &MD
-    ENSEMBLE NVE
-    STEPS {n_steps}
-    TIMESTEP [fs] {trajectory.dt:g}
-  &END
-  &PRINT
-{prints}  &END
-&END
-&FORCE_EVAL
-  METHOD FIST
-  &MM
-    &FORCEFIELD
-      SHIFT_CUTOFF F
-      &SPLINE
-        EPS_SPLINE [hartree] 1E-11
-        EMAX_SPLINE [hartree] 5
-      &END
-{charges}      &BOND
-        ATOMS O H
-        KIND CHARMM
-        K [kcalmol*angstrom^-2] {ff.BOND / 2:g}
-        R0 [angstrom] {ff.BOND_LENGTH}
-      &END
-      &BEND
-        ATOMS H O H
-        KIND CHARMM
-        K [kcalmol*rad^-2] {ff.ANGLE / 2:g}
-        THETA0 [deg] {ff.ANGLE_DEGREES}
-      &END
-      &NONBONDED
-{pairs}      &END
-    &END
-    &POISSON
-      PERIODIC NONE
-      &EWALD
-        EWALD_TYPE NONE
-      &END
-    &END
-  &END
-  &SUBSYS
-    &CELL
-      ABC [angstrom] 100 100 100
-      PERIODIC NONE
-    &END
-    &TOPOLOGY
-      COORD_FILE_NAME water.xyz
-      COORD_FILE_FORMAT XYZ
-      CONN_FILE_FORMAT MOL_SET
-      &MOL_SET
-        &MOLECULE
-          CONN_FILE_FORMAT PSF
-          CONN_FILE_NAME water.psf
-          NMOL {trajectory.n_molecules}
-        &END
-      &END
-      EXCLUDE_VDW 1-3
-      EXCLUDE_EI 1-3
-    &END
-    &VELOCITY
-{velocities}    &END
-{kinds}  &END
-&END
-"""
+    return _INPUT.format(
+        n_steps=n_steps, dt=trajectory.dt, n_molecules=trajectory.n_molecules, charges=charges, pairs=pairs,
+        kinds=kinds, velocities=velocities, prints=prints, bond=ff.BOND / 2, bond_length=ff.BOND_LENGTH,
+        angle=ff.ANGLE / 2, angle_degrees=ff.ANGLE_DEGREES,
+    )  # fmt: skip
 
 
 def _psf() -> str:

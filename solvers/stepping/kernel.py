@@ -116,18 +116,8 @@ class ReferenceKernel:
                 f"chunk {switches=}",
                 partial(self._solve_chunk, switches),
                 (0, 0, 0, 0, None, None, None, None, None, None),
-                y,
-                resume,
-                active,
-                jumps,
-                times,
-                ts[-1],
-                first == 0,
-                rtol,
-                atol,
-                max_steps,
-                parameters=parameters,
-            )
+                y, resume, active, jumps, times, ts[-1], first == 0, rtol, atol, max_steps, parameters=parameters,
+            )  # fmt: skip
             y, resume = out["y"], out["resume"]
             count = np.where(active, np.minimum(out["count"], last - first), 0)
             reached += count

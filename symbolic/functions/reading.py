@@ -74,6 +74,34 @@ def read_value(parameter: str, value, n_instances: int, template: bool, name: st
     return array
 
 
+def _slots(over, rows: Mapping[str, int], k: int, name: str) -> np.ndarray:
+    """The point of each slot, (n_instances, k); `rows` are the numbers that stand for anchors."""
+    over = list(over) if isinstance(over, Iterator) else over
+    slots = np.empty((len(over), k), dtype=np.int64)
+    for i, entry in enumerate(over):
+        entry = tuple(entry) if isinstance(entry, (Sequence, np.ndarray)) and not isinstance(entry, str) else (entry,)
+        if len(entry) != k:
+            raise ValueError(
+                f"{name}: over[{i}] = {entry} has {len(entry)} entries, expected {k}, one for each local point"
+            )
+        for j, index in enumerate(entry):
+            if isinstance(index, str):
+                if index not in rows:
+                    raise ValueError(
+                        f"{name}: over[{i}] = {entry} names the anchor {index!r}; known are {list(rows)}: "
+                        f"add it to anchors="
+                    )
+                slots[i, j] = rows[index]
+            elif isinstance(index, numbers.Integral) and not isinstance(index, bool) and index >= 0:
+                slots[i, j] = int(index)
+            else:
+                raise ValueError(
+                    f"{name}: over[{i}] = {entry} holds {index!r}: expected a point's number (0 or more) "
+                    f"or an anchor's name"
+                )
+    return slots
+
+
 def read_layout(over, n_points, anchors, k: int, dim: int, name: str) -> tuple[Layout, dict[str, tuple[float, ...]]]:
     anchors = {ANCHOR: (0.0,) * dim} | {key: tuple(map(float, value)) for key, value in (anchors or {}).items()}
     for key, value in anchors.items():
@@ -86,31 +114,7 @@ def read_layout(over, n_points, anchors, k: int, dim: int, name: str) -> tuple[L
         slots = over.astype(np.int64)
         over = slots.tolist() if slots.shape[1] != k else slots
     if not isinstance(over, np.ndarray):
-        over = list(over) if isinstance(over, Iterator) else over
-        slots = np.empty((len(over), k), dtype=np.int64)
-        for i, entry in enumerate(over):
-            entry = (
-                tuple(entry) if isinstance(entry, (Sequence, np.ndarray)) and not isinstance(entry, str) else (entry,)
-            )
-            if len(entry) != k:
-                raise ValueError(
-                    f"{name}: over[{i}] = {entry} has {len(entry)} entries, expected {k}, one for each local point"
-                )
-            for j, index in enumerate(entry):
-                if isinstance(index, str):
-                    if index not in rows:
-                        raise ValueError(
-                            f"{name}: over[{i}] = {entry} names the anchor {index!r}; known are {list(rows)}: "
-                            f"add it to anchors="
-                        )
-                    slots[i, j] = rows[index]
-                elif isinstance(index, numbers.Integral) and not isinstance(index, bool) and index >= 0:
-                    slots[i, j] = int(index)
-                else:
-                    raise ValueError(
-                        f"{name}: over[{i}] = {entry} holds {index!r}: expected a point's number (0 or more) "
-                        f"or an anchor's name"
-                    )
+        slots = _slots(over, rows, k, name)
     elif slots.size and slots.min() < 0:
         raise ValueError(f"{name}: over holds {slots.min()}: points are numbered from 0")
     if not len(slots):

@@ -297,7 +297,7 @@ def test_lengths_are_learned_from_data_that_does_not_name_them(tmp_path):
     links = library.chain(3, length=[1.0, 1.0, 1.0]).torch(learn=["length"])
     model = NeuralMotion(links, Weight(), duration=0.1, n_steps=4, mass=MASSES, starts="project").double()
     train, validation = (start[:16], targets[:16]), (start[16:], targets[16:])
-    fit(model, train, validation, epochs=2, optimizer=lbfgs(), batch_size=16, out=tmp_path)
+    fit(model, train, validation, epochs=1, optimizer=lbfgs(), batch_size=16, out=tmp_path)
     np.testing.assert_allclose(model.constraint.learned["length"].detach(), LENGTHS, rtol=0, atol=1e-6)
 
 

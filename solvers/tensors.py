@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ndae.solvers._types import Compiled
 from ndae.symbolic.ground.kept import remembered
 
 Method = TypeVar("Method", bound=Callable)
@@ -16,13 +17,13 @@ Method = TypeVar("Method", bound=Callable)
 _compiled: WeakKeyDictionary[Any, dict] = WeakKeyDictionary()
 
 
-def compiled(constraint: Any, name: str = "constraint") -> nn.Module:
+def compiled(constraint: Any, name: str = "constraint") -> Compiled:
     """A constraint for torch: as it is where it is compiled, and compiled anew where it is symbolic.
 
     Raises ValueError, with what to give as the argument `name`, for anything else.
     """
     if isinstance(constraint, nn.Module) and hasattr(constraint, "residual") and hasattr(constraint, "n_states"):
-        return constraint
+        return cast(Compiled, constraint)
     from ndae.symbolic.functions.function import Function  # SymPy, which what is compiled does without
     from ndae.symbolic.systems.system import System
 
@@ -37,7 +38,7 @@ def compiled(constraint: Any, name: str = "constraint") -> nn.Module:
     raise ValueError(f"{name} is {_shown(constraint)}, expected a constraint: {mend}")
 
 
-def compiled_at(constraint: Any, y: Tensor) -> nn.Module:
+def compiled_at(constraint: Any, y: Tensor) -> Compiled:
     """As `compiled`, on the device of y; what a symbolic one is compiled to is kept with it for the next call."""
     if isinstance(constraint, nn.Module) or not hasattr(constraint, "torch"):
         return compiled(constraint)
@@ -111,7 +112,7 @@ def of_states(method: Method) -> Method:
                 f"x.to(next(model.parameters())), or move the model by model.to(x) ({error})"
             ) from error
 
-    return with_tensor
+    return cast(Method, with_tensor)
 
 
 def check_finite(x: Tensor, name: str) -> None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from diffrax import RESULTS
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float64, Int64
 from optimistix import max_norm
 
@@ -154,12 +155,12 @@ def flow(
 
     def flow(start: Any, ts: Any, parameters: Mapping[str, Any] | None = None) -> FlowResult:
         check_process()
-        if not jax.config.jax_enable_x64:
+        if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]  # JAX adds it by name
             raise RuntimeError(
                 "flow computes in 64 bits, and JAX is in 32; call it inside `with jax.enable_x64(True):` or set "
                 'jax.config.update("jax_enable_x64", True) first'
             )
-        if not isinstance(ts, jax.core.Tracer):
+        if not isinstance(ts, Tracer):
             ts = output_times(ts)
         ts = jnp.asarray(ts, dtype=jnp.float64)
         if ts.ndim != 1 or ts.size < 2:
@@ -172,7 +173,7 @@ def flow(
             if value.ndim:
                 raise ValueError(f"parameter {name!r} has shape {value.shape}; give one number (batches: jax.vmap)")
         result = solve(*_split(system, start), ts, parameters)
-        if throw and not isinstance(result.status, jax.core.Tracer) and result.status != _SUCCESS:
+        if throw and not isinstance(result.status, Tracer) and result.status != _SUCCESS:
             raise _failure(system, result, start, parameters, start_tol)
         return result
 
@@ -232,14 +233,16 @@ def flow(
             y0=state,
             args=(parameters, jumps),
             saveat=diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=stops[1:]), diffrax.SubSaveAt(t1=True)]),
-            stepsize_controller=EndOnSaveTimes(
+            # rtol, atol and norm are properties of it, which Pyright takes for fields.
+            stepsize_controller=EndOnSaveTimes(  # pyright: ignore[reportCallIssue]
                 controller, stops[1:], times[-1], limit, StepState.fresh(), jax.lax.stop_gradient(jumps)
             ),
             adjoint=adjoint,
             max_steps=max_steps,
             throw=False,
         )
-        (saved_ts, (t_end,)), (states, _) = out.ts, out.ys
+        made: Any = out.ts, out.ys
+        (saved_ts, (t_end,)), (states, _) = made
         saved = jnp.concatenate([jnp.ones(1, bool), jnp.isfinite(saved_ts)]) & (bad_start == _SUCCESS)
         # Where nothing was saved, something whose derivative is finite; it is marked behind.
         states = jnp.where(saved[:, None], jnp.concatenate([state[None], states]), state)
@@ -271,7 +274,7 @@ def _failure(system: Any, result: FlowResult, start: Any, parameters: Any, start
         return SolveError(f"the solve of {system.name!r} stopped early: {result.reason()}", result)
     given = list(start.values()) if isinstance(start, Mapping) else start  # keys may be symbols
     values = jax.tree.leaves((given, parameters, result.ts))
-    if start_tol is not None and not any(isinstance(value, jax.core.Tracer) for value in values):
+    if start_tol is not None and not any(isinstance(value, Tracer) for value in values):
         try:
             resolve_start(system, start, float(result.ts[0]), checked_parameters(system, parameters), start_tol)
         except ValueError as error:
@@ -282,7 +285,7 @@ def _failure(system: Any, result: FlowResult, start: Any, parameters: Any, start
 def _first_that_fails(good: Mapping[int, Any]) -> Any:
     """The first number of a reason whose condition does not hold; 0 where all do."""
     failed = jnp.asarray(_SUCCESS)
-    for number, holds in reversed(good.items()):
+    for number, holds in reversed(list(good.items())):
         failed = jnp.where(holds, failed, number)
     return failed
 
@@ -367,10 +370,11 @@ def _split(system: Any, start: Any) -> tuple[Array, Array]:
         given = {name: array[i] for i, name in enumerate(names)}
     places = name_places(system)
     check_known(given, places, f"start: {system.name!r}", "state", names)
-    y, w = [None] * len(reduced.y), [jnp.asarray(jnp.nan)] * len(reduced.w)
+    y: list[Array | None] = [None] * len(reduced.y)
+    w: list[Array] = [jnp.asarray(jnp.nan)] * len(reduced.w)
     for name, value in given.items():
         array, column = places[name]
         (y if array == "y" else w)[column] = value
     check_given(system, [i for i, value in enumerate(y) if value is None])
-    y = [jnp.asarray(jnp.nan) if value is None else value for value in y]
-    return jnp.stack(y) if y else jnp.zeros(0), jnp.stack(w) if w else jnp.zeros(0)
+    filled = [jnp.asarray(jnp.nan) if value is None else value for value in y]
+    return jnp.stack(filled) if filled else jnp.zeros(0), jnp.stack(w) if w else jnp.zeros(0)

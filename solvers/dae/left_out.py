@@ -58,7 +58,7 @@ def filled_in(
     """
     y = np.where(unknown & np.isnan(y), 0.0, y)
     if not unknown.any() or not reduced.constraints:
-        return y, list(np.flatnonzero(unknown))
+        return y, np.flatnonzero(unknown).tolist()
     functions, damping = reduced.numpy(), 1.0
 
     def linearised(y):

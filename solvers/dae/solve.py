@@ -143,7 +143,7 @@ def _solution(system: Any, outcome: Outcome, parameters: Mapping[str, Any] | Non
         bad = np.flatnonzero(error[index] > SETTLED)
         if bad.size:
             reached[index] = bad[0]
-            result[index] = unsettled(outcome.ts[bad[0]], error[index][bad[0]])
+            result[index] = unsettled(float(outcome.ts[bad[0]]), float(error[index][bad[0]]))
     n_times = max(1, int(reached.max()))
     ts = outcome.ts[:n_times]
     last = np.minimum(np.arange(n_times), np.maximum(reached, 1)[..., None] - 1)[..., None]

@@ -99,9 +99,10 @@ class TorchReduced:
 
     def _off(self, t: Time, samples: Tensor) -> ProjectionError:
         numbers = tuple(samples.reshape(-1).nonzero().reshape(-1).tolist())
+        at = "" if t is None else f" at t = {float(t):.9g}"
         return ProjectionError(
-            f"the projection onto the hidden constraints of {self.functions.name} did not converge at t = "
-            f"{float(t):.9g} in sample(s) {list(numbers[:10])}: the constraints may lose rank there",
+            f"the projection onto the hidden constraints of {self.functions.name} did not converge{at} in sample(s) "
+            f"{list(numbers[:10])}: the constraints may lose rank there",
             numbers,
         )
 
@@ -165,7 +166,7 @@ def solve_torch(
         guess=torch.as_tensor(w0),
     )
     rows, reason = [], SUCCESS
-    counts = dict.fromkeys(("n_steps", "n_accepted", "n_rejected", "n_f_evals"), 0)
+    counts: dict[str, int] = dict.fromkeys(("n_steps", "n_accepted", "n_rejected", "n_f_evals"), 0)
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
     options = {
         "integrator": integrator,

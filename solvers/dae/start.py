@@ -159,7 +159,7 @@ def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
 def _check_each(system: Any, y: np.ndarray, w: np.ndarray, index: tuple[int, ...]) -> None:
     """Raises ValueError where one sample lacks what others have, or has what is not finite."""
     held = ("y", y), ("w", w)
-    infinite = [_name_of(system, array, i) for array, values in held for i in np.flatnonzero(np.isinf(values))]
+    infinite = [_name_of(system, array, i) for array, values in held for i in np.flatnonzero(np.isinf(values)).tolist()]
     if infinite:
         raise ValueError(f"start{of_sample(index)} must be finite, but {listed(infinite)} is not")
     if np.isnan(y).any():

@@ -139,7 +139,7 @@ def find_jumps(
     if not switching:
         return None
     batch, single = y0.shape[:-1], {}
-    found = np.empty(batch, dtype=object)
+    found: Any = np.empty(batch, dtype=object)
     for index in np.ndindex(batch):
         own = at_index(parameters, index) or None
         key = () if own is None else tuple(own.values())
@@ -153,7 +153,7 @@ def find_jumps(
         found[index] = single[key]
         broken = np.argwhere(_broken(switching)(found[index], y0[index], own, tol))
         if broken.size:
-            refuse(refused, index, _jumps_of_constraint(system.reduce(), *map(int, broken[0]), found[index]))
+            refuse(refused, index, _jumps_of_constraint(system.reduce(), found[index], *map(int, broken[0])))
     return jax.tree.map(lambda *parts: jnp.stack(parts).reshape(*batch, -1), *found.reshape(-1))
 
 
@@ -165,6 +165,7 @@ def find_gaps(
         return []
     with float64_on_cpu():
         jumps = find_jumps(system, y0, ts, parameters, tol, refused)
+        assert jumps is not None  # there are some to look for
         gaps = zip(np.ravel(jumps.before).tolist(), np.ravel(jumps.after).tolist(), strict=True)
     return sorted({gap for gap in gaps if np.isfinite(gap[0])})
 
@@ -194,10 +195,10 @@ def jump_near(reduced: Any, y: np.ndarray, t: float, parameters: Parameters) -> 
         near = 1e-6 * max(abs(t), np.finfo(float).tiny)
         jumps, _ = _find(switching)(t - near, t + near, parameters or None)
         broken = np.argwhere(_broken(switching)(jumps, y, parameters or None, TOLERATED))
-        return _jumps_of_constraint(reduced, *map(int, broken[0]), jumps) if broken.size else ""
+        return _jumps_of_constraint(reduced, jumps, *map(int, broken[0])) if broken.size else ""
 
 
-def _jumps_of_constraint(reduced: Any, which: int, row: int, jumps: Jumps) -> str:
+def _jumps_of_constraint(reduced: Any, jumps: Jumps, which: int, row: int) -> str:
     t = float(jumps.at[which])
     i, k = reduced.constraint_of[row]
     times = {0: "", 1: ", differentiated once,", 2: ", differentiated twice,"}.get(k, f", differentiated {k} times,")

@@ -1,6 +1,7 @@
 """Integration of y' = f(t, y) through torchdiffeq, by the methods' own names."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -110,9 +111,9 @@ def integrate(
         arguments = {"rtol": rtol, "atol": atol, "method": name, "options": options}
         try:
             if adjoint:
-                solution = odeint_adjoint(watched, y0, t, **arguments, adjoint_params=parameters)
+                solution = cast(Tensor, odeint_adjoint(watched, y0, t, **arguments, adjoint_params=parameters))
             else:
-                solution = odeint(watched, y0, t, **arguments)
+                solution = cast(Tensor, odeint(watched, y0, t, **arguments))
         except AssertionError as error:  # the way in which torchdiffeq reports a failed adaptive step
             if watched.is_asked:  # the field's own
                 raise
@@ -185,7 +186,8 @@ class _Watched:
     def __init__(self, field: Callable[..., Tensor]) -> None:
         self._field, self.is_asked = field, False
         # (t, dt) of the last attempt, and whether a stage was evaluated since.
-        self._attempt, self._begun = None, True
+        self._attempt: tuple[Tensor, Tensor] | None = None
+        self._begun = True
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         self._begun = self.is_asked = True
@@ -211,6 +213,7 @@ class _Watched:
         if self._begun:
             what = f"{max_steps} steps were not enough: raise max_steps, or loosen rtol={rtol} and atol={atol}"
         else:
+            assert dt is not None  # announced
             forth = dt if ts[-1] > ts[0] else -dt
             if t + forth != t and bool(dt.isfinite()):
                 what = "the state became non-finite (NaN or infinite)"

@@ -145,7 +145,7 @@ class Tridiagonal(GramSolver):
 
     def solve(self, rhs: Residual) -> Residual:
         blocks = rhs.unflatten(-1, (-1, self._n_local))
-        if self._order is None:
+        if self._order is None or self._back is None:
             return self._inner.solve(blocks).flatten(-2)
         return self._inner.solve(blocks.index_select(-2, self._order)).index_select(-2, self._back).flatten(-2)
 

@@ -77,7 +77,7 @@ class _NearestPoint(torch.autograd.Function):
             if ctx.converged is not None:  # selected: zero times what is not finite would spoil the sum
                 keep = ctx.converged.nonzero().squeeze(-1)
                 found = (part.index_select(0, keep) for part in found)
-            others = _others(ctx, start, keep, *found, [t, metric, *parameters], ask)
+            others = _others(ctx, start, keep, [t, metric, *parameters], ask, *found)
         if ctx.converged is not None:
             w = torch.where(ctx.converged[:, None], w, gradient)
         return None, None, None, None, w, *others
@@ -94,7 +94,7 @@ def _again_differentiable(ctx, problem: Problem, gradient: Tensor, y: Tensor, in
     at = Linearisation(problem, y, None, local)
     lam = solve_gram(problem.constraint, local, problem.inverse_metric, at.jacobian(problem.start - y))
     w, mu = _solve(problem, ctx.stopping, g, torch.zeros_like(lam), y, lam)
-    others = _others(ctx, start, keep, y, lam, w, mu, inputs, ask) if any(ask) else [None] * len(ask)
+    others = _others(ctx, start, keep, inputs, ask, y, lam, w, mu) if any(ask) else [None] * len(ask)
     return [w if keep is None else gradient.index_copy(0, keep, w), *others]
 
 
@@ -107,7 +107,7 @@ def _tolerance(stopping: Stopping, at: Linearisation) -> float | Tensor:
     return stopping.relative(at) ** 0.5
 
 
-def _others(ctx, start, keep, y, lam, w, mu, inputs, ask) -> list[Tensor | None]:
+def _others(ctx, start, keep, inputs, ask, y, lam, w, mu) -> list[Tensor | None]:
     """Gradients with respect to time, metric and parameters, as asked for, of the samples `keep` (None: of all).
 
     Where gradients are recorded these are again functions of everything that they are made of.

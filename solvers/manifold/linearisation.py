@@ -3,11 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ndae.solvers._types import Compiled
 from ndae.solvers.manifold.gram import GramSolver, apply_metric, conjugate_gradients, factor_gram
+
+if TYPE_CHECKING:
+    Start = Tensor
+else:  # of what a function of autograd keeps, whose tensors are saved apart
+    Start = Tensor | None
 
 
 @dataclass(frozen=True)
@@ -17,8 +24,8 @@ class Problem:
     `scaled`: linearisations come with the size of what cancels in each residual.
     """
 
-    constraint: torch.nn.Module
-    start: Tensor | None
+    constraint: Compiled
+    start: Start
     t: float | Tensor | None
     parameters: dict[str, Tensor]
     inverse_metric: Tensor | None
@@ -74,9 +81,15 @@ class Linearisation:
 
     problem: Problem
     y: Tensor
-    residual: Tensor | None
+    known_residual: Tensor | None  # None where J alone is asked for
     local_jacobian: Tensor
     size: Tensor | None = None
+
+    @property
+    def residual(self) -> Tensor:
+        """c(y)."""
+        assert self.known_residual is not None
+        return self.known_residual
 
     @property
     def scale(self) -> Tensor:
@@ -116,8 +129,11 @@ class Linearisation:
 
     def take(self, samples: Tensor, problem: Problem) -> "Linearisation":
         """The same for some of the samples, whose problem is given."""
-        parts = (self.y, self.residual, self.local_jacobian, self.size)
-        return Linearisation(problem, *(None if part is None else part.index_select(0, samples) for part in parts))
+        residual, size = (
+            None if part is None else part.index_select(0, samples) for part in (self.known_residual, self.size)
+        )
+        y, local_jacobian = (part.index_select(0, samples) for part in (self.y, self.local_jacobian))
+        return Linearisation(problem, y, residual, local_jacobian, size)
 
     def curvature_correction(self, lam: Tensor, step: Tensor, reference: Tensor, tolerance: float | Tensor) -> Tensor:
         """Solve (I + P H A) e = -P H step on {e : J A e = 0}, to tolerance² · reference (n_samples, 1) in eᵀ A e.

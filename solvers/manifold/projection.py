@@ -248,7 +248,7 @@ def _together(constraint, y: Tensor, apart: Projection) -> Projection:
 
 
 def _options(constraint, y, solver, tol, rtol, max_iterations, backward, step_size) -> _Options:
-    if torch._C._functorch.is_batchedtensor(y):
+    if torch._C._functorch.is_batchedtensor(y):  # pyright: ignore[reportAttributeAccessIssue]
         raise NotImplementedError("project takes batches by itself, (..., n_states): call it without torch.func.vmap")
     if solver not in MAX_ITERATIONS:
         raise ValueError(f"solver is {solver!r}: choose from {', '.join(map(repr, MAX_ITERATIONS))}")

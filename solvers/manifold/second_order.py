@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -114,7 +115,7 @@ def lowest_curvature(at: Linearisation) -> tuple[Tensor, Tensor]:
     matrix = matrix + torch.diag_embed(torch.where(empty, 1.0, 0.0).to(y.dtype))  # I, where there is no direction left
     finite = matrix.isfinite().all(-1).all(-1)
     values, vectors = torch.linalg.eigh(torch.where(finite[:, None, None], matrix, torch.eye(len(basis)).to(matrix)))
-    way = sum(vectors[:, i, :1] * metric_b for i, (_, metric_b) in enumerate(basis))
+    way = cast(Tensor, sum(vectors[:, i, :1] * metric_b for i, (_, metric_b) in enumerate(basis)))
     return values[:, 0], way
 
 

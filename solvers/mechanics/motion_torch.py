@@ -145,9 +145,9 @@ class TorchMotion(torch.nn.Module):
         free = apply_metric(self.constraint, metric, self.force(q, v, t))
         return free, *constrained_acceleration(self.constraint, q, v, free, metric, t=t, parameters=own)
 
-    def _left(self, q: Tensor, v: Tensor, t: Time, *solved: Tensor) -> tuple[Tensor, Tensor]:
+    def _left(self, q: Tensor, v: Tensor, t: Time, free: Tensor, lam: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         own = self._own["constraint"]
-        return acceleration_left(self.constraint, q, v, *solved, self._metric(q), t=t, parameters=own)
+        return acceleration_left(self.constraint, q, v, free, lam, a, self._metric(q), t=t, parameters=own)
 
     def _metric(self, like: Tensor) -> Float[Tensor, " n_points"]:
         return self._inverse_mass.to(like)

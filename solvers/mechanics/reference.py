@@ -162,8 +162,8 @@ def _solution(outcome: Outcome) -> Solution:
 def _never_begun(ts: np.ndarray, y0: np.ndarray, described: Mapping[str, np.ndarray]) -> Solution:
     """A Solution of one output, whose values mean nothing."""
     none = np.zeros(y0.shape[:-1], dtype=int)
-    rows = {name: np.expand_dims(value, none.ndim) for name, value in ({"y": y0} | described).items()}
-    stats = dict.fromkeys(("n_steps", "n_accepted", "n_rejected", "n_f_evals"), none)
+    rows = {name: np.expand_dims(value, none.ndim) for name, value in {"y": y0, **described}.items()}
+    stats: dict[str, Any] = dict.fromkeys(("n_steps", "n_accepted", "n_rejected", "n_f_evals"), none)
     return _solution(Outcome(ts[:1], rows, stats, "", none, np.full(none.shape, ts[0]), y0))
 
 

@@ -74,12 +74,12 @@ def solve_ida(
                 algebraic_idx=[i for i, algebraic in enumerate(solve.form.algebraic) if algebraic],
                 max_num_steps=max_steps,
                 first_step=first_step,
-                **(linear.options() if full else {"jacfn": _jacobian(solve)}),
+                **({"jacfn": _jacobian(solve)} if linear is None else linear.options()),
             )
             try:
                 reason = _run(solver, solve, begin, end, max_steps, stats)
             finally:
-                if full:
+                if linear is not None:
                     stats["n_jacobian_evals"] = linear.n_jacobian_evals
             if reason == SUCCESS or stats["n_steps"] or first_step:
                 return reason

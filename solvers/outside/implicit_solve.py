@@ -187,7 +187,7 @@ class ImplicitSolve:
         sizes = {s.name: v for s, v in zip(self.form.stands_for, largest, strict=True) if s is not None and v > 0}
         if not sizes or max(sizes.values()) < _UNLIKE * min(sizes.values()):
             return ""
-        small, large = min(sizes, key=sizes.get), max(sizes, key=sizes.get)
+        small, large = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
         return (
             f"; its unknowns are of unlike sizes, from {sizes[small]:.0e} ({small}) to {sizes[large]:.0e} ({large}), "
             "which this solver's matrices are not scaled for: write the system in units in which all are near one"

@@ -8,7 +8,7 @@ measured as the step's error is, |z_i| / (atol_i + rtol |y_i|), and one Jacobian
 """
 
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import diffrax
 import jax
@@ -81,7 +81,7 @@ class Esdirk(Implicit):
 @lru_cache(maxsize=4)
 def _coefficients(method: type[Esdirk]) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, np.ndarray]:
     """Sums and guesses of the stages, strictly lower triangular (n_stages, n_stages); abscissas; γ; error weights."""
-    tableau = method.tableau
+    tableau: Any = method.tableau
     n = len(tableau.b_sol)
     a, predictor = np.zeros((n, n)), np.zeros((n, n))
     for i in range(1, n):

@@ -7,7 +7,7 @@ change no result; the last one is filled up, so that one compilation serves any 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import diffrax
 import jax
@@ -126,7 +126,8 @@ class ReferenceKernel:
             end = np.where(active, out["t"], end)
             stopped = active & ~np.asarray(out["successful"])
             for where in map(tuple, np.argwhere(stopped)):
-                exhausted, collapsed, t = (np.asarray(out[name])[where] for name in ("exhausted", "collapsed", "t"))
+                ended: Any = [np.asarray(out[name])[where] for name in ("exhausted", "collapsed", "t")]
+                exhausted, collapsed, t = ended
                 result[where] = _reason(exhausted, collapsed, t, max_steps)
             active = active & ~stopped
             keep = slice(0 if first == 0 else 1, last - first + 1)  # a chunk's first row is the last one's last
@@ -142,7 +143,7 @@ class ReferenceKernel:
         stats = {"n_steps": n_steps, "n_accepted": accepted, "n_rejected": n_steps - accepted}
         stats |= counts
         if not counts:  # as many in every step
-            stats["n_f_evals"] = n_steps * self._make_solver(rtol, atol).tableau.num_stages
+            stats["n_f_evals"] = n_steps * cast(Any, self._make_solver(rtol, atol)).tableau.num_stages
         return self._outcome(y0.shape[:-1], ts, rows, reached, result, stats, end, np.asarray(y))
 
     def _outcome(self, batch, ts, rows, reached, result, stats, t, y) -> Outcome:
@@ -200,12 +201,16 @@ class ReferenceKernel:
                 controller_state=True,
                 solver_state=True,
             ),
-            stepsize_controller=EndOnSaveTimes(controller, stops[1:], t_end, max_steps, resume, jumps),
+            # rtol, atol and norm are properties of it, which Pyright takes for fields.
+            stepsize_controller=EndOnSaveTimes(  # pyright: ignore[reportCallIssue]
+                controller, stops[1:], t_end, max_steps, resume, jumps
+            ),
             adjoint=diffrax.ForwardMode(),
             max_steps=None,  # the controller counts, over all chunks
             throw=False,
         )
-        (saved_ts, end_t), (saved_ys, end_y) = out.ts, out.ys
+        saved: Any = out.ts, out.ys
+        (saved_ts, end_t), (saved_ys, end_y) = saved
         states = jnp.concatenate([y0[None], saved_ys])
         rows = jax.vmap(motion.describe, in_axes=(0, 0, None))(times, states, parameters)
         return {

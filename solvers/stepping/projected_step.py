@@ -5,7 +5,7 @@ Tsit5 at 1e-6: 6e-7 between its steps, 2e-12 at them), so output is taken at end
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import diffrax
 import equinox as eqx
@@ -45,15 +45,15 @@ class ProjectedSolver(diffrax.AbstractWrappedSolver):
     # of all Runge-Kutta methods, the other two of the implicit ones.
     @property
     def scan_kind(self):
-        return self.solver.scan_kind
+        return cast(Any, self.solver).scan_kind
 
     @property
     def root_finder(self):
-        return self.solver.root_finder
+        return cast(Any, self.solver).root_finder
 
     @property
     def root_find_max_steps(self):
-        return self.solver.root_find_max_steps
+        return cast(Any, self.solver).root_find_max_steps
 
     def order(self, terms):
         return self.solver.order(terms)
@@ -73,7 +73,8 @@ class ProjectedSolver(diffrax.AbstractWrappedSolver):
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         # Always a jump: a first-same-as-last solver would reuse the derivative at the unprojected end of its last step.
         del made_jump
-        y1, error, _, solver_state, result = self.solver.step(terms, t0, t1, y0, args, solver_state, True)
+        made: Any = self.solver.step(terms, t0, t1, y0, args, solver_state, True)
+        y1, error, _, solver_state, result = made
         y1, converged = self.project(t1, y1, args)
         # A NaN would pass through the controller into the step size.
         good = converged & jnp.all(jnp.isfinite(y1)) & jnp.all(jnp.isfinite(error))
@@ -134,9 +135,10 @@ class EndOnSaveTimes(diffrax.AbstractAdaptiveStepSizeController):
         return self._end_of_step(t0, dt), StepState(dt, self.resume.inner, self.resume.n_steps)
 
     def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
-        keep, next_t0, next_t1, made_jump, inner, result = self.controller.adapt_step_size(
+        chosen: Any = self.controller.adapt_step_size(
             t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state.inner
         )
+        keep, next_t0, next_t1, made_jump, inner, result = chosen
         dt = next_t1 - next_t0
         n_steps = controller_state.n_steps + 1
         collapsed = ~keep & ~(dt > 16 * jnp.finfo(dt.dtype).eps * jnp.abs(t0))  # or is no number

@@ -16,6 +16,7 @@ import mpmath
 import numpy as np
 from diffrax import RESULTS
 from jax.scipy.linalg import lu_factor, lu_solve
+from numpy.typing import NDArray
 
 from ndae.solvers.stepping.implicit_method import Implicit, Work, newton
 
@@ -156,5 +157,5 @@ def _abscissas(s: int) -> list:
     return sorted(mpmath.re(x) for x in roots)
 
 
-def _array(matrix: Any) -> np.ndarray:
+def _array(matrix: Any) -> NDArray[np.complex128]:
     return np.array([[complex(x) for x in row] for row in matrix.tolist()])

@@ -61,15 +61,16 @@ class TorchFunction(torch.nn.Module):
         super()._apply(fn, recurse)
         for name, master in self._constants.items():
             buffer = self._buffers[name]
-            if not buffer.is_meta:
+            if buffer is not None and not buffer.is_meta:
                 self._buffers[name] = master.to(buffer.device, buffer.dtype)
         self._refresh()
         return self
 
     def _refresh(self) -> None:
         # Looked up on every call: a plain dict is several times quicker than nn.Module's attributes.
-        self._tables = {name[6:]: b for name, b in self._buffers.items() if name.startswith("table_")}
-        self._values = {name: b for name, b in self._buffers.items() if name in self._constants}
+        held = {name: b for name, b in self._buffers.items() if b is not None}
+        self._tables = {name[6:]: b for name, b in held.items() if name.startswith("table_")}
+        self._values = {name: b for name, b in held.items() if name in self._constants}
 
     def extra_repr(self) -> str:
         sizes = f"n_states={self.n_states}, n_residuals={self.n_residuals}"

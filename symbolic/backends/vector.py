@@ -54,11 +54,11 @@ class CompiledVector(Recomputed, ABC):
         return f"{type(self).__name__}({self.name}, {sizes} -> {self.n_outputs}, parameters={list(self.parameters)})"
 
     @abstractmethod
-    def __call__(self, *vectors, t=None, parameters: Mapping | None = None):
+    def __call__(self, *vectors, t=None, parameters: Mapping | None = None) -> Any:
         """f(a, b, ..., t; p), shape (..., n_outputs)."""
 
     @abstractmethod
-    def jacobian(self, which: str, *vectors, t=None, parameters: Mapping | None = None):
+    def jacobian(self, which: str, *vectors, t=None, parameters: Mapping | None = None) -> Any:
         """∂f/∂`which` as a dense matrix (..., n_outputs, n), of which only entries that can differ from zero are
         computed."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any, cast
 
 import numpy as np
 import sympy as sp
@@ -138,14 +139,14 @@ def divergence_free(nx: int, ny: int, spacing: float | tuple[float, float] = 1.0
     """
     _at_least(nx, 2, "nx")
     _at_least(ny, 2, "ny")
-    hx, hy = (spacing, spacing) if np.ndim(spacing) == 0 else spacing
+    hx, hy = (spacing, spacing) if np.ndim(spacing) == 0 else cast("tuple[float, float]", spacing)
     _positive((hx, hy), "spacing")
-    p, east, north = point("p", 2), point("east", 2), point("north", 2)
+    p, east, north = (cast(Any, point(name, 2)) for name in ("p", "east", "north"))
     dx, dy = sp.symbols("hx hy", positive=True)
     i, j = np.divmod(np.arange(nx * ny - 1), ny)
     over = np.column_stack([i * ny + j, (i + 1) % nx * ny + j, i * ny + (j + 1) % ny])
     divergence = (east[0] - p[0]) / dx + (north[1] - p[1]) / dy
-    parameters = {dx: float(hx), dy: float(hy)}
+    parameters = {dx: float(cast(float, hx)), dy: float(cast(float, hy))}
     return Constraint.template(
         [divergence], [p, east, north], over, nx * ny, parameters, name=f"divergence on {nx} x {ny}"
     )
@@ -194,7 +195,7 @@ def energy_invariant(system: System, value: float) -> Constraint:
             raise ValueError(f"{system.name}: its potential depends on time, so energy is no invariant")
         energy += sum(potential.expanded(q))
     E = sp.Symbol("energy", real=True)
-    used = energy.free_symbols
+    used = cast(sp.Expr, energy).free_symbols
     free = [s for s in q if s not in used]
     return Constraint([energy - E], [*q, *v], {E: value}, name=f"energy of {system.name}", unconstrained=free)
 

@@ -176,7 +176,7 @@ class _Reader:
         if base == 0 and exponent <= 0:
             raise ValueError(f"zero to the power {exponent} in {self.part(node)}: remove it")
         half = sp.nsimplify(exponent) if exponent.is_Float and float(2 * exponent).is_integer() else exponent
-        if base.is_Pow and base.exp.is_Integer and abs(int(base.exp) * float(half)) > MAX_POWER:
+        if isinstance(base, sp.Pow) and base.exp.is_Integer and abs(int(base.exp) * float(half)) > MAX_POWER:
             raise ValueError(f"{self.part(node)} is a power beyond {MAX_POWER}: write a smaller one")
         return self.finite(base**half, node)
 
@@ -245,6 +245,6 @@ class _Reader:
             raise ValueError(f"{self.part(node)} has a factor beyond 1e300 or below 1e-300: scale the units")
         if value.is_Number and (abs(value) > sp.Float(1e300) or 0 != abs(value) < sp.Float(1e-300)):
             raise ValueError(f"{self.part(node)} is beyond 1e300 or below 1e-300: scale the units")
-        if coefficient.is_Rational:
+        if isinstance(coefficient, sp.Rational):
             check_digits(coefficient, self.part(node))
         return value

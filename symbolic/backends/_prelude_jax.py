@@ -9,7 +9,7 @@ xp = jnp
 
 def as_array(x):
     """x as an array of JAX; warns where that takes digits: 64-bit numbers from outside of JAX, and JAX in 32 bits."""
-    if not jax.config.jax_enable_x64:
+    if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]  # JAX adds it by name
         leaves = jax.tree.leaves(x)
         host = not any(isinstance(leaf, jax.Array) for leaf in leaves)
         if host and any(np.result_type(leaf).itemsize == 8 for leaf in leaves):

@@ -18,7 +18,7 @@ def split_rows(w, width):
 
 def _joinable(entries, x, width):
     """Entries of one shape: numbers and parameters are broadcast against the instances."""
-    shape = getattr(entries[0], "shape", ())
+    shape: tuple = getattr(entries[0], "shape", ())
     full = len(shape) >= x.dim() and shape[-1] * width == x.shape[-1]
     if full and all(isinstance(e, torch.Tensor) and e.shape == shape for e in entries):
         return entries

@@ -81,7 +81,7 @@ class Arrays:
         if len(right) == 1:
             return [right[0] / matrix[0][0]]
         if len(right) <= self.most_small:
-            return self.small(matrix, right)
+            return self._quicker(matrix, right)
         rows = [self.stack(row) for row in matrix]
         shape = np.broadcast_shapes(*[tuple(r.shape) for r in rows])
         full = self.xp.stack([self.xp.broadcast_to(r, shape) for r in rows], -2)
@@ -90,12 +90,16 @@ class Arrays:
         x = self.library(scale[..., None] * full, scale * self.stack(right))
         return [x[..., i] for i in range(len(right))]
 
+    def _quicker(self, matrix: Sequence[Sequence], right: Sequence) -> list:
+        assert self.small is not None  # as `most_small` is more than zero
+        return self.small(matrix, right)
+
     def solve_linear(self, matrix: Sequence, right: Sequence, size: int) -> list:
         """Unknowns of equal independent blocks, matrices and right-hand sides listed block by block."""
         if len(right) == size:
             rows = [matrix[i * size : (i + 1) * size] for i in range(size)]
             if size <= self.most_small:
-                return self.small(rows, right)
+                return self._quicker(rows, right)
         flat = self.grouped(matrix, size * size)
         rows = [flat[i * size : (i + 1) * size] for i in range(size)]
         return self.ungrouped(self._spread(self.solve(rows, self.grouped(right, size))))

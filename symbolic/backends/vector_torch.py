@@ -1,6 +1,7 @@
 """Vector functions generated for torch."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch.autograd import forward_ad
@@ -104,7 +105,8 @@ class _Implicit(torch.autograd.Function):
             tensors = [forward_ad.unpack_dual(x).primal for x in ctx.saved_tensors]
             z, rows, pull = _linearised(ctx.equations, tensors, places)
             # J v as the transpose of w -> Jᵀ w, as forward mode can't be nested outside of torch.func.
-            _, push = torch.func.vjp(pull, torch.zeros_like(z))
+            transposed: Any = torch.func.vjp(pull, torch.zeros_like(z))
+            _, push = transposed
             (right,) = push(tuple(changes[i] for i in places))
             return -_stack(ARRAYS.solve([row.unbind(-1) for row in rows], right.unbind(-1)))
 
@@ -120,7 +122,8 @@ def _linearised(equations, tensors, places):
         r, rows = equations(z.unbind(-1), given)
         return _stack(r).expand(z.shape), tuple(map(_stack, rows))
 
-    _, pull, rows = torch.func.vjp(residual, *[outer[i] for i in places], has_aux=True)
+    found: Any = torch.func.vjp(residual, *[outer[i] for i in places], has_aux=True)
+    _, pull, rows = found
     return z, rows, pull
 
 
@@ -164,7 +167,7 @@ class TorchNumerics(Numerics):
         return x[index] if isinstance(index, slice) else x.index_select(0, self._keep(index, torch.long, x.device))
 
     def concatenate(self, arrays):
-        return torch.cat(arrays)
+        return torch.cat(list(arrays))
 
     def broadcast(self, x, shape):
         return x.expand(shape)
@@ -206,14 +209,15 @@ class TorchVector(CompiledVector):
                 source = self.function.entries_source(which, layout.entries, ARRAY)
             (generated,) = load(source, FUNCTIONS).values()
 
-            def kernel(vectors, extras, shape, like):
+            def straight(vectors, extras, shape, like):
                 return join_vector(generated(*[v.unbind(-1) for v in vectors], *extras), shape, like)
-        else:
 
-            def kernel(vectors, extras, shape, like):
-                return entries(program, self._numerics, vectors, extras, shape).movedim(0, -1)
+            return straight
 
-        return kernel
+        def levelled(vectors, extras, shape, like):
+            return entries(program, self._numerics, vectors, extras, shape).movedim(0, -1)
+
+        return levelled
 
     def _evaluate(self, which, vectors, t, parameters):
         self._checked(vectors)

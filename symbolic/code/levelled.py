@@ -8,7 +8,7 @@ of operations is that of kinds and depths, whatever the number of equations.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import sympy as sp
@@ -28,6 +28,12 @@ class Fetch:
     where: list[tuple[int, int]]
     segments: tuple[int, ...] = ()
     index: np.ndarray | slice | None = None
+
+    @property
+    def rows(self) -> np.ndarray | slice:
+        """`index`, once it is resolved."""
+        assert self.index is not None
+        return self.index
 
     def resolve(self, lengths: Sequence[int]) -> None:
         """Find the rows, once the lengths of all segments are known."""
@@ -135,7 +141,7 @@ class Levelled:
 
     def _lower(self, symbol: Any, e: sp.Basic, pending: dict) -> None:
         """Note a definition as (kind, detail, operands) with its depth."""
-        if e.is_Add:
+        if isinstance(e, sp.Add):
             terms = [t.as_coeff_Mul() for t in e.args]
             operands = tuple(self._operand(x, pending) for _, x in terms)
             factors = tuple(float(c) for c, _ in terms)
@@ -148,12 +154,12 @@ class Levelled:
                 entry = "signed", tuple(factors[i] for i in order), tuple(operands[i] for i in order)
             else:
                 entry = "sum", _padded(len(terms)), tuple(zip(factors, operands, strict=True))
-        elif e.is_Mul:
+        elif isinstance(e, sp.Mul):
             operands = tuple(self._operand(f, pending) for f in e.args)
             entry = "product", len(operands), operands
-        elif e.is_Pow and e.exp.is_Rational:
+        elif isinstance(e, sp.Pow) and e.exp.is_Rational:
             entry = "power", e.exp, (self._operand(e.base, pending),)
-        elif e.is_Pow:
+        elif isinstance(e, sp.Pow):
             entry = "call", "power", tuple(self._operand(a, pending) for a in e.args)
         else:
             entry = "call", type(e).__name__, tuple(self._operand(a, pending) for a in e.args)
@@ -163,12 +169,12 @@ class Levelled:
 
     def _operand(self, value: sp.Basic, pending: dict) -> Any:
         """The key of a value, which is noted itself where it is no symbol."""
-        if value.is_Symbol:
+        if isinstance(value, sp.Symbol):
             return value
         if value in (sp.true, sp.false):
             value = sp.S.One if value == sp.true else sp.S.Zero
         if value.is_number:
-            number = float(value)
+            number = float(cast(sp.Expr, value))
             if number not in self._constant_place:
                 self._constant_place[number] = len(self.constants)
                 self.constants.append(number)
@@ -176,7 +182,7 @@ class Levelled:
             self._depth[number] = 0
             return number
         if value not in self._where and value not in pending:
-            coefficient, rest = value.as_coeff_Mul()
+            coefficient, rest = cast(sp.Expr, value).as_coeff_Mul()
             if coefficient != 1:
                 inner = self._operand(rest, pending)
                 self._depth[value] = 1 + self._depth[inner]
@@ -218,8 +224,8 @@ class Levelled:
 
         def fetch(f: Fetch):
             if len(f.segments) < 2:  # of nothing, nothing of the constants
-                return n.take(segments[f.segments[0]], f.index) if f.segments else constants[:0]
-            return n.take(n.concatenate([segments[s] for s in f.segments]), f.index)
+                return n.take(segments[f.segments[0]], f.rows) if f.segments else constants[:0]
+            return n.take(n.concatenate([segments[s] for s in f.segments]), f.rows)
 
         for step in self.steps:
             if isinstance(step, LinearSolves):
@@ -227,6 +233,7 @@ class Levelled:
             else:
                 results = [_apply(n, group, [fetch(f) for f in group.operands]) for group in step.groups]
                 segments.append(results[0] if len(results) == 1 else n.concatenate(results))
+        assert self.output is not None  # finished
         return fetch(self.output)
 
 
@@ -285,7 +292,7 @@ def _apply(n: Numerics, group: Group, operands: list) -> Any:
     return _call(n, group.detail, operands)
 
 
-def _power(n: Numerics, x: Any, exponent: sp.Rational) -> Any:
+def _power(n: Numerics, x: Any, exponent: sp.Expr) -> Any:
     if exponent < 0:
         return 1.0 / _power(n, x, -exponent)
     if exponent == _HALF:

@@ -1,6 +1,7 @@
 """SymPy's Python printer, taught the names of torch, JAX and NumPy and the tape's symbols."""
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import sympy as sp
 from sympy.printing.pycode import PythonCodePrinter
@@ -24,7 +25,7 @@ class ArrayPrinter(PythonCodePrinter):
 
     def doprint_entry(self, expr: sp.Expr) -> str:
         """A right-hand side: a symbol written in place needs no parentheses."""
-        return self.inline.get(expr) or self._print(expr)
+        return self.inline.get(cast(sp.Symbol, expr)) or self._print(expr)
 
     def _print(self, expr, **kwargs):
         if isinstance(expr, sp.Expr) and expr.is_number:
@@ -38,7 +39,7 @@ class ArrayPrinter(PythonCodePrinter):
         if text is None:
             return self.names.get(expr, expr.name)
         definition = self.definitions[expr]
-        is_sum = definition.is_Add or text.startswith(("-", "1.0/"))
+        is_sum = isinstance(definition, sp.Add) or text.startswith(("-", "1.0/"))
         return f"({text})" if is_sum else text
 
     def _tight(self, expr):
@@ -72,9 +73,9 @@ class ArrayPrinter(PythonCodePrinter):
         top, bottom = [], []
         for factor in rest.as_ordered_factors():
             power = self.definitions[factor] if factor in self.inline else factor
-            if power.is_Pow and power.exp.is_Integer and power.exp < 0:
+            if isinstance(power, sp.Pow) and power.exp.is_Integer and power.exp < 0:
                 inverse = sp.Pow(power.base, -power.exp, evaluate=False) if power.exp != -1 else power.base
-                bottom.append(f"({self._print(inverse)})" if inverse.is_Pow else self._tight(inverse))
+                bottom.append(f"({self._print(inverse)})" if isinstance(inverse, sp.Pow) else self._tight(inverse))
             else:
                 top.append(self._print(factor))
         sign = "-" if coefficient.is_negative else ""
@@ -112,5 +113,6 @@ class ReadingPrinter(StrPrinter):
         return text
 
 
-def _positive_first(total: sp.Add) -> list[sp.Expr]:
-    return sorted(total.as_ordered_terms(), key=lambda term: (term.could_extract_minus_sign(), term.is_number))
+def _positive_first(total: sp.Add) -> list[Any]:
+    terms: Any = total.as_ordered_terms()
+    return sorted(terms, key=lambda term: (term.could_extract_minus_sign(), term.is_number))

@@ -10,6 +10,7 @@ from ndae.symbolic.code.tape import Tape
 from ndae.symbolic.code.term_sizes import cancelling_size
 from ndae.symbolic.expressions.names import fresh, identifiers
 from ndae.symbolic.ground.kept import remembered
+from ndae.symbolic.ground.typed import xreplaced
 
 #: How the entries of an output are joined: rows of the instances, columns of the state, or a matrix for each instance.
 ROWS, COLUMNS, MATRIX = "rows", "columns", "matrix"
@@ -48,7 +49,7 @@ class Program:
         """Array operations that the program takes, without splitting and joining."""
         values = [v for _, entries in self.outputs for v in entries]
         written = [self.tape.definitions[s] for s in self.tape.needed(values)] + values
-        powers = [e.exp for e in written if e.is_Pow and e.exp.is_Integer and e.exp > 2]
+        powers = [e.exp for e in written if isinstance(e, sp.Pow) and e.exp.is_Integer and e.exp > 2]
         return sum(int(sp.count_ops(e)) for e in written) + sum(int(n) - 2 for n in powers)
 
 
@@ -67,7 +68,7 @@ class Programs:
         self.x = tuple(names[s] for s in coordinates)
         self.extras = tuple(names[s] for s in extras)
         self.time = None if time is None else names[time]
-        self.c = tuple(e.xreplace(names) for e in expressions)
+        self.c = tuple(xreplaced(e, names) for e in expressions)
         taken = RESERVED | {s.name for s in names.values()}
         self.v, self.u, self.a = (fresh([prefix + s.name for s in self.x], taken) for prefix in ("v_", "u_", "a_"))
         self._factor = 0
@@ -103,7 +104,7 @@ class Programs:
         return [entry for value in c for entry in tape.adjoints([value], [sp.S.One], self.x)]
 
     def _along(self, v, time_rate=0) -> dict[sp.Symbol, sp.Expr]:
-        rates = dict(zip(self.x, v, strict=True))
+        rates: dict[sp.Symbol, sp.Expr] = dict(zip(self.x, v, strict=True))
         return rates | ({self.time: sp.Integer(time_rate)} if self.time is not None else {})
 
     def residual(self) -> Program:

@@ -4,6 +4,7 @@ import sympy as sp
 
 from ndae.symbolic.code.local_printer import ArrayPrinter
 from ndae.symbolic.code.local_programs import MATRIX, RESERVED, Program
+from ndae.symbolic.ground.typed import symbols_of
 
 _HALF = sp.Rational(1, 2)
 _MAX_INLINE = 60  # characters
@@ -57,19 +58,20 @@ def emit(program: Program, extras: tuple[sp.Symbol, ...], backend: str) -> str:
 
 def _written(program: Program) -> dict[sp.Symbol, sp.Expr]:
     """The tape's definitions as they are computed: √s as s u with u = rsqrt(s)."""
-    roots = {e.base: s for s, e in program.tape.definitions.items() if e.is_Pow and e.exp == -_HALF}
+    roots = {e.base: s for s, e in program.tape.definitions.items() if isinstance(e, sp.Pow) and e.exp == -_HALF}
     return {
-        s: e.base * roots[e.base] if e.is_Pow and e.exp == _HALF else e for s, e in program.tape.definitions.items()
+        s: e.base * roots[e.base] if isinstance(e, sp.Pow) and e.exp == _HALF else e
+        for s, e in program.tape.definitions.items()
     }
 
 
 def _needed(values, definitions) -> list[sp.Symbol]:
-    found, stack = set(), [s for v in values for s in v.free_symbols]
+    found, stack = set[sp.Symbol](), [s for v in values for s in symbols_of(v)]
     while stack:
         symbol = stack.pop()
         if symbol in definitions and symbol not in found:
             found.add(symbol)
-            stack.extend(definitions[symbol].free_symbols)
+            stack.extend(symbols_of(definitions[symbol]))
     return [s for s in definitions if s in found]
 
 
@@ -83,8 +85,13 @@ def _count_uses(expressions) -> dict[sp.Symbol, int]:
     uses: dict[sp.Symbol, int] = {}
     for e in expressions:
         for node in sp.preorder_traversal(e):
-            if node.is_Symbol:
+            if isinstance(node, sp.Symbol):
                 uses[node] = uses.get(node, 0) + 1
-            elif node.is_Pow and node.exp.is_Integer and node.exp not in (-1, 2) and node.base.is_Symbol:
+            elif (
+                isinstance(node, sp.Pow)
+                and node.exp.is_Integer
+                and node.exp not in (-1, 2)
+                and isinstance(node.base, sp.Symbol)
+            ):
                 uses[node.base] = uses.get(node.base, 0) + 1
     return uses

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import sympy as sp
 
@@ -21,6 +22,7 @@ from ndae.symbolic.expressions.choices import (
 )
 from ndae.symbolic.expressions.names import identifiers as plain_identifiers, in_docstring
 from ndae.symbolic.expressions.reading import SMOOTH_FUNCTIONS
+from ndae.symbolic.ground.typed import symbols_in, symbols_of
 
 #: Every name that generated source may call besides the definitions' own.
 FUNCTION_NAMES = frozenset(SMOOTH_FUNCTIONS) | {
@@ -97,7 +99,7 @@ class Code:
     def define(self, values: Iterable[sp.Basic], named: bool = False) -> None:
         """Write the definitions behind some values; with `named`, give those values themselves a name."""
         values = list(values)
-        keep = {s for v in values for s in v.free_symbols} if named else set()
+        keep = symbols_in(values) if named else set()
         for symbol in self.tape.needed(values):
             if symbol in self._names or (symbol in self._inline and symbol not in keep):
                 continue
@@ -116,16 +118,16 @@ class Code:
     # -- texts and how tightly they bind ----------------------------------------------------------------------------
 
     def _expression(self, e: sp.Basic) -> tuple[str, int]:
-        if e.is_Symbol:
+        if isinstance(e, sp.Symbol):
             return self._inline.get(e) or (self._names.get(e, e.name), _ATOM)
         if isinstance(e, sp.Expr) and e.is_number:
             text = repr(float(e))
             return text, _NEGATIVE if text.startswith("-") else _ATOM
-        if e.is_Add:
+        if isinstance(e, sp.Add):
             return self._sum(e), _SUM
-        if e.is_Mul:
+        if isinstance(e, sp.Mul):
             return self._product(e)
-        if e.is_Pow:
+        if isinstance(e, sp.Pow):
             return self._power(e.base, e.exp)
         return self._call(e)
 
@@ -148,8 +150,8 @@ class Code:
         coefficient, rest = e.as_coeff_Mul()
         top, bottom = [], []
         for factor in sp.Mul.make_args(rest):
-            power = self.tape.definitions.get(factor, factor) if factor in self._inline else factor
-            if power.is_Pow and power.exp.is_Integer and power.exp < 0:
+            power = self.tape.definitions.get(cast(sp.Symbol, factor), factor) if factor in self._inline else factor
+            if isinstance(power, sp.Pow) and power.exp.is_Integer and power.exp < 0:
                 bottom.append(self._denominator(power.base, -int(power.exp)))
             else:
                 top.append(self._tight(factor, _PRODUCT))
@@ -202,7 +204,7 @@ class Code:
 def check_generated(tape: Tape, owner: str) -> None:
     """Raise ValueError if a definition is a function that no backend has."""
     for e in tape.definitions.values():
-        known = e.is_Add or e.is_Mul or e.is_Pow or isinstance(e, (Select, Guard, Size, *COMPARISONS, *JUNCTIONS))
+        known = isinstance(e, (sp.Add, sp.Mul, sp.Pow, Select, Guard, Size, *COMPARISONS, *JUNCTIONS))
         if not known and type(e).__name__ not in SMOOTH_FUNCTIONS:
             raise ValueError(
                 f"{owner}: {type(e).__name__} cannot be generated: there are + - * / **, sqrt, Abs, sign, Max, Min, "
@@ -215,9 +217,9 @@ def count_uses(tape: Tape, values: Sequence[sp.Basic]) -> dict[sp.Symbol, int]:
     uses: dict[sp.Symbol, int] = {}
 
     def count(e: sp.Basic, times: int) -> None:
-        if e.is_Symbol:
+        if isinstance(e, sp.Symbol):
             uses[e] = uses.get(e, 0) + times
-        elif e.is_Pow and e.exp.is_Integer and 2 <= abs(e.exp) <= 4:
+        elif isinstance(e, sp.Pow) and e.exp.is_Integer and 2 <= abs(e.exp) <= 4:
             count(e.base, int(abs(e.exp)))
         else:
             for a in e.args:
@@ -242,7 +244,7 @@ def function_source(
     taken = {s.name for s in inputs} | {a for a, _ in arguments}
     code = Code(tape, count_uses(tape, values), taken, style)
     code.define(values)
-    used = {s for e in (*values, *(tape.definitions[d] for d in tape.needed(values))) for s in e.free_symbols}
+    used = {s for e in (*values, *(tape.definitions[d] for d in tape.needed(values))) for s in symbols_of(e)}
     header = f"def {name}({', '.join([a for a, _ in arguments] + [s.name for s in extras])}):"
     lines = [line for a, group in arguments for line in unpack(a, group, used)] + code.lines
     lines = [f'"""{in_docstring(doc)}"""', *lines, f"return {listing(code, values)}"]

@@ -6,6 +6,7 @@ subexpressions afterwards, cost two to three times the operations.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import sympy as sp
 
@@ -26,6 +27,7 @@ from ndae.symbolic.expressions.choices import (
     parts_of,
 )
 from ndae.symbolic.expressions.reading import substituted
+from ndae.symbolic.ground.typed import arguments, symbols_of, xreplaced
 
 _HALF = sp.Rational(1, 2)
 _LONGEST_PRODUCT = 8  # factors
@@ -41,15 +43,15 @@ class Tape:
     def __init__(self, factor: int = 0):
         self.factor = factor  # how deep a product is opened to write a b + a c as a (b + c)
         self.definitions: dict[sp.Symbol, sp.Expr] = {}
-        self._known: dict[sp.Expr, sp.Expr] = {}
-        self._compared: dict[sp.Expr, sp.Expr] = {}  # values without guards, of what is compared alone
+        self._known: dict[sp.Basic, Any] = {}
+        self._compared: dict[sp.Basic, Any] = {}  # values without guards, of what is compared alone
         self._differentiable = True
         self._partials: dict[sp.Symbol, list[tuple[sp.Symbol, sp.Expr]]] = {}
 
     def value(self, expression: sp.Expr) -> sp.Expr:
         """Put an expression on the tape, reusing what is there."""
         expression = sp.sympify(expression)
-        if expression.is_Symbol:
+        if isinstance(expression, sp.Symbol):
             return expression
         if expression.is_number:
             return _number(expression)
@@ -65,11 +67,11 @@ class Tape:
         What is compared once for itself and once as part of a branch, in which all inputs stand behind guards, would
         else be there twice, and so four times where that is compared in turn.
         """
-        plain, symbols = {}, expression.free_symbols
+        plain, symbols = {}, symbols_of(expression)
         for s in symbols:
             inner = s
             while isinstance(e := self.definitions.get(inner), Guard):
-                inner = e.args[1]
+                inner = cast(sp.Symbol, e.args[1])
             if inner is not s:
                 plain[s] = inner
         before, self._differentiable = self._differentiable, False
@@ -79,14 +81,14 @@ class Tape:
             self._differentiable = before
 
     def _flatten(self, e: sp.Expr) -> sp.Expr:
-        if e.is_Add:
+        if isinstance(e, sp.Add):
             return self._sum(sp.Add(*[self.value(a) for a in e.args]))
-        if e.is_Mul:
+        if isinstance(e, sp.Mul):
             return self._product(sp.Mul(*[self.value(a) for a in e.args]))
-        if e.is_Pow:
+        if isinstance(e, sp.Pow):
             return self._power(self.value(e.base), self.value(e.exp))
         if isinstance(e, (sp.Abs, Magnitude)):
-            a = self.value(e.args[0])
+            a = self.value(arguments(e)[0])
             return self.select(self.condition(at_least(a, sp.S.Zero)), a, _scaled(-sp.S.One, a))
         if isinstance(e, (sp.Max, sp.Min, Extreme)):
             return self._extreme(extreme_of(e))
@@ -96,11 +98,11 @@ class Tape:
             return self.select(self.condition(e.args[0]), *[self.value(a) for a in e.args[1:]])
         if isinstance(e, Guard):
             holds, inner = self.condition(e.args[0]), self.value(e.args[1])
-            return inner if inner.is_number or not holds.is_Symbol else self._define(Guard(holds, inner))
-        return self._define(e.func(*[self.value(a) for a in e.args]))
+            return inner if inner.is_number or not isinstance(holds, sp.Symbol) else self._define(Guard(holds, inner))
+        return self._define(e.func(*[self.value(a) for a in arguments(e)]))
 
     def _sum(self, total: sp.Expr) -> sp.Expr:
-        if not total.is_Add:
+        if not isinstance(total, sp.Add):
             return self.value(total)
         content = sp.S.One
         if all(t.as_coeff_Mul()[0].is_Rational for t in total.args):
@@ -118,8 +120,8 @@ class Tape:
         return _scaled(content, self._define(total))
 
     def _factored(self, total: sp.Expr) -> sp.Expr | None:
-        terms = [t.as_coeff_Mul() for t in total.args]
-        powers = [self._powers(symbol, self.factor) if symbol.is_Symbol else {} for _, symbol in terms]
+        terms = [t.as_coeff_Mul() for t in arguments(total)]
+        powers = [self._powers(symbol, self.factor) if isinstance(symbol, sp.Symbol) else {} for _, symbol in terms]
         common = {s: min(p.get(s, 0) for p in powers) for s in powers[0]}
         common = {s: n for s, n in common.items() if n > 0}
         if not common:
@@ -130,17 +132,17 @@ class Tape:
 
     def _powers(self, symbol: sp.Symbol, depth: int) -> dict[sp.Symbol, int]:
         """A symbol as a product of whole powers of symbols that are no products themselves."""
-        definition = self.definitions.get(symbol)
+        definition: Any = self.definitions.get(symbol)
         if (
             depth == 0
             or definition is None
-            or not (definition.is_Mul or (definition.is_Pow and definition.exp.is_Integer))
+            or not (isinstance(definition, sp.Mul) or (isinstance(definition, sp.Pow) and definition.exp.is_Integer))
         ):
             return {symbol: 1}
         result: dict[sp.Symbol, int] = {}
         for factor in sp.Mul.make_args(definition):
             base, exponent = factor.as_base_exp()
-            if not base.is_Symbol or exponent.is_negative:
+            if not isinstance(base, sp.Symbol) or exponent.is_negative:
                 return {symbol: 1}
             for s, n in self._powers(base, depth - 1).items():
                 result[s] = result.get(s, 0) + n * int(exponent)
@@ -151,7 +153,7 @@ class Tape:
 
     def _product(self, product: sp.Expr) -> sp.Expr:
         coefficient, rest = product.as_coeff_Mul()
-        factors = [self._power(f.base, f.exp) if f.is_Pow else f for f in sp.Mul.make_args(rest)]
+        factors = [self._power(f.base, f.exp) if isinstance(f, sp.Pow) else f for f in sp.Mul.make_args(rest)]
         if len(factors) > _LONGEST_PRODUCT:  # by halves: of one long product every derivative would be as long
             half = len(factors) // 2
             factors = [self._product(sp.Mul(*part)) for part in (factors[:half], factors[half:])]
@@ -164,7 +166,7 @@ class Tape:
         if exponent.is_Integer:
             return _scaled(coefficient**exponent, self._define(symbol**exponent))
         symbol = symbol if coefficient == 1 else self._define(base)
-        if not (exponent.is_Rational and exponent.q == 2 and symbol.is_Symbol):
+        if not (isinstance(exponent, sp.Rational) and exponent.q == 2 and isinstance(symbol, sp.Symbol)):
             return self._define(sp.Pow(symbol, exponent, evaluate=False))
         root = self._define(sp.Pow(symbol, -_HALF, evaluate=False))  # u = rsqrt(s), and √s is written s u
         if exponent < 0:
@@ -173,7 +175,7 @@ class Tape:
         return self._product(symbol ** (exponent - _HALF) * root) if exponent != _HALF else root
 
     def _define(self, e: sp.Expr) -> sp.Expr:
-        if e.is_Symbol or e.is_number:
+        if isinstance(e, sp.Symbol) or e.is_number:
             return e
         known = self._known.get(e)
         if known is None:
@@ -186,24 +188,24 @@ class Tape:
 
     def condition(self, c: sp.Basic) -> sp.Basic:
         """Put a condition (comparisons, and, or, not) on the tape: a symbol, true or false."""
-        if c.is_Symbol or c in (sp.true, sp.false):
+        if isinstance(c, sp.Symbol) or c in (sp.true, sp.false):
             return c
         known = self._known.get(c)
         if known is None:
             known = self._known[c] = self._compare(c)
         return known
 
-    def _compare(self, c):
+    def _compare(self, c: sp.Basic) -> Any:
         kind, parts = parts_of(c)
         if kind in COMPARISONS:
-            a, b = (self._to_compare(x) for x in parts)
+            a, b = (self._to_compare(cast(sp.Expr, x)) for x in parts)
             if a.is_number and b.is_number:
                 return sp.sympify({"Less": a < b, "LessEqual": a <= b, "Equal": sp.Eq(a, b)}[kind.__name__])
             return self._define(kind(a, b))
         parts = [self.condition(x) for x in parts]
         if kind is Not:
             (part,) = parts
-            return self._define(Not(part)) if part.is_Symbol else sp.Not(part)
+            return self._define(Not(part)) if isinstance(part, sp.Symbol) else sp.Not(part)
         neutral = sp.true if kind is Both else sp.false
         if any(p == sp.Not(neutral) for p in parts):
             return sp.Not(neutral)
@@ -241,7 +243,7 @@ class Tape:
     def _guarded(self, value: sp.Expr, here: sp.Basic) -> sp.Expr:
         """A branch, read through guards if its derivative may fail where it is not selected."""
         if self._differentiable and may_fail(value) and here not in (sp.true, sp.false):
-            inputs = sorted(value.free_symbols, key=str)
+            inputs = sorted(symbols_of(value), key=str)
             value = substituted(value, {x: self._define(Guard(here, x)) for x in inputs}, {})
         return self.value(value)
 
@@ -267,40 +269,41 @@ class Tape:
         """The derivatives of one definition by the symbols in it."""
         if symbol not in self._partials:
             e = self.definitions[symbol]
+            pairs: list[tuple[Any, sp.Expr]]
             if isinstance(e, (*COMPARISONS, *JUNCTIONS)):
                 pairs = []
-            elif e.is_Add:
-                pairs = [(s, c) for c, s in (t.as_coeff_Mul() for t in e.args) if s.is_Symbol]
-            elif e.is_Mul and all(f.is_Symbol for f in e.args):
+            elif isinstance(e, sp.Add):
+                pairs = [(s, c) for c, s in (t.as_coeff_Mul() for t in e.args) if isinstance(s, sp.Symbol)]
+            elif isinstance(e, sp.Mul) and all(isinstance(f, sp.Symbol) for f in e.args):
                 pairs = [(f, sp.Mul(*[g for g in e.args if g is not f])) for f in e.args]
-            elif e.is_Pow and e.exp.is_Rational:
+            elif isinstance(e, sp.Pow) and e.exp.is_Rational:
                 coefficient, base = e.base.as_coeff_Mul()  # of √(−s), s
                 pairs = [(base, coefficient * e.exp * e.base ** (e.exp - 1))]
             else:
-                pairs = [(a, sp.diff(e, a)) for a in sorted(e.free_symbols, key=str)]
+                pairs = [(a, sp.diff(e, a)) for a in sorted(symbols_of(e), key=str)]
             self._partials[symbol] = [(a, self.value(p)) for a, p in pairs]
         return self._partials[symbol]
 
-    def needed(self, values: Iterable[sp.Expr]) -> list[sp.Symbol]:
+    def needed(self, values: Iterable[sp.Basic]) -> list[sp.Symbol]:
         """The definitions behind some values, in their order."""
         found: set[sp.Symbol] = set()
-        stack = [s for v in values for s in v.free_symbols]
+        stack = [s for v in values for s in symbols_of(v)]
         while stack:
             symbol = stack.pop()
             if symbol in self.definitions and symbol not in found:
                 found.add(symbol)
-                stack.extend(self.definitions[symbol].free_symbols)
+                stack.extend(symbols_of(self.definitions[symbol]))
         return [s for s in self.definitions if s in found]
 
     def replaced(self, values: Sequence[sp.Expr], by: Mapping[sp.Symbol, sp.Expr]) -> list[sp.Expr]:
         """Values on the tape with inputs replaced by values, also where these stand behind definitions."""
-        new = dict(by)
+        new: dict[sp.Symbol, Any] = dict(by)
         for symbol in self.needed(values):
             e = self.definitions[symbol]
             if not new.keys().isdisjoint(e.free_symbols):
                 put = self.condition if isinstance(e, (*COMPARISONS, *JUNCTIONS)) else self.value
-                new[symbol] = put(e.xreplace(new))
-        return [self.value(v.xreplace(new)) for v in values]
+                new[symbol] = put(xreplaced(e, new))
+        return [self.value(xreplaced(v, new)) for v in values]
 
     def tangents(self, values: Sequence[sp.Expr], of: Mapping[sp.Symbol, sp.Expr]) -> list[sp.Expr]:
         """Derivatives of `values` along the direction `of` of the inputs (forward mode)."""
@@ -317,7 +320,7 @@ class Tape:
 
     def _tangent(self, value, rate):
         coefficient, symbol = value.as_coeff_Mul()
-        return _scaled(coefficient, rate.get(symbol, sp.S.Zero)) if symbol.is_Symbol else sp.S.Zero
+        return _scaled(coefficient, rate.get(symbol, sp.S.Zero)) if isinstance(symbol, sp.Symbol) else sp.S.Zero
 
     def adjoints(self, values: Sequence[sp.Expr], seeds: Sequence[sp.Expr], by: Sequence[sp.Symbol]) -> list[sp.Expr]:
         """Derivatives of Σ seedᵢ valueᵢ by the inputs, the seeds held fixed (reverse mode)."""
@@ -325,7 +328,7 @@ class Tape:
 
         def collect(value, seed):
             coefficient, symbol = value.as_coeff_Mul()
-            if symbol.is_Symbol:
+            if isinstance(symbol, sp.Symbol):
                 collected.setdefault(symbol, []).append(_scaled(coefficient, seed))
 
         for value, seed in zip(values, seeds, strict=True):
@@ -358,9 +361,9 @@ def _number(value: sp.Expr) -> sp.Expr:
     """A number as Rational where that is exact and short, so that 0.5 and 1/2 are one, and as a double otherwise."""
     if value.is_Rational:
         return value
-    value = float(value)
-    exact = sp.Rational(value)
-    return exact if exact.q <= 64 and abs(exact.p) < 10**6 else sp.Float(value)
+    number = float(value)
+    exact = cast(sp.Rational, sp.Rational(number))
+    return exact if exact.q <= 64 and abs(exact.p) < 10**6 else sp.Float(number)
 
 
 def _odd_coefficients(total: sp.Expr) -> int:

@@ -1,15 +1,17 @@
 """How large the terms are that add up to a residual: what its rounding, and so an iteration's end, is measured by."""
 
 from collections.abc import Collection, Sequence
+from typing import cast
 
 import sympy as sp
 
 from ndae.symbolic.code.tape import Tape
-from ndae.symbolic.expressions.choices import COMPARISONS, JUNCTIONS, Guard, Select
+from ndae.symbolic.expressions.choices import COMPARISONS, JUNCTIONS, Guard, Node, Select
 from ndae.symbolic.expressions.limits import distinct
+from ndae.symbolic.ground.typed import symbols_of
 
 
-class Size(sp.Function):
+class Size(Node):
     """|x| as every backend has it, never differentiated."""
 
     nargs = 1
@@ -27,9 +29,9 @@ def term_sizes(tape: Tape, values: Sequence[sp.Expr], moving: Collection[sp.Symb
 
     def size(value: sp.Expr) -> sp.Expr:
         coefficient, symbol = value.as_coeff_Mul()
-        if not symbol.is_Symbol:
+        if not isinstance(symbol, sp.Symbol):
             return tape.value(abs(value))
-        return tape.value(abs(coefficient) * known.get(symbol, Size(symbol)))
+        return tape.value(abs(coefficient) * known.get(cast(sp.Symbol, symbol), Size(symbol)))
 
     for symbol in tape.needed(values):
         e = tape.definitions[symbol]
@@ -39,11 +41,11 @@ def term_sizes(tape: Tape, values: Sequence[sp.Expr], moving: Collection[sp.Symb
             known[symbol] = tape.select(e.args[0], *[size(a) for a in e.args[1:]])
         elif isinstance(e, Guard):
             known[symbol] = size(e.args[1])
-        elif e.is_Add:
+        elif isinstance(e, sp.Add):
             known[symbol] = tape.value(sp.Add(*[size(a) for a in e.args]))
         else:
             terms = [tape.value(_absolute(tape, p) * known[a]) for a, p in tape.partials(symbol) if a in known]
-            whole = e.is_Mul or (e.is_Pow and e.exp.is_Integer)
+            whole = isinstance(e, sp.Mul) or (isinstance(e, sp.Pow) and e.exp.is_Integer)
             known[symbol] = tape.value(sp.Add(*terms, *([] if whole else [Size(symbol)])))
     return [size(v) for v in values]
 
@@ -55,16 +57,16 @@ def _degree(e: sp.Basic, states: Collection[sp.Symbol]) -> int:
         inner = [degrees[a] for a in node.args]
         if not node.args:
             degrees[node] = int(node in states)
-        elif node.is_Mul:
+        elif isinstance(node, sp.Mul):
             degrees[node] = min(sum(inner), 2)
         else:
-            degrees[node] = max(inner) if node.is_Add else 2 * any(inner)
+            degrees[node] = max(inner) if isinstance(node, sp.Add) else 2 * any(inner)
     return degrees[e]
 
 
 def _absolute(tape: Tape, value: sp.Expr) -> sp.Expr:
     coefficient, symbol = value.as_coeff_Mul()
-    return tape.value(abs(coefficient) * (Size(symbol) if symbol.is_Symbol else abs(symbol)))
+    return tape.value(abs(coefficient) * (Size(symbol) if isinstance(symbol, sp.Symbol) else abs(symbol)))
 
 
 def cancelling_size(tape: Tape, e: sp.Expr, states: Collection[sp.Symbol]) -> sp.Expr:
@@ -73,10 +75,10 @@ def cancelling_size(tape: Tape, e: sp.Expr, states: Collection[sp.Symbol]) -> sp
     Of a sum it is half of all of them, where terms that are linear in the states count as one: that of |b − a| − L or
     b − a − d does not grow with the distance of a and b from the origin. Of a product it is that of the factors'.
     """
-    if e.is_Add:
+    if isinstance(e, sp.Add):
         constant, linear, others = [], [], []
         for term in e.args:
-            within = term.free_symbols & set(states)
+            within = symbols_of(term) & set(states)
             if not within:
                 constant.append(term)
             elif _degree(term, within) == 1:
@@ -85,8 +87,8 @@ def cancelling_size(tape: Tape, e: sp.Expr, states: Collection[sp.Symbol]) -> sp
                 others.append(term)
         parts = [_absolute(tape, tape.value(part)) for part in (sp.Add(*constant), sp.Add(*linear), *others)]
         return tape.value(sp.Add(*parts) / 2)
-    if e.is_Mul:
+    if isinstance(e, sp.Mul):
         return tape.value(sp.Mul(*[cancelling_size(tape, factor, states) for factor in e.args]))
-    if e.is_Pow and e.exp.is_Integer and e.exp > 0:
+    if isinstance(e, sp.Pow) and e.exp.is_Integer and e.exp > 0:
         return tape.value(cancelling_size(tape, e.base, states) ** e.exp)
     return _absolute(tape, tape.value(e))

@@ -1,52 +1,73 @@
 """Choices on a tape: comparisons, the value that a condition selects, and the SymPy functions that are written so."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
 import sympy as sp
 from sympy.core.relational import Relational
+from sympy.functions.elementary.piecewise import ExprCondPair
+from sympy.logic.boolalg import Boolean
+
+from ndae.symbolic.ground.typed import arguments, branches_of
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    class Node(sp.Function):
+        """A function of expressions, as SymPy makes it."""
+
+        def __new__(cls, *args: sp.Basic) -> Self: ...
+
+        @property
+        def args(self) -> tuple[sp.Expr, ...]: ...
+
+else:
+    Node = sp.Function
 
 
-class Less(sp.Function):
+class Less(Node):
     """The condition a < b."""
 
     nargs = 2
 
 
-class LessEqual(sp.Function):
+class LessEqual(Node):
     """The condition a ≤ b."""
 
     nargs = 2
 
 
-class Equal(sp.Function):
+class Equal(Node):
     """The condition a = b."""
 
     nargs = 2
 
 
-class Both(sp.Function):
+class Both(Node):
     """Two conditions that both hold."""
 
     nargs = 2
 
 
-class Either(sp.Function):
+class Either(Node):
     """Two conditions of which one holds."""
 
     nargs = 2
 
 
-class Not(sp.Function):
+class Not(Node):
     """A condition that does not hold."""
 
     nargs = 1
 
 
-class Select(sp.Function):
+class Select(Node):
     """Select(condition, a, b): a where the condition holds, otherwise b."""
 
     nargs = 3
 
 
-class Guard(sp.Function):
+class Guard(Node):
     """Guard(condition, x): the value of x, whose derivatives pass only where the condition holds.
 
     A branch that is not selected may have an infinite derivative; zero times that would be NaN in the chain rule. Read
@@ -56,7 +77,7 @@ class Guard(sp.Function):
     nargs = 2
 
 
-class Magnitude(sp.Function):
+class Magnitude(Node):
     """|a|, which SymPy leaves as it is; at a = 0 the derivative is that of a."""
 
     nargs = 1
@@ -74,7 +95,7 @@ class Magnitude(sp.Function):
         return f"Abs({printer.doprint(self.args[0])})"
 
 
-class Signum(sp.Function):
+class Signum(Node):
     """1, -1 or 0 as a > 0, a < 0 or a = 0."""
 
     nargs = 1
@@ -92,7 +113,7 @@ class Signum(sp.Function):
         return f"sign({printer.doprint(self.args[0])})"
 
 
-class Extreme(sp.Function):
+class Extreme(Node):
     """The greatest or least of a₁, ..., aₙ, or what stands at its place in a second list: (a₁, ..., aₙ, b₁, ..., bₙ).
 
     Of several that are equal the first counts, for values and for derivatives. One node however many arguments it has,
@@ -197,12 +218,13 @@ def choices(e: sp.Expr) -> list[tuple[sp.Expr, sp.Basic]]:
     condition is not True.
     """
     if isinstance(e, (sp.Abs, Magnitude)):
-        return [(e.args[0], sp.Ge(e.args[0], 0, evaluate=False)), (-e.args[0], sp.true)]
+        (a,) = arguments(e)
+        return [(a, sp.Ge(a, 0, evaluate=False)), (-a, sp.true)]
     if isinstance(e, (sp.sign, Signum)):
-        a = e.args[0]
+        (a,) = arguments(e)
         above, below = sp.Gt(a, 0, evaluate=False), sp.Lt(a, 0, evaluate=False)
         return [(sp.S.One, above), (-sp.S.One, below), (sp.S.Zero, sp.true)]
-    pairs = [(value, condition) for value, condition in e.args]
+    pairs = branches_of(cast(sp.Piecewise, e))
     if pairs[-1][1] != sp.true:
         raise ValueError(f"{e} has no value where none of its conditions holds: end it with (value, True)")
     return pairs
@@ -225,7 +247,8 @@ def parts_of(condition: sp.Basic) -> tuple[type, tuple[sp.Basic, ...]]:
         return Not, (sp.Eq(condition.lhs, condition.rhs, evaluate=False),)
     if isinstance(condition, sp.ITE):  # what SymPy makes of a comparison with a Piecewise
         c, a, b = condition.args
-        return Either, (sp.And(c, a, evaluate=False), sp.And(sp.Not(c), b, evaluate=False))
+        both = cast("Callable[..., sp.Basic]", sp.And)
+        return Either, (both(c, a, evaluate=False), both(sp.Not(c), b, evaluate=False))
     for kind, ours in ((sp.And, Both), (sp.Or, Either), (sp.Not, Not)):
         if isinstance(condition, kind):
             return ours, condition.args
@@ -235,13 +258,11 @@ def parts_of(condition: sp.Basic) -> tuple[type, tuple[sp.Basic, ...]]:
 def may_fail(e: sp.Expr) -> bool:
     """Whether an expression, or its derivative, can be infinite or undefined at some finite values of its symbols."""
     for node in sp.preorder_traversal(e):
-        if node.is_Symbol or node.is_number or isinstance(node, (sp.Add, sp.Mul, sp.Tuple)):
+        if isinstance(node, sp.Symbol) or node.is_number or isinstance(node, (sp.Add, sp.Mul, sp.Tuple)):
             continue
-        if node.is_Pow and node.exp.is_Integer and node.exp > 0:
+        if isinstance(node, sp.Pow) and node.exp.is_Integer and node.exp > 0:
             continue
-        if isinstance(node, (*_HARMLESS, *NON_SMOOTH, Relational, sp.logic.boolalg.Boolean)):
-            continue
-        if isinstance(node, sp.functions.elementary.piecewise.ExprCondPair):
+        if isinstance(node, (*_HARMLESS, *NON_SMOOTH, Relational, Boolean, ExprCondPair)):
             continue
         return True
     return False

@@ -1,6 +1,7 @@
 """Functions with corners in the equations of a system: Abs, Max, Min, sign as single nodes, Piecewise by branches."""
 
 from collections.abc import Callable
+from typing import cast
 
 import sympy as sp
 from sympy.core.relational import Relational
@@ -8,6 +9,7 @@ from sympy.logic.boolalg import ITE, And, BooleanAtom, Not, Or
 
 from ndae.symbolic.expressions.choices import CORNERS, Largest, Magnitude, Signum, Smallest
 from ndae.symbolic.expressions.reading import check_smooth, rebuilt, substituted
+from ndae.symbolic.ground.typed import arguments, branches_of
 
 _NODES: dict[type, Callable] = {sp.Abs: Magnitude, sp.sign: Signum, sp.Max: Largest, sp.Min: Smallest}
 
@@ -29,7 +31,7 @@ def as_corners(expression: sp.Expr) -> sp.Expr:
             known[e] = _NODES[type(e)](*args) if type(e) in _NODES else rebuilt(e, args)
         return known[e]
 
-    return written(expression)
+    return cast(sp.Expr, written(expression))
 
 
 def check_piecewise_smooth(expression: sp.Expr, where: str) -> None:
@@ -44,12 +46,12 @@ def check_piecewise_smooth(expression: sp.Expr, where: str) -> None:
     check_smooth(substituted(expression, outer, {}), where)
     for node in outer:
         if not isinstance(node, sp.Piecewise):
-            for a in node.args:
+            for a in arguments(node):
                 check_piecewise_smooth(a, where)
             continue
-        if node.args[-1].cond != sp.true:
+        if branches_of(node)[-1][1] != sp.true:
             raise ValueError(f"{where}: {node} has no branch for all other cases: end it with (value, True)")
-        for branch, condition in node.args:
+        for branch, condition in branches_of(node):
             check_piecewise_smooth(branch, where)
             _check_condition(condition, where)
 
@@ -69,7 +71,7 @@ def _check_condition(condition, where: str) -> None:
         for part in condition.args:
             _check_condition(part, where)
     elif isinstance(condition, Relational):
-        for side in condition.args:
+        for side in arguments(condition):
             check_piecewise_smooth(side, where)
     elif not isinstance(condition, BooleanAtom):
         raise ValueError(f"{where}: the condition {condition} is no comparison: write one such as x > 0")

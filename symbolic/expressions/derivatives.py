@@ -1,6 +1,6 @@
 """Derivatives by time as symbols: x_dot, x_dot_dot, ..."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     pass
 
 
+@overload
+def dot(x: sp.Symbol, order: int = 1) -> sp.Symbol: ...
+@overload
+def dot(x: sp.Expr, order: int = 1) -> sp.Expr: ...
 def dot(x: sp.Expr, order: int = 1) -> sp.Expr:
     """The time derivative of a state: for a symbol x the symbol "x_dot" ("x_dot_dot" for order 2), for x(t) dx/dt.
 

@@ -40,9 +40,9 @@ def check_size(expression: sp.Basic, where: str) -> None:
                 raise ValueError(
                     f"{where} is nested deeper than {MAX_DEPTH} operations: give a part of it a state of its own"
                 )
-            if e.is_Rational:
+            if isinstance(e, sp.Rational):
                 check_digits(e, where)
-            if e.is_Pow and e.exp.is_Integer and abs(e.exp) > MAX_POWER:
+            if isinstance(e, sp.Pow) and e.exp.is_Integer and abs(e.exp) > MAX_POWER:
                 raise ValueError(f"{where} has an exponent beyond {MAX_POWER}: write exp(... * log(...))")
     except RecursionError:
         raise ValueError(f"{where} is nested too deep: give a part of it a state of its own") from None

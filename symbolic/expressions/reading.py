@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any, cast, overload
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
@@ -9,6 +10,7 @@ from sympy.core.relational import Relational
 from sympy.logic.boolalg import Boolean
 
 from ndae.symbolic.expressions.limits import distinct
+from ndae.symbolic.ground.typed import symbols_in
 
 #: Every function that an expression may contain: each is smooth on its domain and exists in torch, JAX and NumPy.
 SMOOTH_FUNCTIONS: dict[str, type] = {
@@ -24,7 +26,11 @@ _NON_SMOOTH += (sp.DiracDelta, sp.Mod, sp.arg, sp.re, sp.im, sp.conjugate)
 _SUPPORTED = tuple(SMOOTH_FUNCTIONS.values())
 
 
-def substituted(e: sp.Basic, table: Mapping[sp.Basic, sp.Basic], known: dict[sp.Basic, sp.Basic]) -> sp.Basic:
+@overload
+def substituted(e: sp.Expr, table: Mapping[Any, sp.Basic], known: dict[sp.Basic, sp.Basic]) -> sp.Expr: ...
+@overload
+def substituted(e: sp.Basic, table: Mapping[Any, sp.Basic], known: dict[sp.Basic, sp.Basic]) -> sp.Basic: ...
+def substituted(e: sp.Basic, table: Mapping[Any, sp.Basic], known: dict[sp.Basic, sp.Basic]) -> sp.Basic:
     """`e.xreplace(table)`, with subexpressions that come again rebuilt once; `known` keeps them for the next call."""
     if e in table:
         return table[e]
@@ -55,9 +61,9 @@ def as_expressions(expressions, owner: str) -> tuple[sp.Expr, ...]:
         raise ValueError(
             f"{owner}: expected a list of SymPy expressions, got {expressions!r} (text goes through parse_expression)"
         )
-    flat: list[sp.Expr] = []
+    flat: list[Any] = []
     for entry in expressions:
-        flat.extend(entry if isinstance(entry, sp.MatrixBase) else [entry])
+        flat.extend(cast("Iterable[Any]", entry) if isinstance(entry, sp.MatrixBase) else [entry])
     result = []
     for i, entry in enumerate(flat):
         if isinstance(entry, str):
@@ -65,7 +71,7 @@ def as_expressions(expressions, owner: str) -> tuple[sp.Expr, ...]:
                 f"{owner}: expression {i} is text ({entry!r}): turn it into SymPy by parse_expression(text, symbols)"
             )
         if isinstance(entry, sp.Equality):
-            entry = entry.lhs - entry.rhs
+            entry = cast(sp.Expr, entry.lhs) - cast(sp.Expr, entry.rhs)
         if isinstance(entry, (Relational, Boolean)) and not isinstance(entry, sp.Expr):  # a Symbol is both
             raise ValueError(
                 f"{owner}: expression {i} is {entry}: write an expression that should be zero, or sympy.Eq(left, right)"
@@ -111,7 +117,7 @@ def check_smooth(expression: sp.Expr, where: str) -> None:
         )
 
 
-def _check_finite(number: sp.Expr, where: str) -> None:
+def _check_finite(number: Any, where: str) -> None:
     try:
         finite = math.isfinite(float(number))
     except (TypeError, OverflowError, ValueError):
@@ -125,12 +131,12 @@ def _check_finite(number: sp.Expr, where: str) -> None:
         )
 
 
-def _short(number: sp.Expr) -> str:
+def _short(number: Any) -> str:
     text = str(number)
     return text if len(text) <= 60 else f"{text[:30]}... ({len(text)} characters)"
 
 
-def check_symbols(expressions: Sequence[sp.Expr], declared: dict[str, Sequence[sp.Symbol]], owner: str) -> None:
+def check_symbols(expressions: Sequence[sp.Expr], declared: Mapping[str, Sequence[sp.Symbol]], owner: str) -> None:
     """Raise ValueError on a symbol declared twice, or used but not declared.
 
     `declared` maps a role ("state", "parameter", "time") to its symbols.
@@ -144,10 +150,9 @@ def check_symbols(expressions: Sequence[sp.Expr], declared: dict[str, Sequence[s
                     f"as {role}): rename one"
                 )
             by_name[symbol.name] = (role, symbol)
-    used: set[sp.Symbol] = set().union(*(e.free_symbols for e in expressions))
-    for symbol in sorted(used, key=str):
+    for symbol in sorted(symbols_in(expressions), key=str):
         role, known = by_name.get(symbol.name, (None, None))
-        if role is None:
+        if role is None or known is None:
             where = next(i for i, e in enumerate(expressions) if symbol in e.free_symbols)
             raise ValueError(
                 f"{owner}: symbol {symbol.name!r} in expression {where} ({expressions[where]}) is not "

@@ -1,11 +1,13 @@
 """Expressions as lines of text, in which what is long or shared is written once, under a name."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import sympy as sp
 
 from ndae.symbolic.expressions.limits import distinct
 from ndae.symbolic.expressions.names import fresh
+from ndae.symbolic.ground.typed import symbols_in
 
 MAX_WRITTEN = 1000  # operations of what is written out
 _MAX_LINE = 20  # operations of what is written where it is used, once,
@@ -13,7 +15,7 @@ _SHORT = 3  # and of what is where it is used more often
 _MAX_LINES = 300  # definitions of one text
 _MAX_TERMS = 100  # terms or factors of one line
 
-Print = Callable[[sp.Expr], str]
+Print = Callable[[sp.Basic], str]
 
 
 def size(expression: sp.Basic, known: Mapping[sp.Basic, int] = {}) -> int:
@@ -30,16 +32,16 @@ def lines_of(heads: Sequence[str], expressions: Sequence[sp.Expr], show: Print =
         return [f"  {head}{show(e)}" for head, e in zip(heads, expressions, strict=True)]
     nodes = (node for e in expressions for node in distinct(e))
     steps = {node: node for node in nodes if node.args and isinstance(node, sp.Expr) and not node.is_number}
-    return shared_lines(heads, expressions, steps, show, set().union(*(e.free_symbols for e in expressions)))
+    return shared_lines(heads, expressions, steps, show, symbols_in(expressions))
 
 
 def shared_lines(
     heads: Sequence[str],
     values: Sequence[sp.Expr],
-    steps: Mapping[sp.Basic, sp.Basic],
+    steps: Mapping[Any, sp.Basic],
     show: Print,
     symbols: Collection[sp.Symbol],
-    put: Mapping[sp.Basic, sp.Basic] = {},
+    put: Mapping[Any, sp.Basic] = {},
 ) -> list[str]:
     """Lines of values after those of the steps to them, which are in order; a step stands for what it maps to.
 
@@ -85,7 +87,7 @@ def _with(e: sp.Basic, written: Mapping[sp.Basic, sp.Basic]) -> sp.Basic:
     return e if all(a is b for a, b in zip(args, e.args, strict=True)) else e.func(*args)
 
 
-def _short(e: sp.Expr, show: Print) -> str:
+def _short(e: sp.Basic, show: Print) -> str:
     if len(e.args) <= _MAX_TERMS:
         return show(e)
     what = "terms" if e.is_Add else "factors" if e.is_Mul else "arguments"

@@ -7,6 +7,7 @@ import sympy as sp
 
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.ground.kept import Recomputed, kept
+from ndae.symbolic.ground.typed import symbols_of
 
 
 @dataclass(frozen=True, eq=False)  # systems are told apart by identity: what is compiled for one is kept with it
@@ -38,7 +39,7 @@ class Equations(Recomputed):
 
     def is_algebraic(self, i: int) -> bool:
         """Whether equation i contains no derivative."""
-        found = (self.derivative_of(s) for s in self.equations[i].free_symbols)
+        found = (self.derivative_of(s) for s in symbols_of(self.equations[i]))
         return not any(entry is not None and entry[1] > 0 for entry in found)
 
     @kept

@@ -12,6 +12,7 @@ from ndae.symbolic.forms.reduced_equations import ReducedEquations
 from ndae.symbolic.functions.vector_function import VectorFunction
 from ndae.symbolic.ground.extras import learning
 from ndae.symbolic.ground.kept import Recomputed, kept, remembered
+from ndae.symbolic.ground.typed import symbols_of
 
 
 class ReducedFunctions(Recomputed):
@@ -35,7 +36,7 @@ class ReducedFunctions(Recomputed):
         self.n_y, self.n_w = len(reduced.y), len(reduced.w)
         self.n_states, self.n_constraints = len(reduced.states), len(reduced.constraints)
         self.parameters = {s.name: v for s, v in reduced.parameters.items()}
-        self.constant = frozenset(s.name for c in reduced.constraints for s in c.free_symbols & set(reduced.parameters))
+        self.constant = frozenset(s.name for c in reduced.constraints for s in symbols_of(c) & set(reduced.parameters))
         self._both = {"y": reduced.y, "w": reduced.w}
 
     def __repr__(self) -> str:
@@ -78,16 +79,16 @@ class ReducedFunctions(Recomputed):
 
     # -- the leading system ------------------------------------------------------------------------------------------
 
-    def leading_system(self, y, w, t=None, parameters: Mapping | None = None):
+    def leading_system(self, y, w, t=None, parameters: Mapping | None = None) -> Any:
         """T(y, w, t), shape (..., n_w)."""
         self._check_constant(y, t, parameters)
         return self._top(y, w, t=t, parameters=parameters)
 
-    def leading_jacobian(self, y, w, t=None, parameters: Mapping | None = None, by: str = "w"):
+    def leading_jacobian(self, y, w, t=None, parameters: Mapping | None = None, by: str = "w") -> Any:
         """∂T/∂w, shape (..., n_w, n_w); with by="y" ∂T/∂y, shape (..., n_w, n_y)."""
         return self._top.jacobian(by, y, w, t=t, parameters=parameters)
 
-    def leading_sizes(self, y, w, t=None, parameters: Mapping | None = None):
+    def leading_sizes(self, y, w, t=None, parameters: Mapping | None = None) -> Any:
         """How large what is added up in each of T(y, w, t) is, as w moves, (..., n_w): times eps, its rounding."""
         if "sizes" not in self._known:
             r = self.reduced
@@ -97,7 +98,7 @@ class ReducedFunctions(Recomputed):
             self._known["sizes"] = getattr(function, self.backend)()
         return self._known["sizes"](y, w, t=t, parameters=parameters)
 
-    def leading_error(self, y, w, t=None, parameters: Mapping | None = None):
+    def leading_error(self, y, w, t=None, parameters: Mapping | None = None) -> Any:
         """How well w solves its equations: the largest |T_i(y, w, t)| over the size of what is added up in T_i, (...).
 
         Of a w found to rounding, some machine epsilons (backward error; Oettli and Prager 1964). NaN where w is.
@@ -130,17 +131,17 @@ class ReducedFunctions(Recomputed):
 
     # -- constraints -------------------------------------------------------------------------------------------------
 
-    def constraints(self, y, t=None, parameters: Mapping | None = None):
+    def constraints(self, y, t=None, parameters: Mapping | None = None) -> Any:
         """C(y, t), shape (..., n_constraints)."""
         self._check_constant(y, t, parameters)
         return self._constraints(y, t=t, parameters=parameters)
 
-    def constraints_jacobian(self, y, t=None, parameters: Mapping | None = None):
+    def constraints_jacobian(self, y, t=None, parameters: Mapping | None = None) -> Any:
         """∂C/∂y, shape (..., n_constraints, n_y)."""
         self._check_constant(y, t, parameters)
         return self._constraints.jacobian("y", y, t=t, parameters=parameters)
 
-    def constraints_time_derivative(self, y, t=None, parameters: Mapping | None = None):
+    def constraints_time_derivative(self, y, t=None, parameters: Mapping | None = None) -> Any:
         """∂C/∂t at fixed y, shape (..., n_constraints)."""
         r = self.reduced
         if r.time is None:
@@ -186,7 +187,7 @@ class ReducedFunctions(Recomputed):
             for key, symbols in names.items()
         }
 
-    def _gathered(self, key: str, y, w, nan: bool = False):
+    def _gathered(self, key: str, y, w, nan: bool = False) -> Any:
         y, w = self._array(y), self._array(w)
         batch = np.broadcast_shapes(tuple(y.shape[:-1]), tuple(w.shape[:-1]))
         parts = [self._xp.broadcast_to(a, (*batch, a.shape[-1])) for a in (y, w)]
@@ -194,15 +195,15 @@ class ReducedFunctions(Recomputed):
             parts.append(self._xp.full_like(parts[1][..., :1], np.nan))  # there may be no y
         return self._xp.concatenate(parts, -1)[..., self._places[key]]
 
-    def rates(self, y, w):
+    def rates(self, y, w) -> Any:
         """y', shape (..., n_y): entries of y and w."""
         return self._gathered("rates", y, w)
 
-    def states(self, y, w, t=None, parameters: Mapping | None = None):
+    def states(self, y, w, t=None, parameters: Mapping | None = None) -> Any:
         """The states of the system, in its order, (..., n_states)."""
         return self._gathered("states", y, w)
 
-    def state_rates(self, y, w):
+    def state_rates(self, y, w) -> Any:
         """Derivatives of the states (..., n_states), NaN where y and w do not hold them."""
         return self._gathered("state_rates", y, w, nan=True)
 
@@ -235,7 +236,7 @@ class ReducedFunctions(Recomputed):
 
         return from_host
 
-    def _array(self, x, like=None):
+    def _array(self, x, like=None) -> Any:
         if self.backend == "torch":
             if not isinstance(x, self._xp.Tensor):
                 kind = {} if like is None else {"dtype": like.dtype, "device": like.device}

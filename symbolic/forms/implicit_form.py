@@ -19,7 +19,7 @@ The forms, all with the same solutions:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import sympy as sp
@@ -28,6 +28,7 @@ from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.forms.reduced import ReducedSystem
 from ndae.symbolic.functions.vector_function import VectorFunction
 from ndae.symbolic.ground.kept import Recomputed, kept
+from ndae.symbolic.ground.typed import xreplaced
 from ndae.symbolic.numeric.ranks import RANK
 
 FORMS = ("original", "index1", "ggl", "dummy")
@@ -78,7 +79,9 @@ class ImplicitForm(Recomputed):
         """Y and Y' (m,) at a consistent point y (N,), w (n,); 0 for μ and for derivatives of algebraic variables."""
         r = self.reduced
         value = dict(zip(r.y, y, strict=True)) | dict(zip(r.w, w, strict=True))
-        rate = {symbol: value[derivative] for symbol, derivative in zip(r.y, r.rates, strict=True)}
+        rate: dict[sp.Symbol | None, Any] = {
+            symbol: value[derivative] for symbol, derivative in zip(r.y, r.rates, strict=True)
+        }
         Y = np.array([0.0 if s is None else value[s] for s in self.stands_for], dtype=np.float64)
         Yp = np.array([rate.get(s, 0.0) for s in self.stands_for], dtype=np.float64)
         return Y, Yp
@@ -176,7 +179,7 @@ def _ggl(r: ReducedSystem) -> ImplicitForm:
             chain.append(rate_of[symbol] - derivative - push)
         else:
             leads[derivative] = rate_of[symbol]
-    plain = [e.xreplace(leads) for e, c in zip(r.equations, r.differentiations, strict=True) if c == 0]
+    plain = [xreplaced(e, leads) for e, c in zip(r.equations, r.differentiations, strict=True) if c == 0]
     direct = direct_unknowns(r)
     uncontrolled = (*[False] * len(r.y), *[s not in direct for s in algebraic], *[True] * len(low))
     stands_for = (*r.y, *algebraic, *[None] * len(low))
@@ -189,7 +192,7 @@ def _original(r: ReducedSystem) -> ImplicitForm:
             f"the original equations of {r.system.name!r} have index {r.index}, and solvers of implicit equations take "
             'up to 2; use the form "ggl" or "index1"'
         )
-    derivative = dict(zip(r.y, r.rates, strict=True))
+    derivative: dict[sp.Symbol | None, sp.Symbol] = dict(zip(r.y, r.rates, strict=True))
     present = set().union(*(e.free_symbols for e in r.system.equations))
     unknowns: list[sp.Symbol] = []
     stands_for: list[sp.Symbol | None] = []
@@ -229,7 +232,7 @@ def _dummy(r: ReducedSystem, y: Any, w: Any, t: float, parameters: Mapping[str, 
             leads[derivative] = rate_of[symbol]
         elif derivative not in dummies:
             chain.append(rate_of[symbol] - derivative)
-    equations = (*chain, *[e.xreplace(leads) for e in r.equations], *r.constraints)
+    equations = (*chain, *[xreplaced(e, leads) for e in r.equations], *r.constraints)
     direct = direct_unknowns(r)
     uncontrolled = tuple([False] * len(r.y) + [s not in direct for s in algebraic])
     return ImplicitForm("dummy", r, unknowns, rates, equations, unknowns, uncontrolled)
@@ -278,7 +281,8 @@ def _pivots(matrix: np.ndarray) -> list[int]:
     if not np.isfinite(matrix).all() or not matrix.size:
         return []
     scaled = matrix / np.maximum(np.abs(matrix).max(axis=1, keepdims=True), np.finfo(float).tiny)
-    _, triangle, order = qr(scaled, mode="economic", pivoting=True)
+    decomposed = qr(scaled, mode="economic", pivoting=True)
+    _, triangle, order = cast("tuple[np.ndarray, np.ndarray, np.ndarray]", decomposed)
     sizes = np.abs(np.diag(triangle))
     return sorted(int(j) for j in order[: int((sizes > RANK * sizes[0]).sum())])
 

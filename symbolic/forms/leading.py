@@ -8,8 +8,10 @@ from ndae.symbolic.code.levelled import Levelled
 from ndae.symbolic.code.source import ARRAY, Code, Style, check_generated, count_uses, identifiers, listing, unpack
 from ndae.symbolic.expressions.names import in_docstring
 from ndae.symbolic.expressions.reading import substituted
+from ndae.symbolic.forms.reduced_equations import ReducedEquations
 from ndae.symbolic.forms.tearing import Plan, Solve, Tearing
 from ndae.symbolic.ground.kept import Recomputed, kept
+from ndae.symbolic.ground.typed import symbols_of
 
 
 class LeadingFunction(Recomputed):
@@ -18,7 +20,7 @@ class LeadingFunction(Recomputed):
     It is compiled as a `VectorFunction` is; the last of its values is 1 where every Newton iteration converged.
     """
 
-    def __init__(self, reduced, with_shift: bool):
+    def __init__(self, reduced: ReducedEquations, with_shift: bool):
         self.name = f"leading unknowns of {getattr(reduced.system, 'name', 'system')}"
         n = len(reduced.w)
         guess, shift = (tuple(sp.Dummy(f"{name}_{i}") for i in range(n)) for name in ("guess", "shift"))
@@ -127,7 +129,7 @@ def _write_newton(code: Code, stage: Sequence[Solve], guesses: Sequence[str], fl
         if not inside.isdisjoint(tape.definitions[symbol].free_symbols):
             inside.add(symbol)
     for e in (*everything, *(tape.definitions[s] for s in needed if s in inside)):
-        outer |= dict.fromkeys(sorted(e.free_symbols - inside, key=lambda s: s.name))
+        outer |= dict.fromkeys(sorted(symbols_of(e) - inside, key=lambda s: s.name))
     code.define(outer, named=True)
     names = ", ".join(code.text(s) for s in outer)
     inner = code.nested()

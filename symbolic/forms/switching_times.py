@@ -1,12 +1,14 @@
 """Times at which an equation switches: where a condition on time and parameters alone, such as t < 1, changes."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import sympy as sp
 from sympy.core.relational import Relational
 
 from ndae.symbolic.expressions.choices import NON_SMOOTH, Extreme, Magnitude, Signum, at_least
 from ndae.symbolic.functions.vector_function import VectorFunction
+from ndae.symbolic.ground.typed import arguments
 
 
 class SwitchingTimes:
@@ -19,11 +21,11 @@ class SwitchingTimes:
     Conditions on states are none of these: when they change is known only to the solution.
     """
 
-    def __init__(self, expressions: Iterable[sp.Expr], time: sp.Symbol | None, parameters: Mapping[sp.Symbol, object]):
+    def __init__(self, expressions: Iterable[sp.Expr], time: sp.Symbol | None, parameters: Mapping[sp.Symbol, Any]):
         self.time, self.parameters = time, dict(parameters)
         known = {time, *self.parameters}
         differences = {
-            condition.lhs - condition.rhs
+            cast(sp.Expr, condition.lhs) - cast(sp.Expr, condition.rhs)
             for e in expressions
             if time is not None and e.has(*NON_SMOOTH) and time in e.free_symbols
             for condition in (*e.atoms(Relational), *_of_corners(e))
@@ -32,6 +34,7 @@ class SwitchingTimes:
         roots: set[sp.Expr] = set()
         others: list[sp.Expr] = []
         for e in sorted(differences, key=sp.default_sort_key):
+            assert time is not None  # or there are no differences
             slope = _constant_slope(e, time)
             if slope is None:
                 others.append(e)
@@ -49,13 +52,15 @@ class SwitchingTimes:
 
     def others_function(self) -> VectorFunction:
         """`others` (..., n_others) as a function of (..., 1) times and the parameters."""
-        return VectorFunction(self.others, {"t": (self.time,)}, None, self.parameters, "switching conditions")
+        return VectorFunction(
+            self.others, {"t": () if self.time is None else (self.time,)}, None, self.parameters, "switching conditions"
+        )
 
 
-def _of_corners(expression: sp.Expr) -> list[sp.Basic]:
+def _of_corners(expression: sp.Expr) -> list[Any]:
     """The conditions by which Abs, sign, Max and Min choose."""
     found = [c for e in expression.atoms(Extreme) for c in e.running()]
-    return found + [at_least(e.args[0], sp.S.Zero) for e in expression.atoms(Magnitude, Signum)]
+    return found + [at_least(arguments(e)[0], sp.S.Zero) for e in expression.atoms(Magnitude, Signum)]
 
 
 def _constant_slope(e: sp.Expr, time: sp.Symbol) -> sp.Expr | None:

@@ -12,6 +12,7 @@ import sympy as sp
 
 from ndae.symbolic.code.tape import Tape
 from ndae.symbolic.code.term_sizes import term_sizes
+from ndae.symbolic.ground.typed import symbols_of, xreplaced
 
 #: A constant pivot must be at least this large against the constants in its row (threshold pivoting).
 _PIVOT = 0.1
@@ -91,7 +92,7 @@ class Tearing:
     def _mask(self, value: sp.Basic) -> int:
         """Bits of the unknowns behind a value, and of everything else that is no parameter."""
         mask = 0
-        for s in value.free_symbols:
+        for s in symbols_of(value):
             if s not in self._masks:
                 if s in self._bits:
                     self._masks[s] = self._bits[s]
@@ -110,14 +111,14 @@ class Tearing:
         if self._mask(value):
             return None
         numbers = {}
-        for s in value.free_symbols:
+        for s in symbols_of(value):
             if s not in self._numbers:
                 self._numbers[s] = self._number(self.tape.definitions[s])
             numbers[s] = self._numbers[s]
         if None in numbers.values():
             return None
         try:
-            return float(value.xreplace({s: sp.Float(v) for s, v in numbers.items()}))
+            return float(xreplaced(value, {s: sp.Float(v) for s, v in numbers.items()}))
         except (TypeError, ValueError):
             return None
 
@@ -175,7 +176,7 @@ class Tearing:
                     rows[r] = row(equations[r])
                 else:
                     rows[r].pop(j)
-            equations.pop(i), rows.pop(i)
+            del equations[i], rows[i]
         sizes = term_sizes(tape, equations, unknowns)
         self.plan.solves.append(Solve(unknowns, rows, equations, linear=False, sizes=sizes))
         # A torn value may contain unknowns torn after it: they are replaced from the last to the first.

@@ -7,6 +7,7 @@ import sympy as sp
 from ndae.symbolic.code.local_programs import Program, Programs
 from ndae.symbolic.expressions.written import MAX_WRITTEN, shared_lines, size
 from ndae.symbolic.ground.kept import Recomputed, kept
+from ndae.symbolic.ground.typed import xreplaced
 
 MAX_LEVEL = 3000  # operations of a hidden level, written out, that becomes a function of its own
 
@@ -32,11 +33,12 @@ class Derivation(Recomputed):
         self.v, self.a = programs.v, programs.a
 
     def _expanded(self, program: Program) -> list[sp.Expr]:
-        tape, full = program.tape, dict(self._users)
+        tape = program.tape
+        full: dict[sp.Symbol, sp.Expr] = dict(self._users)
         values = [v for _, entries in program.outputs for v in entries]
         for symbol in tape.needed(values):
-            full[symbol] = tape.definitions[symbol].xreplace(full)
-        return [v.xreplace(full) for v in values]
+            full[symbol] = xreplaced(tape.definitions[symbol], full)
+        return [xreplaced(v, full) for v in values]
 
     def lines(self, program: Program, heads: Sequence[str], expanded: Callable[[], list[sp.Expr]], show) -> list[str]:
         """A line for each value of a program; long ones by its definitions, without writing them out."""

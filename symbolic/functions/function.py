@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import sympy as sp
@@ -16,6 +16,7 @@ from ndae.symbolic.functions.derivation import MAX_LEVEL, Derivation, written_si
 from ndae.symbolic.functions.layout import Layout, Structure, gram_structure
 from ndae.symbolic.ground.extras import learning
 from ndae.symbolic.ground.kept import Recomputed, kept
+from ndae.symbolic.ground.typed import xreplaced
 from ndae.symbolic.ground.words import shortened
 from ndae.symbolic.numeric.divisors import check_divisors
 
@@ -70,7 +71,7 @@ class Function(Recomputed):
         anchors: Anchors = None,
         time: Time = None,
         name: str = "function",
-    ) -> "Function":
+    ) -> Self:
         """Lay expressions over local `points` (as made by `point`) over every tuple of `over`.
 
         A tuple holds, for each local point, the number of a point of the state (`n_points` of them, by default one more
@@ -189,19 +190,20 @@ class Function(Recomputed):
         """
         if len(states) != self.n_states:
             raise ValueError(f"{self.name}: {len(states)} states given, expected {self.n_states}")
-        kept = {s: keep[s.name] for s in self.parameter_symbols if s.name in (keep or {})}
+        keep = keep or {}
+        kept = {s: keep[s.name] for s in self.parameter_symbols if s.name in keep}
         own = [s for s in self.parameter_symbols if s not in kept]
         missing = [s.name for s in own if self.parameters[s.name] is None]
         if missing:
             raise ValueError(f"{self.name}: parameters {missing} have no default: give one to write the function out")
         anchors, result = list(self.anchors.values()), []
         for i, slots in enumerate(self.layout.slots):
-            values = {s: self.parameters[s.name] for s in own}
+            values: dict[sp.Symbol, Any] = {s: self.parameters[s.name] for s in own}
             values = kept | {s: sp.Float(float(v[i] if np.ndim(v) else v)) for s, v in values.items()}
             for p, slot in zip(self.points, slots, strict=True):
                 place = anchors[-1 - slot] if slot < 0 else states[slot * self.dim : (slot + 1) * self.dim]
                 values.update(zip(p, map(sp.sympify, place), strict=True))
-            result += [e.xreplace(values) for e in self.expressions]
+            result += [xreplaced(e, values) for e in self.expressions]
         return result
 
     def velocity_level(self) -> "Function":

@@ -1,6 +1,6 @@
 """Whether constraints are independent: none given twice, and a Jacobian of full row rank at generic points."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,12 +30,12 @@ def check_independent(constraint) -> None:
     found = [_dependent_rows(c, p.local) for p in points[:1]]
     if found and found[0] is not None:
         found += [_dependent_rows(c, p.local) for p in points[1:]]
-    if found and all(rows is not None for rows in found):
-        raise ValueError(_message(c, found[-1], AT_GENERIC_POINTS))
+    if found and all(rows is not None for rows in found) and (rows := found[-1]) is not None:
+        raise ValueError(_message(c, rows, AT_GENERIC_POINTS))
     if c.n_residuals <= _NEWTON and points:
         singular = [_singular_rows(sampler, sampler.solve(p), p.local) for p in points]
-        if all(rows is not None for rows in singular):
-            raise ValueError(_message(c, singular[0], "where the constraint holds"))
+        if all(rows is not None for rows in singular) and (rows := singular[0]) is not None:
+            raise ValueError(_message(c, rows, "where the constraint holds"))
 
 
 def _check_duplicates(c) -> None:
@@ -159,7 +159,7 @@ def _sparse_rows(c, local) -> np.ndarray | None:
     lengths = np.sqrt(np.asarray(jacobian.multiply(jacobian).sum(axis=1)).reshape(-1))
     if (lengths == 0).any():
         return np.nonzero(lengths == 0)[0]
-    jacobian = diags(1.0 / lengths) @ jacobian
+    jacobian: Any = diags(1.0 / lengths) @ jacobian
     shift = 1e-13  # smaller than any eigenvalue of interest, so that inverse iteration finds a null vector at once
     factor = splu((jacobian @ jacobian.T + shift * identity(c.n_residuals)).tocsc())
     vector = np.random.default_rng(1).normal(size=c.n_residuals)

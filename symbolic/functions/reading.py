@@ -2,7 +2,8 @@
 
 import math
 import numbers
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import sympy as sp
@@ -15,7 +16,8 @@ from ndae.symbolic.ground.words import shortened
 
 def as_tuple(value) -> tuple:
     """One thing, or a sequence of things, as a tuple."""
-    return tuple(value) if isinstance(value, (Sequence, sp.MatrixBase, Iterator)) else (value,)
+    several = isinstance(value, (Sequence, sp.MatrixBase, Iterator))
+    return tuple(cast("Iterable[Any]", value)) if several else (value,)
 
 
 def read_symbols(symbols, what: str) -> list[sp.Symbol]:
@@ -49,7 +51,9 @@ def read_points(points, name: str) -> tuple[tuple[sp.Symbol, ...], ...]:
 def read_parameters(parameters, name: str) -> list[tuple[sp.Symbol, object]]:
     if parameters is None:
         return []
-    items = list(parameters.items()) if isinstance(parameters, Mapping) else [(s, None) for s in parameters]
+    items: list[tuple[Any, Any]] = (
+        list(parameters.items()) if isinstance(parameters, Mapping) else [(s, None) for s in parameters]
+    )
     for symbol, _ in items:
         if not isinstance(symbol, sp.Symbol):
             raise ValueError(f"{name}: parameters: expected SymPy symbols, got {symbol!r}")
@@ -92,7 +96,7 @@ def _slots(over, rows: Mapping[str, int], k: int, name: str) -> np.ndarray:
                         f"add it to anchors="
                     )
                 slots[i, j] = rows[index]
-            elif isinstance(index, numbers.Integral) and not isinstance(index, bool) and index >= 0:
+            elif isinstance(index, numbers.Integral) and not isinstance(index, bool) and int(index) >= 0:
                 slots[i, j] = int(index)
             else:
                 raise ValueError(

@@ -125,7 +125,9 @@ def _prelude(backend: str, only: str | None = None) -> str:
     text = _read(f"_prelude_{backend}.py")
     if only is None:
         return text
-    return re.search(rf"^def {only}\(.*?(?=^\S|\Z)", text, flags=re.M | re.S).group(0).rstrip() + "\n"
+    found = re.search(rf"^def {only}\(.*?(?=^\S|\Z)", text, flags=re.M | re.S)
+    assert found is not None, only
+    return found.group(0).rstrip() + "\n"
 
 
 def _read(name: str) -> str:

@@ -43,7 +43,7 @@ class VectorFunction(Recomputed):
         self.expressions = as_expressions(expressions, name) if expressions else ()
         self.inputs = {key: tuple(symbols) for key, symbols in inputs.items()}
         self.time, self.parameters = time, {s.name: _default(s, v, name) for s, v in (parameters or {}).items()}
-        declared = {f"input {key}": symbols for key, symbols in self.inputs.items()}
+        declared: dict[str, tuple[sp.Symbol, ...]] = {f"input {key}": symbols for key, symbols in self.inputs.items()}
         declared |= {"parameter": tuple(parameters or {}), "time": () if time is None else (time,)}
         check_symbols(self.expressions, declared, name)
         for key in self.inputs:
@@ -79,7 +79,9 @@ class VectorFunction(Recomputed):
         for i, value in enumerate(values):
             for j, entry in enumerate(tape.adjoints([value], [sp.S.One], self._groups[which])):
                 if entry != 0:
-                    rows.append(i), columns.append(j), found.append(entry)
+                    rows.append(i)
+                    columns.append(j)
+                    found.append(entry)
         return np.array(rows, dtype=np.intp), np.array(columns, dtype=np.intp), found
 
     def source(self, jacobians: Sequence[str] = ()) -> str:

@@ -8,6 +8,7 @@ import sympy as sp
 
 from ndae.symbolic.expressions.choices import NON_SMOOTH
 from ndae.symbolic.expressions.limits import distinct
+from ndae.symbolic.ground.typed import arguments, branches_of, symbols_of
 from ndae.symbolic.ground.words import shortened
 from ndae.symbolic.numeric.sampling import Evaluator
 
@@ -50,7 +51,7 @@ def _unconditional(expression: sp.Basic, parameters: Collection[sp.Symbol]) -> l
         if e in found:
             continue
         found[e] = None
-        if not (isinstance(e, sp.Piecewise) and any(c.free_symbols & parameters for _, c in e.args)):
+        if not (isinstance(e, sp.Piecewise) and any(symbols_of(c) & set(parameters) for _, c in branches_of(e))):
             stack.extend(e.args)
     return list(found)
 
@@ -72,25 +73,26 @@ def _check_finite(expression: sp.Expr, where: str, defaults: Mapping[sp.Symbol, 
 
 
 def _must_not_vanish(e: sp.Basic) -> list[tuple[sp.Expr, str]]:
-    if e.is_Pow and e.exp.is_number and e.exp.is_negative:
+    if isinstance(e, sp.Pow) and e.exp.is_number and e.exp.is_negative:
         return [(factor, "it divides by") for factor in _factors(e.base)]
     if isinstance(e, sp.log):
-        return [(factor, "it has the logarithm of") for factor in _factors(e.args[0])]
+        return [(factor, "it has the logarithm of") for factor in _factors(arguments(e)[0])]
     if isinstance(e, sp.tan):
         return [(sp.cos(e.args[0]), "it divides, for a tangent, by")]
     if isinstance(e, sp.atanh):
-        return [(1 - e.args[0], "it divides, for atanh, by"), (1 + e.args[0], "it divides, for atanh, by")]
+        (a,) = arguments(e)
+        return [(1 - a, "it divides, for atanh, by"), (1 + a, "it divides, for atanh, by")]
     if isinstance(e, sp.atan2):
-        y, x = e.args
+        y, x = arguments(e)
         return [(x**2 + y**2, "it has the angle of a point at the distance² of")]
     return []
 
 
 def _factors(e: sp.Expr) -> list[sp.Expr]:
     """What a product of powers vanishes with."""
-    if e.is_Mul:
+    if isinstance(e, sp.Mul):
         return [f for a in e.args for f in _factors(a)]
-    return _factors(e.base) if e.is_Pow and e.exp.is_number and e.exp.is_positive else [e]
+    return _factors(e.base) if isinstance(e, sp.Pow) and e.exp.is_number and e.exp.is_positive else [e]
 
 
 def _values(parameters: Mapping[sp.Symbol, object]) -> dict[sp.Symbol, np.ndarray]:
@@ -99,7 +101,7 @@ def _values(parameters: Mapping[sp.Symbol, object]) -> dict[sp.Symbol, np.ndarra
 
 def _instances(number: sp.Expr, defaults: Mapping[sp.Symbol, np.ndarray]) -> list[dict[sp.Symbol, float]]:
     """The different values that the parameters in a number have, in one instance or many."""
-    symbols = sorted(number.free_symbols, key=str)
+    symbols = sorted(symbols_of(number), key=str)
     if not symbols:
         return [{}]
     table = np.unique(np.stack(np.broadcast_arrays(*[defaults[s] for s in symbols]), -1), axis=0)
@@ -120,27 +122,28 @@ def _vanishes(number: sp.Expr, values: Mapping[sp.Symbol, float]) -> bool:
 
 def _bounded(e: sp.Basic, known: Mapping, values: Mapping[sp.Symbol, float]) -> tuple:
     """A number and a bound of its error, from those of what it is made of."""
-    if e.is_Symbol:
+    if isinstance(e, sp.Symbol):
         return mpmath.mpf(values[e]), abs(mpmath.mpf(values[e])) * mpmath.mpf(2) ** -52
-    if e.is_Float:
+    if isinstance(e, sp.Float):
         value = mpmath.mpf(e._mpf_)
         return value, abs(value) * mpmath.mpf(2) ** (1 - e._prec)
     if not e.args:
-        value = mpmath.mpf(e.p) / e.q if e.is_Rational else mpmath.mpf(sp.N(e, _DIGITS)._mpf_)
-        return value, mpmath.mpf(0) if e.is_Rational and e.q == 1 else abs(value) * _EXACT
+        exact = isinstance(e, sp.Rational)
+        value = mpmath.mpf(e.p) / e.q if exact else mpmath.mpf(sp.N(e, _DIGITS)._mpf_)
+        return value, mpmath.mpf(0) if exact and e.q == 1 else abs(value) * _EXACT
     if isinstance(e, NON_SMOOTH):
         raise ValueError
     inner = [known[a] for a in e.args]
-    if e.is_Add:
+    if isinstance(e, sp.Add):
         return sum(v for v, _ in inner), sum(err + abs(v) * _EXACT for v, err in inner)
-    if e.is_Mul:
+    if isinstance(e, sp.Mul):
         value, error = mpmath.mpf(1), mpmath.mpf(0)
         for v, err in inner:
             value, error = value * v, abs(value) * err + error * (abs(v) + err)
         return value, error + abs(value) * _EXACT
     if any(abs(v) > _HUGE for v, _ in inner):
         raise ValueError
-    function = (lambda a, b: a**b) if e.is_Pow else getattr(mpmath, type(e).__name__)
+    function = (lambda a, b: a**b) if isinstance(e, sp.Pow) else getattr(mpmath, type(e).__name__)
     if isinstance(e, (sp.exp, sp.sinh, sp.cosh)) and abs(inner[0][0]) > 10_000:
         raise ValueError
     value = function(*[v for v, _ in inner])

@@ -1,11 +1,13 @@
 """Taylor series of expressions along a curve in time, at many points at once."""
 
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import sympy as sp
 
 from ndae.symbolic.expressions.choices import CORNERS, Extreme, Signum
+from ndae.symbolic.ground.typed import arguments, branches_of
 from ndae.symbolic.numeric.sampling import Evaluator
 
 Series = np.ndarray  # (order + 1, n_points): the coefficient of h^k stands in row k
@@ -32,24 +34,24 @@ class SeriesEvaluator:
         return known
 
     def _evaluate(self, e: sp.Expr) -> Series:
-        if e.is_Symbol:
+        if isinstance(e, sp.Symbol):
             return self.series_of(e)
         if e.is_number and not isinstance(e, sp.Piecewise):
             return self._constant(complex(e).real if complex(e).imag == 0 else np.nan)
-        if e.is_Add:
-            return sum(self(a) for a in e.args)
-        if e.is_Mul:
+        if isinstance(e, sp.Add):
+            return cast(Series, sum(self(a) for a in e.args))
+        if isinstance(e, sp.Mul):
             result = self(e.args[0])
             for a in e.args[1:]:
                 result = self._product(result, self(a))
             return result
-        if e.is_Pow:
+        if isinstance(e, sp.Pow):
             return self._power(self(e.base), e.exp)
         if isinstance(e, sp.Piecewise):
             return self._piecewise(e)
         if isinstance(e, CORNERS):
             return self._corner(e)
-        return self._function(type(e), [self(a) for a in e.args])
+        return self._function(type(e), [self(a) for a in arguments(e)])
 
     def _constant(self, value) -> Series:
         result = np.zeros((self.order + 1, self.n_points))
@@ -147,7 +149,7 @@ class SeriesEvaluator:
             self._values = Evaluator(_Values(self), self.n_points)
         result = np.full((self.order + 1, self.n_points), np.nan)
         open_points = np.ones(self.n_points, dtype=bool)
-        for branch, condition in e.args:
+        for branch, condition in branches_of(e):
             here = open_points & self._values.condition(condition)
             result = np.where(here, self(branch), result)
             open_points &= ~here

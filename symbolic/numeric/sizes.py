@@ -26,7 +26,7 @@ def typical_sizes(equations: Iterable[sp.Expr], variable: Mapping[sp.Symbol, sp.
             number, rest = term.as_coeff_Mul()
             powers: dict[int, float] = {} if row is None else {row: -1.0}
             for base, exponent in (f.as_base_exp() for f in sp.Mul.make_args(rest)):
-                if base in variable and exponent.is_number:
+                if isinstance(base, sp.Symbol) and base in variable and exponent.is_number:
                     j = place[variable[base]]
                     powers[j] = powers.get(j, 0.0) + float(exponent)
             if number.is_real and number != 0:

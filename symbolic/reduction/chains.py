@@ -9,6 +9,7 @@ from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.expressions.partials import partials
 from ndae.symbolic.expressions.reading import substituted
 from ndae.symbolic.forms.equations import Equations
+from ndae.symbolic.ground.typed import symbols_in, symbols_of
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Chains:
     def signature(self, expression: sp.Expr) -> dict[int, int]:
         """The highest derivative of each variable in an expression."""
         result: dict[int, int] = {}
-        for s in expression.free_symbols:
+        for s in symbols_of(expression):
             if s in self.position:
                 j, k = self.position[s]
                 result[j] = max(k, result.get(j, 0))
@@ -69,7 +70,7 @@ class Chains:
     def derivative(self, expression: sp.Expr, order: int = 1) -> sp.Expr:
         """The total time derivative, by the chain rule."""
         for _ in range(order):
-            moving = sorted((s for s in expression.free_symbols if s in self.position), key=self.position.get)
+            moving = sorted((s for s in symbols_of(expression) if s in self.position), key=self.position.__getitem__)
             slopes = partials(expression, moving if self.time is None else [*moving, self.time])
             terms = [slopes[s] * self.symbol(j, k + 1) for s in moving for j, k in [self.position[s]]]
             terms += [] if self.time is None else [slopes[self.time]]
@@ -118,7 +119,7 @@ def eliminate_aliases(
 
 
 def _symbols(system: Equations) -> list[sp.Symbol]:
-    return sorted(set().union(*(e.free_symbols for e in system.equations)), key=str)
+    return sorted(symbols_in(system.equations), key=str)
 
 
 def _end(following, x):
@@ -129,7 +130,7 @@ def _end(following, x):
 
 def _alias(system: Equations, equation: sp.Expr) -> tuple[sp.Symbol, sp.Symbol] | None:
     """(x, u) if the equation is a (x' − u) = 0 with a constant a."""
-    entries = {s: entry for s in equation.free_symbols if (entry := system.derivative_of(s)) is not None}
+    entries = {s: entry for s in symbols_of(equation) if (entry := system.derivative_of(s)) is not None}
     if len(entries) != 2 or (system.time is not None and system.time in equation.free_symbols):
         return None
     (rate, (x, order)), (u, (_, none)) = sorted(entries.items(), key=lambda item: -item[1][1])

@@ -1,12 +1,14 @@
 """Leading equations that depend on one another, and the combinations that take their place."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import sympy as sp
 from sympy.core.relational import Relational
 
 from ndae.symbolic.expressions.corners import as_corners
+from ndae.symbolic.ground.typed import symbols_in, xreplaced
 from ndae.symbolic.numeric.rounded import joined, sum_apart
 from ndae.symbolic.numeric.sampling import Evaluator, RandomPoints
 from ndae.symbolic.reduction.chains import Chains, Row
@@ -83,15 +85,15 @@ class Dependence:
                 vectors = varying_null_vectors(matrix, classes, self.varied)
             except StructureError as error:
                 raise self._refusal(group, str(error)) from None
-        vectors = [{group[i]: u for i, u in vector.items()} for vector in vectors]
-        for vector in vectors:
+        found: list[Vector] = [{group[i]: u for i, u in vector.items()} for vector in vectors]
+        for vector in found:
             self._check_free(group, unknowns, vector)
-        return vectors
+        return found
 
     def _check_free(self, group, unknowns, vector: Vector) -> None:
         """The combination has lower derivatives only if its coefficients have."""
         least = min(self.c[i] for i in vector)
-        for s in set().union(*(u.free_symbols for u in vector.values())):
+        for s in symbols_in(vector.values()):
             if s not in self.chains.position:
                 continue
             j, k = self.chains.position[s]
@@ -163,11 +165,12 @@ class _AnyBranch(Evaluator):
     def condition(self, c) -> np.ndarray:
         if not isinstance(c, Relational):
             return super().condition(c)
-        c, opposite = c.canonical, c.negated.canonical
+        relation: Any = c
+        c, opposite = relation.canonical, relation.negated.canonical
         if opposite in self._holds:
             return ~self._holds[opposite]
         if c not in self._holds:
-            self._holds[c] = self.points.random.random(self.n_points) < 0.5
+            self._holds[c] = cast(RandomPoints, self.points).random.random(self.n_points) < 0.5
         return self._holds[c]
 
 
@@ -187,7 +190,7 @@ def _without(expression: sp.Expr, gone: set[sp.Symbol]) -> sp.Expr:
         return expression
     for numbers in ((0,), (1,), (sp.Rational(2, 3), sp.Rational(5, 4), sp.Rational(7, 9))):
         values = {s: sp.Integer(0) + numbers[i % len(numbers)] for i, s in enumerate(sorted(gone, key=str))}
-        result = expression.xreplace(values)
+        result = xreplaced(expression, values)
         if not result.has(sp.nan, sp.zoo, sp.oo, -sp.oo, sp.I):
             return result
     raise StructureError(f"can't leave {gone} out of {expression}")

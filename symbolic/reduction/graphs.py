@@ -1,7 +1,7 @@
 """Graph algorithms of index reduction, on the incidence of equations and variables alone."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -117,7 +117,7 @@ def unmatched(incidence: Sequence[Collection[int]], n_columns: int) -> tuple[lis
 def _left_over(incidence: Sequence[Collection[int]], matching: Matching) -> list[int]:
     """Rows that alternating paths from unmatched ones reach: none augments a matching that is maximum."""
     paths = [_augment(i, incidence.__getitem__, matching) for i, j in enumerate(matching.columns) if j is None]
-    return sorted(set().union(*(rows for rows, _ in paths)))
+    return sorted(set[int]().union(*(path[0] for path in paths if path is not None)))
 
 
 def solution_order(incidence: Sequence[Collection[int]], matching: Matching) -> list[list[int]]:
@@ -128,7 +128,7 @@ def solution_order(incidence: Sequence[Collection[int]], matching: Matching) -> 
     """
     n = len(incidence)
     # SciPy numbers a component once those that it points to have their numbers, and looks at the last neighbour first.
-    owners = [[matching.rows[j] for j in sorted(row, reverse=True)] for row in incidence]
+    owners: list[list[Any]] = [[matching.rows[j] for j in sorted(row, reverse=True)] for row in incidence]
     starts = np.cumsum([0, *map(len, owners)])
     graph = csr_array((np.ones(starts[-1]), np.concatenate([[], *owners]).astype(int), starts), shape=(n, n))
     count, labels = connected_components(graph, connection="strong")

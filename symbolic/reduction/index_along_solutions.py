@@ -11,6 +11,8 @@ from ndae.symbolic.expressions.choices import NON_SMOOTH
 from ndae.symbolic.expressions.names import identifiers
 from ndae.symbolic.expressions.partials import partials
 from ndae.symbolic.expressions.reading import substituted
+from ndae.symbolic.forms.equations import Equations
+from ndae.symbolic.ground.typed import symbols_in, symbols_of
 from ndae.symbolic.numeric.ranks import balanced
 from ndae.symbolic.numeric.sampling import RandomPoints
 from ndae.symbolic.numeric.series import SeriesEvaluator
@@ -97,16 +99,16 @@ class _Curve:
 class _Array:
     """∂(F, F', ..., F^(ν)) / ∂(x', ..., x^(ν+1)) at points of solutions; for x' read the highest derivative in F."""
 
-    def __init__(self, system, curve: _Curve, nu: int):
+    def __init__(self, system: Equations, curve: _Curve, nu: int):
         raw = Chains([[s] for s in system.states], system.time)
         self.n, self.n_points = len(system.states), curve.n_points
         self.top, slopes, tape = [1] * self.n, [], Tape()
-        every = sorted(set().union(*(e.free_symbols for e in system.equations)), key=str)
+        every = sorted(symbols_in(system.equations), key=str)
         names, put = identifiers(every), {}  # a state may be called as a tape's definition is
         users = {plain: s for s, plain in names.items()}
         for i, e in enumerate(system.equations):
             moving = {}
-            for s in e.free_symbols:
+            for s in symbols_of(e):
                 entry = system.derivative_of(s)
                 if entry is not None:
                     j, order = raw.position[entry[0]][0], entry[1]

@@ -2,11 +2,13 @@
 
 from fractions import Fraction
 from math import comb
+from typing import Any, cast
 
 import numpy as np
 import sympy as sp
 
 from ndae.symbolic.expressions.partials import partials
+from ndae.symbolic.ground.typed import symbols_of
 from ndae.symbolic.numeric.modular import residues, shuffle_index
 from ndae.symbolic.numeric.ranks import numerical_rank
 from ndae.symbolic.numeric.sampling import Evaluator, RandomPoints
@@ -27,9 +29,9 @@ def linear_index(system, upper: int) -> int | None:
         return None
     if len(system.states) > _LARGEST_EXACT:
         return None
-    exact = [_residues(m) for m in matrices]
-    if exact[0] is not None and exact[1] is not None:
-        return shuffle_index(*exact, upper)
+    leading, rest = map(_residues, matrices)
+    if leading is not None and rest is not None:
+        return shuffle_index(leading, rest, upper)
     if len(system.states) * upper > _LARGEST:
         return None
     for nu in range(upper):
@@ -44,7 +46,7 @@ def _coefficients(system) -> tuple[sp.Matrix, sp.Matrix] | None:
 
     rates = [dot(x) for x in system.states]
     inside = {*system.states, *rates}
-    moving = {s for e in system.equations for s in e.free_symbols if system.derivative_of(s) is not None}
+    moving = {s for e in system.equations for s in symbols_of(e) if system.derivative_of(s) is not None}
     if not moving <= inside:
         return None
     matrices = []
@@ -52,7 +54,7 @@ def _coefficients(system) -> tuple[sp.Matrix, sp.Matrix] | None:
         matrix = sp.zeros(len(system.equations), len(symbols))
         place = {s: j for j, s in enumerate(symbols)}
         for i, e in enumerate(system.equations):
-            for s, entry in partials(e, e.free_symbols & place.keys()).items():
+            for s, entry in partials(e, symbols_of(e) & place.keys()).items():
                 matrix[i, place[s]] = entry
                 if entry.free_symbols & inside:
                     return None
@@ -61,9 +63,10 @@ def _coefficients(system) -> tuple[sp.Matrix, sp.Matrix] | None:
 
 
 def _residues(matrix: sp.Matrix) -> np.ndarray | None:
-    if not all(e.is_Rational for e in matrix):
+    rows: Any = matrix.tolist()
+    if not all(e.is_Rational for row in rows for e in row):
         return None
-    return residues([[Fraction(int(e.p), int(e.q)) for e in matrix.row(i)] for i in range(matrix.rows)])
+    return residues([[Fraction(int(e.p), int(e.q)) for e in row] for row in rows])
 
 
 def _derivative_array(matrices, nu: int, time) -> list[list[sp.Expr]]:
@@ -88,7 +91,7 @@ def _derivative_array(matrices, nu: int, time) -> list[list[sp.Expr]]:
 def _derived(matrix: sp.Matrix, order: int, time) -> sp.Matrix:
     if order == 0:
         return matrix
-    return sp.zeros(*matrix.shape) if time is None else matrix.diff(time, order)
+    return sp.zeros(*matrix.shape) if time is None else cast(sp.Matrix, matrix.diff(time, order))
 
 
 def _determines_first(array: list[list[sp.Expr]], n: int, system) -> bool:

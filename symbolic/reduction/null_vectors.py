@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import cast
 
 import numpy as np
 import sympy as sp
@@ -55,7 +56,7 @@ def _verified(vector: dict[int, float], values: np.ndarray) -> dict[int, sp.Expr
 
     Entries of very different sizes make the numbers inaccurate, and fractions close to them right.
     """
-    exact = {i: _fraction(u) for i, u in vector.items()}
+    exact: dict[int, sp.Expr] = {i: _fraction(u) for i, u in vector.items()}
     for u, result, tolerance in ((exact, exact, ROUNDING), (vector, {i: _simple(v) for i, v in vector.items()}, _NULL)):
         parts = np.array(list(u.values()), dtype=float)[:, None] * values[:, list(u)]
         if (np.abs(parts.sum(axis=1)) <= tolerance * np.abs(parts).sum(axis=1)).all():
@@ -105,7 +106,7 @@ def _cofactors(matrix: Matrix, rows: Sequence[int]) -> dict[int, sp.Expr]:
     return {i: m for i, m in zip(rows, minors, strict=True) if m != 0}
 
 
-def _minors(matrix: Matrix, determinant: Callable) -> list:
+def _minors(matrix: Sequence, determinant: Callable) -> list:
     without = ([row for i, row in enumerate(matrix) if i != left_out] for left_out in range(len(matrix)))
     return [(-1) ** left_out * determinant(minor) for left_out, minor in enumerate(without)]
 
@@ -148,14 +149,14 @@ def _polynomial_minors(matrix: Matrix) -> list[sp.Expr]:
 
 def _polynomial(e: sp.Expr, generators: dict[sp.Expr, sp.Symbol]) -> sp.Expr:
     """The expression with all that is no sum, product or power of symbols and numbers under a symbol of its own."""
-    if e.is_Symbol or e.is_Rational:
+    if isinstance(e, sp.Symbol) or e.is_Rational:
         return e
-    if e.is_Add or e.is_Mul:
+    if isinstance(e, (sp.Add, sp.Mul)):
         return e.func(*[_polynomial(a, generators) for a in e.args])
-    if e.is_Pow and e.exp.is_Integer:
+    if isinstance(e, sp.Pow) and e.exp.is_Integer:
         base = e.base if e.exp > 0 else 1 / e.base
         power = abs(int(e.exp))
-        if e.exp > 0 and (base.is_Symbol or base.is_Add or base.is_Mul):
+        if e.exp > 0 and isinstance(base, (sp.Symbol, sp.Add, sp.Mul)):
             return _polynomial(base, generators) ** power
         return generators.setdefault(base, sp.Dummy()) ** power
     return generators.setdefault(e, sp.Dummy())
@@ -165,7 +166,8 @@ def _independent_columns(values: np.ndarray, rank: int) -> list[int]:
     from scipy.linalg import qr
 
     scaled = values / np.maximum(np.abs(values).max(axis=1, keepdims=True), 1e-300)
-    return sorted(int(j) for j in qr(scaled, pivoting=True)[2][:rank])
+    _, _, order = cast("tuple[np.ndarray, np.ndarray, np.ndarray]", qr(scaled, pivoting=True))
+    return sorted(int(j) for j in order[:rank])
 
 
 # -- null spaces -----------------------------------------------------------------------------------------------------
@@ -174,7 +176,11 @@ def _independent_columns(values: np.ndarray, rank: int) -> list[int]:
 def _exact(matrix: Matrix) -> list[list[Fraction]] | None:
     if not all(e.is_Rational for row in matrix for e in row):
         return None
-    return [[Fraction(int(e.p), int(e.q)) for e in row] for row in matrix]
+    return [[_as_fraction(cast(sp.Rational, e)) for e in row] for row in matrix]
+
+
+def _as_fraction(number: sp.Rational) -> Fraction:
+    return Fraction(int(number.p), int(number.q))
 
 
 def _terms(matrix: Matrix) -> tuple[list[list[Fraction]], bool]:
@@ -193,7 +199,7 @@ def _terms(matrix: Matrix) -> tuple[list[list[Fraction]], bool]:
                 if number == 0:
                     continue
                 rational &= bool(number.is_Rational)
-                value = Fraction(int(number.p), int(number.q)) if number.is_Rational else Fraction(float(number))
+                value = _as_fraction(number) if isinstance(number, sp.Rational) else Fraction(float(number))
                 place = places.setdefault((j, rest), len(places))
                 rows[-1][place] = rows[-1].get(place, Fraction(0)) + value
     zero = Fraction(0)
@@ -266,7 +272,7 @@ def _echelon(space, classes: Sequence, tolerance: float) -> list[dict]:
 
 def _fraction(value: float) -> sp.Rational:
     fraction = Fraction(value).limit_denominator(_SIMPLE)
-    return sp.Rational(fraction.numerator, fraction.denominator)
+    return cast(sp.Rational, sp.Rational(fraction.numerator, fraction.denominator))
 
 
 def _simple(value: float) -> sp.Expr:

@@ -9,6 +9,7 @@ from ndae.symbolic.expressions.partials import partials
 from ndae.symbolic.forms.equations import Equations
 from ndae.symbolic.forms.reduced import ReducedSystem
 from ndae.symbolic.forms.reduced_equations import Block
+from ndae.symbolic.ground.typed import symbols_in, symbols_of
 from ndae.symbolic.ground.words import listed, shortened
 from ndae.symbolic.numeric.sizes import typical_sizes
 from ndae.symbolic.reduction.chains import Chains, Row, eliminate_aliases
@@ -59,7 +60,7 @@ def reduce_index(system: Equations) -> ReducedSystem:
     except StructureError as error:
         if str(error) == str(first) and not error.by_numbers:
             raise
-        small, large = min(sizes, key=sizes.get), max(sizes, key=sizes.get)
+        small, large = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
         raise StructureError(
             f"{error}; this was judged in numbers, and the unknowns seem to be of unlike sizes, from "
             f"{sizes[small]:.0e} ({small}) to {sizes[large]:.0e} ({large}): if it isn't so, write the system in units "
@@ -71,7 +72,7 @@ def reduce_index(system: Equations) -> ReducedSystem:
 
 
 def _sizes(system: Equations) -> dict[sp.Symbol, float]:
-    moving = sorted(set().union(*(e.free_symbols for e in system.equations)), key=str)
+    moving = sorted(symbols_in(system.equations), key=str)
     entries = {s: system.derivative_of(s) for s in moving}
     return typical_sizes(system.equations, {s: entry[0] for s, entry in entries.items() if entry is not None})
 
@@ -144,7 +145,8 @@ def _assemble(system: Equations, chains: Chains, rows, analysis: Analysis, jacob
             exact = solution_index(system, chains, analysis, jacobian, equations, points, index)
     blocks = []
     for group in analysis.groups:
-        unknowns = sorted(analysis.offsets.matching.columns[i] for i in group)
+        owned = (analysis.offsets.matching.columns[i] for i in group)
+        unknowns = sorted(j for j in owned if j is not None)  # all: it is perfect
         inside = {w[j] for j in unknowns}
         entries = [e for (i, j), e in jacobian.items() if i in group and j in unknowns]
         blocks.append(Block(tuple(group), tuple(unknowns), not any(e.free_symbols & inside for e in entries)))
@@ -171,7 +173,7 @@ def _assemble(system: Equations, chains: Chains, rows, analysis: Analysis, jacob
 
 
 def _is_algebraic(system: Equations, expression: sp.Expr) -> bool:
-    entries = (system.derivative_of(s) for s in expression.free_symbols)
+    entries = (system.derivative_of(s) for s in symbols_of(expression))
     return not any(entry is not None and entry[1] > 0 for entry in entries)
 
 
@@ -211,7 +213,7 @@ def _check_counts(system: Equations) -> None:
     place = {s: j for j, s in enumerate(system.states)}
     incidence = []
     for e in system.equations:
-        entries = (system.derivative_of(s) for s in e.free_symbols)
+        entries = (system.derivative_of(s) for s in symbols_of(e))
         incidence.append(sorted({place[entry[0]] for entry in entries if entry is not None}))
     matching = maximum_matching(incidence, m)
     left = [i for i, j in enumerate(matching.columns) if j is None]

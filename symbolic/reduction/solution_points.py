@@ -1,12 +1,14 @@
 """Points that solutions pass through, and leading equations that depend on one another there, though not elsewhere."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import sympy as sp
 from scipy.linalg import solve_triangular
 
 from ndae.symbolic.expressions.partials import partials
+from ndae.symbolic.ground.typed import symbols_in, symbols_of
 from ndae.symbolic.numeric.ranks import balanced
 from ndae.symbolic.numeric.sampling import Evaluator, RandomPoints
 from ndae.symbolic.reduction.chains import Chains, Row
@@ -43,7 +45,7 @@ def solution_points(
     w e + r = 0, whose Jacobian by w and what else leads e has the determinant e.
     """
     points, start = (RandomPoints(system.parameters, vary=False, seed=3, size=chains.size) for _ in range(2))
-    held = set().union(*(c.free_symbols for c in constraints)) & chains.position.keys()
+    held = symbols_in(constraints) & chains.position.keys()
     leading = [chains.symbol(j, order) for j, order in enumerate(analysis.offsets.orders)]
     blocks = []
     for group in analysis.groups:
@@ -51,12 +53,13 @@ def solution_points(
         blocks.append((group, columns, [[jacobian.get((i, j), sp.S.Zero) for j in columns] for i in group]))
 
     def check(block):
-        if any(e.free_symbols & chains.position.keys() for row in block[2] for e in row):
-            _check(system, chains, rows, *block, start, points)
+        group, columns, matrix = block
+        if any(e.free_symbols & chains.position.keys() for row in matrix for e in row):
+            _check(system, chains, rows, group, columns, matrix, start, points)
 
     def move_blocks() -> bool:
         if constraints and not _move(
-            points, constraints, sorted(held, key=chains.position.get), _slopes(constraints, held)
+            points, constraints, sorted(held, key=chains.position.__getitem__), _slopes(constraints, held)
         ):
             return False
         for group, columns, matrix in blocks:
@@ -77,9 +80,9 @@ def solution_points(
         # Where T = 0 has solutions for some y alone, it is singular there: look for y and w at once.
         points = RandomPoints(system.parameters, vary=False, seed=3, size=chains.size)
         everything = [*constraints, *equations]
-        symbols = set().union(*(e.free_symbols for e in everything)) & chains.position.keys()
+        symbols = symbols_in(everything) & chains.position.keys()
         if len(everything) > _LARGEST or not _move(
-            points, everything, sorted(symbols, key=chains.position.get), _slopes(everything, symbols)
+            points, everything, sorted(symbols, key=chains.position.__getitem__), _slopes(everything, symbols)
         ):
             return None
         for block in blocks:
@@ -88,7 +91,7 @@ def solution_points(
 
 
 def _slopes(equations: Sequence[sp.Expr], symbols: set[sp.Symbol]) -> list[tuple[int, sp.Symbol, sp.Expr]]:
-    return [(i, s, d) for i, e in enumerate(equations) for s, d in partials(e, e.free_symbols & symbols).items()]
+    return [(i, s, d) for i, e in enumerate(equations) for s, d in partials(e, symbols_of(e) & symbols).items()]
 
 
 def _move(points: RandomPoints, equations: Sequence[sp.Expr], symbols: Sequence[sp.Symbol], slopes) -> bool:
@@ -100,7 +103,8 @@ def _move(points: RandomPoints, equations: Sequence[sp.Expr], symbols: Sequence[
     step = np.full(points.n_points, np.inf)
     last = np.full(x.shape, np.inf)
     done = np.zeros(points.n_points, dtype=bool)
-    there, first = done, None
+    there: Any = done
+    first = None
     for _ in range(_ITERATIONS):
         points.update(zip(symbols, units * x, strict=True))
         evaluator = Evaluator(points, points.n_points)
@@ -137,7 +141,7 @@ def _shortest(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
         q, r = np.linalg.qr(matrix.T)
         size = np.abs(np.diag(r))
         if size.min() > 1e-8 * size.max():
-            return q @ solve_triangular(r, right, trans="T")
+            return q @ solve_triangular(r, right, trans=1)
     return np.linalg.lstsq(matrix, right, rcond=1e-12)[0]
 
 

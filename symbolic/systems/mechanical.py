@@ -1,6 +1,7 @@
 """Constrained equations of motion, from masses or a Lagrangian, as the equations of a DAE."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import sympy as sp
 
@@ -67,13 +68,13 @@ def mechanical_equations(
 
 
 def _symbols(entries, what: str) -> list[sp.Symbol]:
-    entries = [entries] if isinstance(entries, sp.Expr) else list(entries)
-    for s in entries:
+    listed: list[Any] = [entries] if isinstance(entries, sp.Expr) else list(entries)
+    for s in listed:
         if not isinstance(s, sp.Symbol):
             raise ValueError(f"{what} contains {s!r}: expected SymPy symbols")
-    if not entries:
+    if not listed:
         raise ValueError(f"{what} is empty: give at least one coordinate")
-    return entries
+    return listed
 
 
 def _constraints(entries, what: str, moving: Sequence[sp.Symbol]) -> list[sp.Expr]:

@@ -8,6 +8,7 @@ import sympy as sp
 
 from ndae.symbolic.functions.constraint import Constraint
 from ndae.symbolic.functions.function import Function
+from ndae.symbolic.ground.typed import xreplaced
 
 
 class Points:
@@ -77,7 +78,7 @@ class Points:
                 return []
             clock = {} if function.time is None else {function.time: time}
             over = q if function.n_states == self.n_states else q + v
-            return [e.xreplace(clock) for e in function.expanded(over, keep)]
+            return [xreplaced(e, clock) for e in function.expanded(over, keep)]
 
         return {
             "q": q,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
@@ -12,6 +13,7 @@ from ndae.symbolic.expressions.limits import check_size
 from ndae.symbolic.expressions.names import check_name
 from ndae.symbolic.expressions.reading import as_expressions, substituted
 from ndae.symbolic.forms.equations import Equations
+from ndae.symbolic.ground.typed import symbols_of, xreplaced
 from ndae.symbolic.ground.words import shortened
 from ndae.symbolic.numeric.divisors import check_divisors
 
@@ -48,18 +50,18 @@ class Reader:
         if not expression.has(AppliedUndef, sp.Derivative):
             return expression
         if expression.has(sp.Derivative):
-            expression = expression.doit()
-        table = dict(self.functions)
+            expression = cast(sp.Expr, expression.doit())
+        table: dict[sp.Expr, sp.Basic] = {**self.functions}
         for derivative in expression.atoms(sp.Derivative):
-            state = self.functions.get(derivative.expr)
+            state = self.functions.get(cast(sp.Expr, derivative.expr))
             if state is not None and all(s == self.system.time for s in derivative.variables):
                 table[derivative] = dot(state, len(derivative.variables))
-        return expression.xreplace(table)
+        return xreplaced(expression, table)
 
     def _check_symbols(self, expression: sp.Expr, where: str, derivatives: bool) -> None:
         system = self.system
         known = {*system.states, *system.parameters, *([] if system.time is None else [system.time])}
-        for symbol in sorted(expression.free_symbols - known, key=str):
+        for symbol in sorted(symbols_of(expression) - known, key=str):
             entry = system.derivative_of(symbol)
             if entry is not None:
                 if derivatives:

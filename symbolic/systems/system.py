@@ -224,6 +224,8 @@ class System(Equations):
 class SystemOfPoints(System):
     """A system whose equations are written out when they are asked for: a chain of thousands is solved without."""
 
+    points: Points
+
     def __init__(self, points: Points) -> None:
         object.__setattr__(self, "points", points)  # frozen, as its base is
         object.__setattr__(self, "name", points.name)

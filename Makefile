@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Waiting OpenMP threads spin by default, which starves shared cores.
 export OMP_WAIT_POLICY = passive
 
-.PHONY: demo test test-slow test-lowest bench lint types clean
+.PHONY: demo test test-slow test-lowest bench lint clean
 
 demo: $(STAMP)
 	$(BIN)/ndae demo --out demo
@@ -40,12 +40,7 @@ bench: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
-
-# Rooms whose types pass; a room is added by its name.
-TYPED := symbolic solvers
-
-types: $(STAMP)
-	$(BIN)/basedpyright --pythonpath $(BIN)/python $(TYPED)
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 # torch goes first and alone: resolved together with the rest, pip may take the CUDA build.
 $(STAMP): pyproject.toml constraints.txt

@@ -181,6 +181,6 @@ def bundled(command: Callable[..., None]) -> Callable[..., None]:
             given[name] = kind(**{field.name: given.pop(field.name) for field in dataclasses.fields(kind)})
         command(**given)
 
-    read.__signature__ = inspect.Signature(options)
+    read.__signature__ = inspect.Signature(options)  # pyright: ignore[reportAttributeAccessIssue]
     read.__annotations__ = {option.name: option.annotation for option in options}
     return read

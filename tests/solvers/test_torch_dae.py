@@ -204,8 +204,8 @@ def test_a_bad_start_is_the_result_of_its_sample_alone(pendulum):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"integrator": "kvaerno5"}, "solver 'kvaerno5' has no adaptive steps here; choose one of .*dopri8"),
-        ({"integrator": "classical_rk4"}, "solver 'classical_rk4' has no adaptive steps"),
+        ({"integrator": "kvaerno5"}, "integrator 'kvaerno5' has no adaptive steps here; choose one of .*dopri8"),
+        ({"integrator": "classical_rk4"}, "integrator 'classical_rk4' has no adaptive steps"),
         ({"rtol": 0.0}, "rtol must be a positive number"),
         ({"max_steps": 0}, "max_steps must be at least 1"),
         ({"ts": [0.0, 0.0]}, "ts must increase strictly"),

@@ -6,7 +6,7 @@ The nouns and verbs are here, each loaded when it is first used; the rest stands
 
 from importlib.metadata import PackageNotFoundError, version
 
-from ndae.solvers.faces import face
+from ndae.symbolic.ground.faces import face
 
 # The names are those of `__init__.pyi`, each loaded when it is first used: torch and JAX take seconds.
 _load, __dir__, __all__ = face(__name__, __file__)

@@ -1,6 +1,5 @@
 """Runs on water, from a short trajectory simulated here: every method, both kinds of networks, and the command line."""
 
-import json
 
 import pytest
 import torch
@@ -101,7 +100,7 @@ def test_other_data_than_the_first_is_refused(file, tmp_path):
 def test_the_table_is_of_finished_runs(monkeypatch, file, tmp_path):
     monkeypatch.setattr(water_table, "EPOCHS", {20: 1})
     small = water_table.study(20)
-    asked = RunConfig(**json.loads(small.config(Variant("soft"), 0).to_json()))
+    asked = RunConfig.from_json(small.config(Variant("soft"), 0).to_json())
     assert (asked.method, asked.network, asked.integrator) == ("soft", "molecular", "velocity_verlet")
     assert (asked.learning_rate, asked.schedule, asked.epochs) == (0.02, "cosine", 1)
     assert water_table.table([]).count("\n") == 1

@@ -233,7 +233,7 @@ def test_a_chain_is_the_mechanical_system():
     system, reduced = library.chain_pendulum(5), chain(5)
     rng = np.random.default_rng(3)
     states = rng.normal(size=(4, 20))
-    mechanics = system.jax()
+    mechanics = system.points.jax()
     expected = mechanics.acceleration(states[:, :10], states[:, 10:])
     multiplier = mechanics.multiplier(states[:, :10], states[:, 10:])
     for backend in BACKENDS:

@@ -5,6 +5,8 @@ from typing import Any
 
 import lazy_loader
 
+from ndae.symbolic.ground.extras import learning
+
 
 def face(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """`__getattr__`, `__dir__` and `__all__` of a package: the names of its `__init__.pyi`.
@@ -17,8 +19,6 @@ def face(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], li
         try:
             return load(name)
         except ModuleNotFoundError:
-            from ndae.symbolic.ground.extras import learning  # here, since a package's face loads no SymPy
-
             with learning(f"{package}.{name}"):
                 raise
 

@@ -1,4 +1,4 @@
-"""Straight-line source for the definitions of a tape, by bare function names that each backend binds to its own."""
+"""Straight-line source for the definitions of a tape: functions by bare names, or by those of an array module."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,12 +42,21 @@ _MAX_INLINE = 60  # characters
 _CHOICE, _SUM, _NEGATIVE, _PRODUCT, _ATOM = range(5)  # how tightly a text binds
 
 
+#: Names that torch, JAX and NumPy share for the functions of SymPy that they call otherwise.
+_SHARED_NAMES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "atan2": "arctan2"}
+_SHARED_NAMES |= {"asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh"}
+
+
 @dataclass(frozen=True)
 class Style:
-    """How conditions are written: for Python floats by `if`, which evaluates one branch; for arrays by `where`."""
+    """How conditions are written: for Python floats by `if`, which evaluates one branch; for arrays by `where`.
+
+    With a `module`, functions are its own (`torch.sin`), powers are operators, and 1/√s is the backend's `rsqrt(s)`.
+    """
 
     lazy: bool = False
     guards: bool = True
+    module: str = ""
 
 
 SCALAR, PLAIN_ARRAY, ARRAY = Style(lazy=True, guards=False), Style(guards=False), Style()
@@ -172,10 +181,14 @@ class Code:
                 return f"1.0/{self._denominator(base, n)}", _PRODUCT
             text = self._tight(base, _ATOM)
             return ("*".join([text] * n), _PRODUCT) if n <= 4 else (f"{text}**{n}", _PRODUCT)
-        if exponent == _HALF:
-            return f"sqrt({self.text(base)})", _ATOM
+        if exponent == -_HALF and self.style.module:
+            return f"rsqrt({self.text(base)})", _ATOM
         if exponent == -_HALF:
             return f"1.0/sqrt({self.text(base)})", _PRODUCT
+        if self.style.module:
+            return f"{self._tight(base, _ATOM)}**{self._tight(exponent, _ATOM)}", _PRODUCT
+        if exponent == _HALF:
+            return f"sqrt({self.text(base)})", _ATOM
         return f"power({self.text(base)}, {self.text(exponent)})", _ATOM
 
     def _call(self, e: sp.Basic) -> tuple[str, int]:
@@ -198,7 +211,15 @@ class Code:
             raise ValueError(
                 f"function {name} cannot be generated: supported are {', '.join(sorted(SMOOTH_FUNCTIONS))}"
             )
-        return f"{name}({', '.join(self.text(x) for x in e.args)})", _ATOM
+        if self.style.module:
+            name = f"{self.style.module}.{_SHARED_NAMES.get(name, name)}"
+        return f"{name}({', '.join(self._argument(x) for x in e.args)})", _ATOM
+
+    def _argument(self, e: sp.Basic) -> str:
+        text = self.text(e)
+        if self.style.module == "torch" and isinstance(e, sp.Expr) and e.is_number:
+            return f"torch.tensor({text}, dtype=torch.float64)"  # atan2(y, 2): torch's functions take tensors alone
+        return text
 
 
 def check_generated(tape: Tape, owner: str) -> None:

@@ -4,11 +4,13 @@ import inspect
 import re
 import textwrap
 from importlib import resources
+from typing import Any
 
 import numpy as np
+import sympy as sp
+from sympy.printing.str import StrPrinter
 
 from ndae.symbolic.backends.loading import generated_functions, specification
-from ndae.symbolic.code.local_printer import ReadingPrinter
 from ndae.symbolic.expressions.names import check_torch_names, in_docstring, literal
 from ndae.symbolic.expressions.written import lines_of
 from ndae.symbolic.ground.words import check_known, listed
@@ -107,8 +109,23 @@ def standalone(function, backend: str) -> str:
     return "\n\n".join(part.rstrip("\n") + "\n" for part in parts if part)
 
 
-def _math(expression) -> str:
-    return ReadingPrinter().doprint(expression)
+class _ReadingPrinter(StrPrinter):
+    """SymPy's text with differences written b - a."""
+
+    def _print_Add(self, expr, order=None):
+        terms: Any = expr.as_ordered_terms()
+        text = ""
+        for term in sorted(terms, key=lambda term: (term.could_extract_minus_sign(), term.is_number)):
+            part = self._print(term)
+            if part.startswith("-") and text:
+                text += f" - {part[1:]}"
+            else:
+                text += f" + {part}" if text else part
+        return text
+
+
+def _math(expression: sp.Expr) -> str:
+    return _ReadingPrinter().doprint(expression)
 
 
 def _functions(function, backend: str, prefix: str, only: tuple[str, ...] | None = None) -> str:

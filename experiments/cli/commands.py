@@ -348,7 +348,7 @@ def _study(
     motion: opt.Motion | None = None,
 ) -> "Study":
     """The runs asked for; options that are not given are left to the problem and to `RunConfig`."""
-    from ndae.experiments.problems.names import find
+    from ndae.experiments.problems.registry import to_learn
     from ndae.experiments.runs.study import Study
 
     _set_threads(training.threads)
@@ -356,16 +356,16 @@ def _study(
     if motion is not None:
         settings |= {"max_step": motion.max_step} | _trajectory(motion.trajectory, motion.frame_step)
     own = {name: settings.pop(name) for name in ("network", "n_train", "horizon", "epochs")}
-    own["network"] = own["network"] or find(problem).network
+    own["network"] = own["network"] or to_learn(problem).network
     settings = {name: value for name, value in settings.items() if value is not None}
     return Study(problem, **own, variants=variants, seeds=tuple(seeds), settings=settings)
 
 
 def _all_methods(problem: str) -> str:
     """Every method that the problem can have; a soft constraint is for one whose constraints are not rigid."""
-    from ndae.experiments.problems.names import find
+    from ndae.experiments.problems.registry import to_learn
 
-    return opt.ALL_METHODS + ",soft" * (find(problem).stiffness is not None)
+    return opt.ALL_METHODS + ",soft" * (to_learn(problem).stiffness is not None)
 
 
 def _trajectory(trajectory: Path | None, frame_step: float | None) -> dict:

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ndae.experiments.problems.names import PROBLEMS, check_name
+from ndae.experiments.problems.registry import TO_LEARN, check_to_learn
 
 
 def _known(name: str) -> str:
     try:
-        check_name(name)
+        check_to_learn(name)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     return name
@@ -24,7 +24,7 @@ def _known(name: str) -> str:
 Problem = Annotated[
     str,
     typer.Argument(
-        help=f"Problem to learn: {', '.join(PROBLEMS)}; or a Python file of your own with a MotionProblem.",
+        help=f"Problem to learn: {', '.join(TO_LEARN)}; or a Python file of your own with a MotionProblem.",
         callback=_known,
     ),
 ]

@@ -16,8 +16,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ndae.experiments.problems.names import find
 from ndae.experiments.problems.pendulum_data import link_lengths, violation
+from ndae.experiments.problems.registry import to_learn
 from ndae.experiments.runs.records import Record
 from ndae.experiments.variants import METHOD_TITLES, Variant
 
@@ -76,7 +76,7 @@ def curves_figure(
     """
     if not any(runs.values()):
         raise ValueError("no runs to draw")
-    problem = find(next(record for records in runs.values() for record in records).setting.problem)
+    problem = to_learn(next(record for records in runs.values() for record in records).setting.problem)
     unit, *_ = problem.error_unit
     error = f"mean error per {'atom' if problem.molecule else 'body'} ({unit})"
     violation = f"largest violation ({problem.violation_unit})"

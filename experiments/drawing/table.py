@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ndae.experiments.problems.names import find
+from ndae.experiments.problems.registry import to_learn
 from ndae.experiments.runs.records import Record, Spread, error_of, group
 from ndae.experiments.variants import CHOICES_OF, Setting, Variant
 
@@ -64,7 +64,7 @@ class Table:
 
     @property
     def problem(self) -> "LearningProblem":
-        return find(self.setting.problem)
+        return to_learn(self.setting.problem)
 
     @property
     def others(self) -> list[str]:
@@ -125,7 +125,7 @@ def make_tables(records: Iterable[Record]) -> list[Table]:
 
 def _make_table(setting: Setting, runs: Mapping[Variant, Sequence[Record]]) -> Table:
     # The paper had data of its own, and not that of a file.
-    paper = {} if setting.trajectory else find(setting.problem).paper.get((setting.horizon, setting.n_train), {})
+    paper = {} if setting.trajectory else to_learn(setting.problem).paper.get((setting.horizon, setting.n_train), {})
     plain = next((_spread(rs, "step_ms").mean for v, rs in runs.items() if v.method == "none"), None)
     rows = [_row(variant, records, plain, paper.get(variant)) for variant, records in runs.items()]
     return Table(setting, (*_baseline_rows(setting, runs), *rows))
@@ -156,7 +156,7 @@ def _row(variant: Variant, records: Sequence[Record], plain_step: float | None, 
 
 def _splits(records: Sequence[Record]) -> tuple[str, dict[str, list[Mapping]]]:
     """The name of the test samples, and what the records that have further tests say of each, by name."""
-    name = find(records[0].setting.problem).test_name
+    name = to_learn(records[0].setting.problem).test_name
     known = [record.result["splits"] for record in records if "splits" in record.result]
     shared = [split for split in (known[0] if known else ()) if all(split in splits for splits in known)]
     return name, {split: [splits[split] for splits in known] for split in shared}
@@ -177,7 +177,7 @@ def _metrics(records: Sequence[Record]) -> dict[str, Spread]:
 
 def _baseline_rows(setting: Setting, runs: Mapping[Variant, Sequence[Record]]) -> list[Row]:
     # Test samples depend on the seed only, so any variant's records tell; the one with most seeds tells best.
-    most_seeds, key = max(runs.values(), key=len), f"mae_{find(setting.problem).error_unit[0]}"
+    most_seeds, key = max(runs.values(), key=len), f"mae_{to_learn(setting.problem).error_unit[0]}"
     known = [record.result["baselines"] for record in most_seeds if "baselines" in record.result]
     test, splits = _splits(most_seeds)
     further = {name: [found.get("baselines", {}) for found in splits[name]] for name in splits if name != test}

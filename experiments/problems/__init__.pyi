@@ -3,5 +3,5 @@ from .json_file import (
     problem_from_text as problem_from_text,
     read_problem as read_problem,
 )
-from .loading import load_problem as load_problem, problem_names as problem_names
 from .problem import Problem as Problem
+from .registry import load_problem as load_problem, problem_names as problem_names

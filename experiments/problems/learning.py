@@ -17,6 +17,7 @@ from ndae.solvers.progress import Progress
 from ndae.symbolic.ground.kept import Recomputed
 
 if TYPE_CHECKING:
+    from ndae.experiments.problems.problem import Problem
     from ndae.experiments.variants import Variant
     from ndae.symbolic import Constraint
 
@@ -79,6 +80,11 @@ class LearningProblem(Recomputed, ABC):
     tests_are: Mapping[str, str] = MappingProxyType({})
     paper: "Mapping[tuple[int, int], Mapping[Variant, float]]" = MappingProxyType({})
     paper_is: str = "error in its table (mean of three runs)"
+
+    def to_solve(self) -> "Problem | None":
+        """Its true motion from a start that none of the samples is from, to solve and to cross-check; None of data
+        alone."""
+        return None
 
     @abstractmethod
     def data(self, n_train: int, horizon: int, seed: int, *, n_val: int, n_test: int, report: Progress | None) -> Parts:

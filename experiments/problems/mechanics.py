@@ -9,6 +9,7 @@ import numpy as np
 import sympy as sp
 
 from ndae.experiments.problems.learning import PROJECTION_TOL, LearningProblem
+from ndae.experiments.problems.problem import Problem
 from ndae.experiments.problems.samples import MotionData, MotionSamples
 from ndae.solvers.progress import Progress
 
@@ -149,6 +150,16 @@ class MotionProblem(LearningProblem):
     def _time_of(self, *lists: Sequence[sp.Expr]) -> sp.Symbol | None:
         used = set().union(*(sp.sympify(e).free_symbols for expressions in lists for e in expressions))
         return self.time if self.time in used else None
+
+    def to_solve(self) -> Problem:
+        """The true motion from a start that none of the samples is from, as long as theirs."""
+        from ndae.experiments.problems.trajectories import starts
+
+        q, v = starts(self, 1, seed=0, part=3)
+        initial = {s.name: float(x) for s, x in zip([*self.q, *self.v], [*q[0], *v[0]], strict=True)}
+        return Problem(
+            self.name, self.system, initial, (0.0, self.per_trajectory * self.stride * self.dt), title=self.title
+        )
 
     # -- data --------------------------------------------------------------------------------------------------------
 

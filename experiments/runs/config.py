@@ -5,10 +5,9 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ndae.experiments.files import file_digest, sealed, unsealed
-from ndae.experiments.problems.names import check_name, is_file
+from ndae.experiments.problems.registry import check_to_learn, is_file
 from ndae.experiments.variants import (
     CHOICES_OF,
     FORCES,
@@ -20,10 +19,6 @@ from ndae.experiments.variants import (
     default_strength,
 )
 from ndae.symbolic.ground.words import check_known
-
-if TYPE_CHECKING:
-    pass
-
 
 NETWORKS = ("mimetic", "mimetic-small", "mlp", *ON_MOLECULES)
 
@@ -75,7 +70,7 @@ class RunConfig:
     problem_digest: str | None = None
 
     def __post_init__(self):
-        check_name(str(self.problem))
+        check_to_learn(str(self.problem))
         if is_file(self.problem) and self.problem_digest is None and Path(self.problem).is_file():
             object.__setattr__(self, "problem_digest", file_digest(self.problem))
         choices = {"method": tuple(STRENGTHS), "network": NETWORKS, "dtype": DTYPES}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ndae.experiments.files import file_digest
-from ndae.experiments.problems.names import find
+from ndae.experiments.problems.registry import to_learn
 from ndae.experiments.variants import ON_MOLECULES
 from ndae.experiments.water.missing import load
 
@@ -37,7 +37,7 @@ def problem_of(config: "RunConfig") -> "LearningProblem":
     digest, path = config.problem_digest, Path(config.problem)
     if digest is not None and path.is_file() and file_digest(path) != digest:
         raise ValueError(f"{path} has changed since this run was begun: give another folder for a new run")
-    problem: Any = find(config.problem)
+    problem: Any = to_learn(config.problem)
     if config.trajectory is None:
         return problem
     if not hasattr(problem, "of"):

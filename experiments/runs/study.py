@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ndae.experiments.problems.names import find
+from ndae.experiments.problems.registry import to_learn
 from ndae.experiments.runs.records import Record, read_run, record_name, run_name, write_record
 from ndae.experiments.terminal import UserError, note, one_line
 from ndae.experiments.variants import CHOICES_OF, Setting, Variant
@@ -143,7 +143,7 @@ _HAVE = {"gamma": "penalty, end, smooth or multiplier", "eta": "auxiliary, end, 
 
 
 def _summary(record: Record) -> str:
-    result, problem = record.result, find(record.setting.problem)
+    result, problem = record.result, to_learn(record.setting.problem)
     return (
         f"error {record.error:.3g} {problem.error_unit[0]}, "
         f"largest violation {result['violation_max']:.1e} {problem.violation_unit}, "

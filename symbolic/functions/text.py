@@ -124,7 +124,7 @@ class _ReadingPrinter(StrPrinter):
         return text
 
 
-def _math(expression: sp.Expr) -> str:
+def _math(expression: sp.Basic) -> str:
     return _ReadingPrinter().doprint(expression)
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from ndae.experiments.problems import load_problem, problem_from_text
-from ndae.experiments.problems.loading import _DATA
+from ndae.experiments.problems.registry import DATA
 from ndae.experiments.problems.start import start_of
 from ndae.solvers.dae.solve import solve_dae
 
 
 def text_of(name):
-    return json.loads((_DATA / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def rewritten(name):

@@ -12,8 +12,8 @@ import sympy as sp
 import torch
 from scipy.integrate import solve_ivp
 
-from ndae.experiments.cli.options import PROBLEMS as ON_THE_COMMAND_LINE
-from ndae.experiments.problems import names as motions
+from ndae.experiments.cli.options import TO_LEARN as ON_THE_COMMAND_LINE
+from ndae.experiments.problems import registry as motions
 from ndae.experiments.problems.library import chaplygin_sleigh as sleigh, robot_arm as arm
 from ndae.experiments.problems.mechanics import MotionProblem
 from ndae.experiments.problems.trajectories import baselines, split, starts, violations
@@ -55,8 +55,8 @@ def ball() -> MotionProblem:
 def bead(monkeypatch):
     """The bead as if it had a file among the others."""
     monkeypatch.setitem(sys.modules, "ndae.experiments.problems.library.ball", types.SimpleNamespace(PROBLEM=ball()))
-    monkeypatch.setattr(motions, "PROBLEMS", (*motions.PROBLEMS, "ball"))
-    return motions.find("ball")
+    monkeypatch.setattr(motions, "TO_LEARN", (*motions.TO_LEARN, "ball"))
+    return motions.to_learn("ball")
 
 
 # --- the equations, by other means ------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def bead(monkeypatch):
 
 def test_the_sleigh_moves_as_in_the_books():
     """Speed u along the runner and turning rate ω have equations of their own, without a multiplier."""
-    test = motions.find("chaplygin_sleigh").data(60, 20, 0, n_val=20, n_test=40).test
+    test = motions.to_learn("chaplygin_sleigh").data(60, 20, 0, n_val=20, n_test=40).test
     m, inertia, a = sleigh.MASS, sleigh.INERTIA, sleigh.OFFSET
 
     def rate(t, state):
@@ -87,12 +87,12 @@ def test_the_sleigh_moves_as_in_the_books():
 
 @pytest.fixture(scope="module")
 def arm_data():
-    return motions.find("robot_arm").data(60, 20, 0, n_val=20, n_test=40)
+    return motions.to_learn("robot_arm").data(60, 20, 0, n_val=20, n_test=40)
 
 
 def test_the_arm_follows_its_path_and_loses_its_energy_to_friction(arm_data):
     """At every sample; and what it does in between is what the torch motion does under the same force."""
-    problem = motions.find("robot_arm")
+    problem = motions.to_learn("robot_arm")
     for part in (arm_data.train, arm_data.test):
         for r, t in ((part.inputs[..., :2], part.t0), (part.targets, part.t0 + 0.2)):
             ends = np.stack([arm.END[0] - np.sin(2 * np.pi * t) / (2 * np.pi), np.full_like(t, arm.END[1])], -1)
@@ -149,7 +149,7 @@ def test_a_sample_is_a_state_and_where_it_is_later():
 
 @pytest.mark.parametrize("name", ["robot_arm", "chaplygin_sleigh"])
 def test_starts_are_consistent(name):
-    problem = motions.find(name)
+    problem = motions.to_learn(name)
     q, v = starts(problem, 20, 0, 1)
     shape = (20, problem.nodes, problem.dim)
     assert violations(problem, q.reshape(shape), v.reshape(shape), np.zeros(20)).max() < 1e-12
@@ -160,7 +160,7 @@ def test_starts_are_consistent(name):
 
 
 def test_baselines_by_hand(arm_data):
-    table = baselines(motions.find("robot_arm"), arm_data)
+    table = baselines(motions.to_learn("robot_arm"), arm_data)
     test = arm_data.test
     still = 100 * np.linalg.norm(test.inputs[..., :2] - test.targets, axis=-1).mean()
     assert table["no motion"]["mae_cm"] == pytest.approx(still)
@@ -199,12 +199,12 @@ def test_a_start_that_is_too_far_is_named():
 
 
 def test_the_command_line_knows_every_problem():
-    assert ON_THE_COMMAND_LINE == motions.PROBLEMS
-    assert motions.PROBLEMS[0] == "pendulum" and motions.find("pendulum").network == RunConfig().network
-    for name in motions.PROBLEMS:
-        assert motions.find(name).name == name
+    assert ON_THE_COMMAND_LINE == motions.TO_LEARN
+    assert motions.TO_LEARN[0] == "pendulum" and motions.to_learn("pendulum").network == RunConfig().network
+    for name in motions.TO_LEARN:
+        assert motions.to_learn(name).name == name
     with pytest.raises(ValueError, match="problem 'sand' is unknown: give one of pendulum, "):
-        motions.find("sand")
+        motions.to_learn("sand")
 
 
 @pytest.mark.parametrize("name", ["robot_arm", "chaplygin_sleigh"])
@@ -232,7 +232,7 @@ def test_a_small_run_beats_constant_velocity_and_keeps_to_its_constraints(capsys
     assert result["test_mae_cm"] < 0.6 * result["baselines"]["constant velocity"]["mae_cm"]
     assert result["violation_max"] < 2e-6
     _, model = load_model(out)
-    problem = motions.find(name)
+    problem = motions.to_learn(name)
     test = build_data(config).test
     again = evaluate(model, test.inputs, test.targets, problem.conditions(test))
     assert 100 * again.mae == pytest.approx(result["test_mae_cm"], rel=1e-6)
@@ -281,7 +281,7 @@ def test_a_file_is_a_problem_to_train_on_to_validate_and_to_cross_check(tmp_path
     assert problem.system.index == 3 and problem.t_span == (0.0, 0.2)
 
     Path("bead.py").write_text(BEAD.replace("9.81", "1.62"))
-    assert "1.62" in str(motions.find("bead.py").force)  # read again
+    assert "1.62" in str(motions.to_learn("bead.py").force)  # read again
     with pytest.raises(ValueError, match=r"bead.py has changed since the run in run was begun"):
         run(dataclasses.replace(config, problem_digest=None), "run", progress=False)
     with pytest.raises(ValueError, match=r"bead.py has changed since this run was begun"):
@@ -302,7 +302,7 @@ def test_files_that_are_no_problem_are_refused(tmp_path, monkeypatch, text, mess
     if text is not None:
         Path("problem.py").write_text(text)
     with pytest.raises(UserError, match=message):
-        motions.find("problem.py")
+        motions.to_learn("problem.py")
 
 
 def test_tolerances_go_by_the_size_of_the_system():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from ndae.experiments.problems import Problem, load_problem, loading, problem_from_text, problem_names
+from ndae.experiments.problems import Problem, load_problem, problem_from_text, problem_names, registry
 from ndae.experiments.problems.start import start_of
 from ndae.experiments.terminal import UserError
 from ndae.symbolic import System, dot
@@ -35,8 +35,8 @@ def entry_point(monkeypatch):
     """Offers one entry point as an installed package would."""
 
     def offer(name, value):
-        point = EntryPoint(name, value, loading.ENTRY_POINTS)
-        monkeypatch.setattr(loading, "entry_points", lambda group: [point] if group == loading.ENTRY_POINTS else [])
+        point = EntryPoint(name, value, registry.ENTRY_POINTS)
+        monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == registry.ENTRY_POINTS else [])
 
     return offer
 
@@ -51,7 +51,17 @@ def test_every_problem_of_the_literature_that_comes_with_the_package_is_known_by
     )
     assert set(expected.split()) < set(names)
     assert list(names) == sorted(names)
-    assert set(names.values()) == {"built in"}
+    assert set(names.values()) == {"built in", "built in, with samples to train on"}
+
+
+def test_a_problem_to_learn_is_one_to_solve_by_the_same_name():
+    assert load_problem("pendulum") is load_problem("five_body_pendulum")
+    arm = load_problem("robot_arm")
+    assert arm.name == "robot_arm" and arm.system is registry.to_learn("robot_arm").system
+    with pytest.raises(UserError, match="water is data alone"):
+        load_problem("water")
+    with pytest.raises(ValueError, match=r"'car_axis' has equations.* and no samples to train on"):
+        registry.to_learn("car_axis")
 
 
 def test_built_in_problems_are_found_by_name():
@@ -118,8 +128,8 @@ def test_a_file_that_is_not_there(name):
         ("x = 1\ny = = 2\n", r"mine\.py:.* SyntaxError"),
         ("\n1 / 0\n", r"mine\.py: line 2, ZeroDivisionError: division by zero"),
         ("import absent_package\n", r"mine\.py: line 1, ModuleNotFoundError"),
-        ("other = 1\n", r"mine\.py defines no `problem`: write `problem = Problem\("),
-        ("problem = 3\n", r"`problem` of .*mine\.py is of type int: give an ndae\.experiments\.problems\.Problem"),
+        ("other = 1\n", r"mine\.py defines no `problem`: write `problem = MotionProblem\("),
+        ("problem = 3\n", r"`problem` of .*mine\.py is of type int: write `problem = MotionProblem\("),
     ],
 )
 def test_a_python_file_that_gives_no_problem(text, said, tmp_path):

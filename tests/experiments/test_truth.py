@@ -9,7 +9,7 @@ import sympy as sp
 import torch
 
 import ndae
-from ndae.experiments.problems import names as motions
+from ndae.experiments.problems import registry as motions
 from ndae.experiments.problems.mechanics import MotionProblem
 from ndae.experiments.problems.trajectories import starts, trajectories
 from ndae.experiments.validation.propagators import MotionMap, with_true_force
@@ -34,7 +34,7 @@ def moving_bead() -> MotionProblem:
     )  # fmt: skip
 
 
-PROBLEMS = {"ball": ball, "moving_bead": moving_bead, "sleigh": lambda: motions.find("chaplygin_sleigh")}
+PROBLEMS = {"ball": ball, "moving_bead": moving_bead, "sleigh": lambda: motions.to_learn("chaplygin_sleigh")}
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

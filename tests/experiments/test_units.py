@@ -22,9 +22,9 @@ from ndae.experiments.drawing import figures
 from ndae.experiments.drawing.of_study import setting_title
 from ndae.experiments.drawing.table import describe_run, make_tables, print_table, to_csv, to_markdown
 from ndae.experiments.paper import PAPER_TABLE_2
-from ndae.experiments.problems import names as motions
+from ndae.experiments.problems import registry as motions
 from ndae.experiments.problems.learning import LearningProblem
-from ndae.experiments.problems.names import find
+from ndae.experiments.problems.registry import to_learn
 from ndae.experiments.runs import run as runs
 from ndae.experiments.runs.config import NETWORKS, RunConfig
 from ndae.experiments.runs.models import build_method, build_model
@@ -109,8 +109,8 @@ def pairs():
     """The pairs as if they had a file among the other problems."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "ndae.experiments.problems.library.pairs", types.SimpleNamespace(PROBLEM=Pairs()))
-        patch.setattr(motions, "PROBLEMS", (*motions.PROBLEMS, "pairs"))
-        yield find("pairs")
+        patch.setattr(motions, "TO_LEARN", (*motions.TO_LEARN, "pairs"))
+        yield to_learn("pairs")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ndae.experiments.problems.names import find
+from ndae.experiments.problems.registry import to_learn
 from ndae.experiments.runs.config import RunConfig
 from ndae.experiments.runs.models import build_model
 from ndae.experiments.water import force_field as ff, simulate as simulation
@@ -445,7 +445,7 @@ def test_memory_is_of_use_on_the_random_split_alone(data):
 
 
 def test_the_problem_of_a_file_is_of_the_molecules_in_it(water, tmp_path):
-    problem = find("water")
+    problem = to_learn("water")
     assert (problem.nodes, problem.n_molecules, problem.dt) == (96, 32, 0.1)
     assert len(problem.mass) == 96 and problem.constraint.n_states == 288
     mine = problem.of(write_extxyz(water, tmp_path / "a.extxyz"), None)
@@ -463,8 +463,8 @@ def test_the_problem_of_a_file_is_of_the_molecules_in_it(water, tmp_path):
 @pytest.mark.parametrize("network", ["mlp", "mimetic", "mimetic-small"])
 def test_networks_that_know_no_molecules_are_refused(network):
     with pytest.raises(ValueError, match=f"{network}.*equivariant-small or equivariant or molecular"):
-        find("water").check_method("none", network)
-    find("water").check_method("none", "equivariant-small")
+        to_learn("water").check_method("none", network)
+    to_learn("water").check_method("none", "equivariant-small")
 
 
 # --- CP2K -------------------------------------------------------------------------------------------------------------

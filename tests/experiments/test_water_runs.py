@@ -1,6 +1,5 @@
 """Runs on water, from a short trajectory simulated here: every method, both kinds of networks, and the command line."""
 
-
 import pytest
 import torch
 

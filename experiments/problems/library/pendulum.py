@@ -26,6 +26,11 @@ class _Pendulum(LearningProblem):
     def constraint(self):
         return pendulum.constraint()
 
+    def to_solve(self):
+        from ndae.experiments.problems.library import five_body_pendulum
+
+        return five_body_pendulum.problem
+
     def data(self, n_train: int, horizon: int, seed: int, *, n_val: int, n_test: int, report: Progress | None) -> Parts:
         return pendulum.pendulum_data(n_train, horizon, seed, n_val=n_val, n_test=n_test, progress=report)
 

@@ -1,16 +1,18 @@
 """Turn the shape checks on before any module of the project is imported; put long files first, clear up after each."""
 
+import functools
 import gc
 import os
 import sys
+import types
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import jaxtyping
 import pytest
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
 # The same code gets the same verdict; `HYPOTHESIS_PROFILE=explore make test` draws other examples every time.
 settings.register_profile("same", derandomize=True, deadline=None)
@@ -22,7 +24,44 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 ARRAYS = ("backends._runtime_torch", "backends._runtime_array", "systems.of_points_jax")
 HERE = ("fields", "forces", "manifold", "methods", "models", "symmetry", "training")
 CHECKED = [*(f"ndae.symbolic.{name}" for name in ARRAYS), "ndae.solvers", *(f"ndae.{name}" for name in HERE)]
-install_import_hook(CHECKED, "beartype.beartype")
+# So many calls of each function are checked in each test: a check takes longer than most of what it checks.
+N_CHECKED = 20
+_test = 0
+_jaxtyped = jaxtyping.jaxtyped
+
+
+def _checked_at_first(*, typechecker):
+    """`jaxtyping.jaxtyped`, as the import hook calls it, of each function's first calls in a test."""
+    check = _jaxtyped(typechecker=typechecker)
+
+    def decorate(fn):
+        checked = check(fn)
+        if not isinstance(fn, types.FunctionType):
+            return checked
+        test, calls = -1, 0
+
+        @functools.wraps(fn)
+        def call(*args, **kwargs):
+            nonlocal test, calls
+            if test != _test:
+                test, calls = _test, 0
+            calls += 1
+            return checked(*args, **kwargs) if calls <= N_CHECKED else fn(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+jaxtyping.jaxtyped = _checked_at_first
+jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    global _test
+    _test += 1
+
 
 TESTS = Path(__file__).parent
 # Files that take longest, for what they compile or train. They go first, so that no process is left alone with one.

@@ -106,7 +106,7 @@ def test_shooting_finds_gravity_and_starts_where_noisy_starts_mislead(true):
 def test_fit_trains_starts_and_motion_which_is_of_use_afterwards(true, tmp_path):
     observed, held_out = noisy(true[0][:1], 0), noisy(true[0][1:], 1)
     shooting = Shooting(motion(), observed, DT, window=WINDOW)
-    fit(shooting, shooting.data, shooting.windows(held_out), epochs=30, batch_size=5, learning_rate=0.2,
+    fit(shooting, shooting.data, shooting.windows(held_out), epochs=12, batch_size=5, learning_rate=0.3,
         schedule="cosine", out=tmp_path)  # fmt: skip
     exact = torch.cat(true, -1)[:1, :-1:WINDOW]
     assert (shooting.starts() - exact).norm() < 0.5 * (shooting.observed[None] - exact).norm()

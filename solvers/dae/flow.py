@@ -24,7 +24,7 @@ from ndae.solvers.arguments import (
 )
 from ndae.solvers.dae.describe import absolute_tolerances
 from ndae.solvers.dae.formulations import formulation_named
-from ndae.solvers.dae.left_out import fill_in, may_be_left_out
+from ndae.solvers.dae.left_out import fill_in, not_written
 from ndae.solvers.dae.reduced_motion import ReducedMotion
 from ndae.solvers.dae.start import ALGEBRAIC_SLACK, ConsistentStart, check_given, name_places, resolve_start
 from ndae.solvers.dae.start_of_points import groups_of
@@ -150,7 +150,7 @@ def flow(
         )
     switching = switching_of(motion.reduced)
     own = {s.name for s in system.states}
-    optional = np.flatnonzero(may_be_left_out(system))
+    unwritten = set(np.flatnonzero(not_written(system)).tolist())
     checked_w = np.array([symbol.name in own for symbol in motion.reduced.w], dtype=bool)
 
     def flow(start: Any, ts: Any, parameters: Mapping[str, Any] | None = None) -> FlowResult:
@@ -172,16 +172,17 @@ def flow(
         for name, value in (parameters or {}).items():
             if value.ndim:
                 raise ValueError(f"parameter {name!r} has shape {value.shape}; give one number (batches: jax.vmap)")
-        result = solve(*_split(system, start), ts, parameters)
+        y0, given, left_out = _split(system, start)
+        result = solve(y0, given, ts, parameters, tuple(sorted(unwritten | left_out)))
         if throw and not isinstance(result.status, Tracer) and result.status != _SUCCESS:
             raise _failure(system, result, start, parameters, start_tol)
         return result
 
-    def begin(y0, given, times, parameters):
+    def begin(y0, given, times, parameters, optional):
         """The state to start from, the jumps on the way, and 0 or the number of the reason for which there is none."""
         t0, filled = times[0], jnp.asarray(True)
-        if optional.size:
-            y0, filled = fill_in(motion.functions, y0, optional, t0, parameters)
+        if optional:
+            y0, filled = fill_in(motion.functions, y0, np.array(optional), t0, parameters)
         finite = jnp.all(jnp.isfinite(y0))
         state, w0, found = motion.begin(t0, y0, parameters, jax.lax.stop_gradient(jnp.nan_to_num(given)))
         consistent = agrees = jnp.asarray(True)
@@ -196,20 +197,20 @@ def flow(
         return state, jumps, _first_that_fails(good)
 
     @eqx.filter_jit
-    def solve(y0, given, ts, parameters):
+    def solve(y0, given, ts, parameters, optional):
         inputs = jnp.concatenate([y0, *[value[None] for value in (parameters or {}).values()]])
         finite = jnp.all(jnp.isfinite(inputs[y0.size :])) & jnp.all(jnp.isfinite(ts)) & ~jnp.any(jnp.isinf(given))
         increasing = jnp.all(ts[1:] > ts[:-1])
         times = jnp.where(finite & increasing, ts, jnp.arange(ts.size, dtype=ts.dtype))
         t0, frozen = times[0], jax.lax.stop_gradient((y0, parameters))
-        failed = begin(frozen[0], given, times, frozen[1])[-1]
+        failed = begin(frozen[0], given, times, frozen[1], optional)[-1]
         bad_start = jnp.where(finite, jnp.where(increasing, failed, 2), 1)
         # What does not begin has no derivatives here: a zero that a program masks it with, times NaN, would be NaN in
         # the derivatives of all others by what they share. Values are the same, and compiled once.
         y0, parameters = jax.tree.map(
             lambda x, fixed: jnp.where(bad_start == _SUCCESS, x, fixed), (y0, parameters), frozen
         )
-        state, jumps, _ = begin(y0, given, times, parameters)
+        state, jumps, _ = begin(y0, given, times, parameters, optional)
 
         def after_step(t, state, args):
             parameters, jumps = args
@@ -349,8 +350,8 @@ def _one_by_one(system: System, given: Mapping[str, Array]) -> dict[str, Array]:
     return found
 
 
-def _split(system: Any, start: Any) -> tuple[Array, Array]:
-    """y and, NaN where it is not given, w from an array of all states or a mapping by name."""
+def _split(system: Any, start: Any) -> tuple[Array, Array, set[int]]:
+    """y and w, NaN where they are not given, from an array of all states or a mapping by name; what is left out."""
     reduced, names = system.reduce(), [s.name for s in system.states]
     if isinstance(start, ConsistentStart):
         start = start.as_dict()
@@ -375,6 +376,7 @@ def _split(system: Any, start: Any) -> tuple[Array, Array]:
     for name, value in given.items():
         array, column = places[name]
         (y if array == "y" else w)[column] = value
-    check_given(system, [i for i, value in enumerate(y) if value is None])
+    left_out = {i for i, value in enumerate(y) if value is None}
+    check_given(system, sorted(left_out))
     filled = [jnp.asarray(jnp.nan) if value is None else value for value in y]
-    return jnp.stack(filled) if filled else jnp.zeros(0), jnp.stack(w) if w else jnp.zeros(0)
+    return jnp.stack(filled) if filled else jnp.zeros(0), jnp.stack(w) if w else jnp.zeros(0), left_out

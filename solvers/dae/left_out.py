@@ -1,8 +1,8 @@
-"""Entries of a reduced state that a user need not give: their equations determine them from the others.
+"""Differential variables that a user need not give: the equations determine them from the others.
 
-Where rows of a DAE are mixed, its reduced state holds more than the differential variables that the user wrote: x_dot
-where no row says x' = u alone, or a multiplier whose equation has to be differentiated. These follow from the hidden
-constraints C(y, t) = 0 and what is given.
+The hidden constraints C(y, t) = 0 leave so many of the entries of y free, whatever they are. Where rows of a DAE are
+mixed, y also holds more than the differential variables that the user wrote: x_dot where no row says x' = u alone, or a
+multiplier whose equation has to be differentiated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,11 @@ from jaxtyping import Array, Bool, Float
 
 _RANK = 1e-10  # relative singular value below which an unknown is not determined
 _MAX_ITERATIONS = 50
+_HOLDS = 1e-8  # a residual, relative to the terms of its equation
+_OPEN = 1e-8  # what rounding of the equations may leave open of an unknown, relative to it above 1
 
 
-def may_be_left_out(system: Any) -> Bool[np.ndarray, " n_y"]:
+def not_written(system: Any) -> Bool[np.ndarray, " n_y"]:
     """Which entries of the reduced y are no state whose derivative the user wrote."""
     reduced = system.reduce()
     symbols = set().union(*(e.free_symbols for e in system.equations))
@@ -53,24 +55,45 @@ def filled_in(
 ) -> tuple[Float[np.ndarray, " n_y"], list[int]]:
     """y with its unknown entries from C(y, t) = 0, and those of them that it does not determine at this y.
 
-    Damped Gauss-Newton steps from their values in y (zero where it has NaN), the others held. Where these are not
-    consistent, the equations hold in the sense of least squares, each in units of its own.
+    Damped Gauss-Newton steps from their values in y, the others held; where it has NaN, from each of `_starts`. Of what
+    they find it is where the equations hold and determine most, then what is smallest, then what was found first. Where
+    the others are not consistent, the equations hold in the sense of least squares, each in units of its own.
     """
-    y = np.where(unknown & np.isnan(y), 0.0, y)
+    missing = np.isnan(y)
     if not unknown.any() or not reduced.constraints:
-        return y, np.flatnonzero(unknown).tolist()
-    functions, damping = reduced.numpy(), 1.0
+        return np.where(unknown & missing, 0.0, y), np.flatnonzero(unknown).tolist()
+    size = max(1.0, np.abs(np.nan_to_num(y)).max(initial=0.0))
+    starts = np.where(missing, np.stack(_starts(y.size, size)), y) if missing.any() else y[None]
+    found = [_descended(reduced.numpy(), start, unknown, t, parameters) for start in starts]
+
+    def rank(k: int) -> tuple:
+        values, free, holds = found[k]
+        # Roots of the same size are told apart by their order, not by rounding.
+        return not holds, len(free), np.round(np.log(size + np.abs(values[unknown]).max()), 6), k
+
+    best = min(range(len(found)), key=rank)
+    return found[best][0], found[best][1]
+
+
+def _starts(n: int, size: Any) -> list:
+    """Where to search from: zero, where many slopes vanish, and around, the positive side first."""
+    random = np.random.default_rng(0).normal(size=(2, n))
+    return [0.0 * size * np.ones(n), np.ones(n) + 0.0 * size, *(size * x for x in (np.ones(n), *random))]
+
+
+def _descended(functions: Any, y: np.ndarray, unknown: np.ndarray, t: float, parameters: Any) -> tuple:
+    """y, those unknown entries that are not determined there if all equations hold, and whether they do."""
+    damping = 1.0
 
     def linearised(y):
         with np.errstate(all="ignore"):
-            jacobian = functions.constraints_jacobian(y, t, parameters)[:, unknown]
-            return functions.constraints(y, t, parameters), jacobian
+            return functions.constraints(y, t, parameters), functions.constraints_jacobian(y, t, parameters)
 
-    residual, jacobian = linearised(y)
-    rows = np.abs(jacobian).max(axis=1, initial=0.0)
-    if not (np.all(np.isfinite(rows)) and np.all(np.isfinite(residual))):
-        return np.where(unknown, np.nan, y), []
+    residual, whole = linearised(y)
+    if not (np.all(np.isfinite(whole)) and np.all(np.isfinite(residual))):
+        return np.where(unknown, np.nan, y), [], False
     for _ in range(_MAX_ITERATIONS):
+        jacobian = whole[:, unknown]
         rows = np.abs(jacobian).max(axis=1)
         units = np.where(rows > 0, rows, np.inf)  # an equation without them says nothing of them
         size = np.linalg.norm(residual / units)
@@ -80,15 +103,19 @@ def filled_in(
         while True:
             trial = y.copy()
             trial[unknown] -= damping * step
-            new_residual, new_jacobian = linearised(trial)
-            finite = np.all(np.isfinite(new_residual)) and np.all(np.isfinite(new_jacobian))
+            new_residual, new_whole = linearised(trial)
+            finite = np.all(np.isfinite(new_residual)) and np.all(np.isfinite(new_whole))
             if finite and np.linalg.norm(new_residual / units) < size:
                 break
             damping /= 4
             if damping < 1e-9:
-                return y, _places(unknown, jacobian)
-        y, residual, jacobian, damping = trial, new_residual, new_jacobian, min(1.0, 2 * damping)
-    return y, _places(unknown, jacobian)
+                break
+        if damping < 1e-9:
+            break
+        y, residual, whole, damping = trial, new_residual, new_whole, min(1.0, 2 * damping)
+    terms = np.abs(whole) @ np.maximum(1.0, np.abs(y))
+    holds = bool(np.all(np.abs(residual) <= _HOLDS * terms))
+    return y, _undetermined_at(y, unknown, whole[:, unknown], terms) if holds else [], holds
 
 
 def fill_in(functions: Any, y: Array, optional: np.ndarray, t: Any, parameters: Any) -> tuple[Array, Array]:
@@ -101,10 +128,14 @@ def fill_in(functions: Any, y: Array, optional: np.ndarray, t: Any, parameters: 
     import jax.numpy as jnp
 
     unknown = jnp.isnan(y[optional])
-    y = y.at[optional].set(jnp.where(unknown, 0.0, y[optional]))
+    held = jax.lax.stop_gradient(jnp.nan_to_num(y))
+    size = jnp.maximum(1.0, jnp.max(jnp.abs(held)))
+    starts = jnp.stack(_starts(len(optional), size))
 
     def inverse(y, t, parameters):
-        jacobian = functions.constraints_jacobian(y, t, parameters)[:, optional] * unknown
+        """The inverse of the Jacobian by the unknown entries, and whether it determines all of them, at y."""
+        whole = functions.constraints_jacobian(y, t, parameters)
+        jacobian = whole[:, optional] * unknown
         rows = jnp.max(jnp.abs(jacobian), axis=1, keepdims=True)
         rows = jnp.where(rows > 0, rows, 1.0)
         columns = jnp.max(jnp.abs(jacobian / rows), axis=0, keepdims=True)
@@ -112,7 +143,12 @@ def fill_in(functions: Any, y: Array, optional: np.ndarray, t: Any, parameters: 
         left, sizes, right = jnp.linalg.svd(jacobian / rows / columns, full_matrices=False)
         kept = sizes > _RANK * jnp.maximum(1.0, sizes[0])
         inverted = (right.T * jnp.where(kept, 1 / jnp.where(kept, sizes, 1.0), 0.0)) @ left.T
-        return inverted / columns.T / rows.T, jnp.sum(kept) == jnp.sum(unknown)
+        inverted = inverted / columns.T / rows.T
+        terms = jnp.abs(whole) @ jnp.maximum(1.0, jnp.abs(y))
+        open_by = jnp.abs(inverted) @ (np.finfo(float).eps * terms)
+        closed = jnp.all((open_by <= _OPEN * jnp.maximum(1.0, jnp.abs(y[optional]))) | ~unknown)
+        holds = jnp.all(jnp.abs(functions.constraints(y, t, parameters)) <= _HOLDS * terms)
+        return inverted, (jnp.sum(kept) == jnp.sum(unknown)) & closed, holds
 
     def moved(y, matrix, t, parameters):
         step = jnp.where(unknown, matrix @ functions.constraints(y, t, parameters), 0.0)
@@ -122,26 +158,46 @@ def fill_in(functions: Any, y: Array, optional: np.ndarray, t: Any, parameters: 
         _, step, size, iteration = carry
         return (iteration < _MAX_ITERATIONS) & ~(step <= 1e-14 * size)
 
-    frozen_y, frozen_t, frozen = jax.lax.stop_gradient((y, t, parameters))
+    frozen_t, frozen = jax.lax.stop_gradient((t, parameters))
 
     def correct(carry):
         y, _, _, iteration = carry
         return *moved(y, inverse(y, frozen_t, frozen)[0], frozen_t, frozen), iteration + 1
 
-    def find(y):
-        start = (y, jnp.asarray(jnp.inf), jnp.asarray(0.0), jnp.asarray(0))
-        return jax.lax.while_loop(unfinished, correct, start)[0]
+    def search(start):
+        y = held.at[optional].set(jnp.where(unknown, start, held[optional]))
+        y = jax.lax.while_loop(unfinished, correct, (y, jnp.asarray(jnp.inf), jnp.asarray(0.0), jnp.asarray(0)))[0]
+        _, determined, holds = inverse(y, frozen_t, frozen)
+        length = jnp.max(jnp.where(unknown, jnp.abs(y[optional]), 0.0))
+        badness = 1e6 * (2.0 * ~holds + 1.0 * ~determined) + jnp.round(jnp.log(size + length), 6)
+        return y, jnp.where(jnp.isfinite(badness), badness, jnp.inf)
 
-    found = jax.lax.cond(jnp.any(unknown), find, lambda y: y, frozen_y)
-    matrix, determined = inverse(found, frozen_t, frozen)
+    def find():
+        found, badness = jax.lax.map(search, starts)
+        return found[jnp.argmin(badness)]
+
+    found = jax.lax.cond(jnp.any(unknown), find, lambda: held)
+    matrix, determined, _ = inverse(found, frozen_t, frozen)
     y = y.at[optional].set(jnp.where(unknown, found[optional], y[optional]))
     for _ in range(2):
         y = moved(y, jax.lax.stop_gradient(matrix), t, parameters)[0]
     return y, determined
 
 
-def _places(unknown: np.ndarray, jacobian: np.ndarray) -> list[int]:
-    return [int(i) for i in np.flatnonzero(unknown)[_undetermined(jacobian)]]
+def _undetermined_at(y: np.ndarray, unknown: np.ndarray, jacobian: np.ndarray, terms: np.ndarray) -> list[int]:
+    """Places of unknown entries of y that take part in a null vector, or that rounding of the equations leaves open.
+
+    A double root is the second: its slope is as small as the root is wrong.
+    """
+    free, places = _undetermined(jacobian), np.flatnonzero(unknown)
+    if not free.any():
+        rows = np.abs(jacobian).max(axis=1, keepdims=True)
+        rows = np.where(rows > 0, rows, 1.0)
+        columns = np.abs(jacobian / rows).max(axis=0)
+        inverse = np.abs(np.linalg.pinv(jacobian / rows / columns, rcond=_RANK)) / columns[:, None]
+        open_by = inverse @ (np.finfo(float).eps * terms / rows[:, 0])
+        free = open_by > _OPEN * np.maximum(1.0, np.abs(y[unknown]))
+    return [int(i) for i in places[free]]
 
 
 def _undetermined(jacobian: np.ndarray) -> np.ndarray:

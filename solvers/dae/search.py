@@ -6,7 +6,7 @@ import numpy as np
 
 from ndae.solvers.arguments import check_system, checked_parameters, numbers
 from ndae.solvers.batches import at_index
-from ndae.solvers.dae.left_out import filled_in, may_be_left_out
+from ndae.solvers.dae.left_out import filled_in, not_written
 from ndae.solvers.dae.start import (
     ConsistentStart,
     _check_filled_in,
@@ -61,11 +61,12 @@ class _Search:
             else:
                 self.kept_w.append(column)
         # What follows from the others moves at no cost.
-        self.follows = np.isnan(self.y0) | may_be_left_out(system) & _is_state(self.reduced)
+        self.follows = np.isnan(self.y0) | not_written(system) & _is_state(self.reduced)
         self.follows &= self.free
         if self.follows.any():
+            missing = np.isnan(self.y0)
             self.y0, free = filled_in(self.reduced, self.y0, self.follows, self.t0, self.parameters)
-            _check_filled_in(system, [i for i in free if np.isnan(self.y0[i])], self.t0)
+            _check_filled_in(system, [i for i in free if missing[i] or np.isnan(self.y0[i])], self.t0)
         # Relative changes; absolute ones of what is zero.
         self.scale = np.where(self.y0 != 0, np.abs(self.y0), 1.0)
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from ndae.solvers.arguments import named_once, numbers
 from ndae.solvers.batches import Refused, at_index, broadcast_parameters, common_shape, refuse
-from ndae.solvers.dae.left_out import filled_in, left_open, may_be_left_out
+from ndae.solvers.dae.left_out import filled_in, left_open, not_written
 from ndae.solvers.dae.start_of_points import read_points
 from ndae.symbolic.ground.words import check_known, listed, shortened
 from ndae.symbolic.systems.system import System
@@ -17,6 +17,17 @@ from ndae.symbolic.systems.system import System
 # An algebraic variable may differ from what its equations give by this many times the tolerance of the start: it
 # repeats, multiplied by the condition of those equations, what is left of the constraints.
 ALGEBRAIC_SLACK = 1e3
+
+
+class UndeterminedError(ValueError):
+    """A start leaves out differential variables, `names`, that no equation determines from the others."""
+
+    def __init__(self, message: str, names: list[str]) -> None:
+        super().__init__(message)
+        self.names = names
+
+    def __reduce__(self):
+        return type(self), (self.args[0], self.names)
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no one truth value
@@ -85,6 +96,7 @@ def resolve_start(
             "the states at every time; solve them by system.reduce().numpy().solve_leading(np.zeros(0), t)"
         )
     y, w = read_states(system, start)
+    left_out = np.isnan(y).reshape(-1, y.shape[-1]).all(axis=0)
     shapes = {f"parameter {name!r}": np.shape(value) for name, value in (parameters or {}).items()}
     batch = common_shape({"start": y.shape[:-1]} | shapes)
     if 0 in batch:
@@ -94,7 +106,7 @@ def resolve_start(
     for index in np.ndindex(batch):
         own = at_index(parameters, index)
         try:
-            _check_each(system, y[index], w[index], index)
+            _check_each(system, y[index], w[index], left_out, index)
             if np.isnan(y[index]).any():
                 y[index], free = filled_in(reduced, y[index], np.isnan(y[index]), t0, own)
                 _check_filled_in(system, free, t0, index)
@@ -114,9 +126,10 @@ def check_start_of(system: System, start: ConsistentStart) -> None:
 
 
 def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
-    """y (*batch, N) and w (*batch, n) as given, NaN where they are not: w, and what `may_be_left_out` of y.
+    """y (*batch, N) and w (*batch, n) as given, NaN where they are not.
 
-    What is given for some of a batch alone, or finite for some alone, is for the caller to refuse.
+    Of y that is what a mapping does not name and the hidden constraints determine from the others, and what no user
+    wrote. What is given for some of a batch alone, or finite for some alone, is for the caller to refuse.
     """
     reduced = system.reduce()
     names = [s.name for s in system.states]
@@ -149,42 +162,50 @@ def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
     samples = tuple(range(y.ndim - 1))
     if 0 in batch:
         return y, w
-    check_given(system, np.flatnonzero(np.isnan(y).all(axis=samples)).tolist())
+    named = [column for array, column in map(places.__getitem__, given) if array == "y"]
+    check_given(system, np.flatnonzero(np.isnan(y).all(axis=samples)).tolist(), named)
     if np.any(np.isinf(y).all(axis=samples)) or np.any(np.isinf(w).all(axis=samples)):
         bad = [name for name, value in given.items() if np.all(np.isinf(value))]
         raise ValueError(f"start must be finite, but {listed(bad)} is not")
     return y, w
 
 
-def _check_each(system: Any, y: np.ndarray, w: np.ndarray, index: tuple[int, ...]) -> None:
+def _check_each(system: Any, y: np.ndarray, w: np.ndarray, left_out: np.ndarray, index: tuple[int, ...]) -> None:
     """Raises ValueError where one sample lacks what others have, or has what is not finite."""
     held = ("y", y), ("w", w)
     infinite = [_name_of(system, array, i) for array, values in held for i in np.flatnonzero(np.isinf(values)).tolist()]
     if infinite:
         raise ValueError(f"start{of_sample(index)} must be finite, but {listed(infinite)} is not")
-    if np.isnan(y).any():
-        check_given(system, np.flatnonzero(np.isnan(y)).tolist(), index)
+    check_given(system, np.flatnonzero(np.isnan(y)).tolist(), np.flatnonzero(~left_out).tolist(), index)
 
 
-def check_given(system: Any, without: Any, index: tuple[int, ...] = ()) -> None:
-    """Raises ValueError unless all those entries of y may be left out that a start leaves out."""
-    optional = may_be_left_out(system)
-    missing = [i for i in without if not optional[i]]
-    missing = missing or left_open(system.reduce(), [i for i in without if optional[i]])
+def check_given(system: Any, without: Any, named: Any = (), index: tuple[int, ...] = ()) -> None:
+    """Raises ValueError unless all those entries of y may be left out that a start leaves out.
+
+    NaN for one that it names is no way to leave it out: it comes from a computation that went wrong.
+    """
+    if not without:
+        return
+    reduced, optional = system.reduce(), not_written(system)
+    wrong = [i for i in without if i in named and not optional[i]]
+    missing = wrong or left_open(reduced, without)
     if missing:
         names = [_name_of(system, "y", i) for i in missing]
-        raise ValueError(
-            f"start{of_sample(index)} gives no value for {listed(names)}; give one for every differential state of "
-            f"{system.name!r} (algebraic ones may be left out, and derivatives that the equations determine)"
+        reason = "" if wrong else f", which the equations of {system.name!r} do not determine from the others"
+        raise UndeterminedError(
+            f"start{of_sample(index)} gives no value for {listed(names)}{reason}; give one for every differential "
+            "state that does not follow (algebraic ones may be left out)",
+            names,
         )
 
 
 def _check_filled_in(system: Any, free: Any, t0: float, index: tuple[int, ...] = ()) -> None:
     if free:
-        names = listed([_name_of(system, "y", i) for i in free])
-        raise ValueError(
-            f"the start{of_sample(index)} of {system.name!r} gives no value for {names}, and the equations at t = "
-            f"{t0:g} do not determine it there; give one"
+        names = [_name_of(system, "y", i) for i in free]
+        raise UndeterminedError(
+            f"the start{of_sample(index)} of {system.name!r} gives no value for {listed(names)}, and the equations at "
+            f"t = {t0:g} do not determine it there; give one",
+            names,
         )
 
 

@@ -206,8 +206,8 @@ def test_a_bad_start_is_the_result_of_its_sample_alone(many):
         assert np.isnan(values[~good]).all() and np.isfinite(values[good]).all()
     with pytest.raises(ValueError, match=r"the start \(0, 1\) of 'pendulum' is inconsistent at level 0"):
         solve_dae(pendulum(), some, TS)
-    del some["u"]  # of nobody: a mistake of the call, not of a sample
-    with pytest.raises(ValueError, match="start gives no value for u"):
+    del some["u"], some["v"]  # of nobody: a mistake of the call, not of a sample
+    with pytest.raises(ValueError, match="start gives no value for u, v"):
         solve_dae(pendulum(), some, TS, throw=False)
 
 
@@ -373,7 +373,10 @@ ALGEBRAIC = ndae.System([sp.Symbol("z") ** 3 - 8], [sp.Symbol("z")], name="algeb
         ({"system": ALGEBRAIC, "start": {}}, "no differential variable, so there is nothing to integrate"),
         ({"start": [0.0, -1.0, 0.0, 0.0]}, r"start has shape \(4,\); expected \(\*batch, 5\).*x, y, u, v, lam"),
         ({"start": START | {"w": 1.0}}, "start: 'pendulum' has no state 'w'; it has"),
-        ({"start": {"x": 0.0, "y": -1.0}}, "start gives no value for u, v; give one for every differential state"),
+        (
+            {"start": {"x": 0.0, "y": -1.0}},
+            "start gives no value for u, v, which the equations of 'pendulum' do not determine",
+        ),
         ({"start": START | {"x": np.nan}}, "start gives no value for x"),
         ({"start": START | {"x": np.inf}}, "start must be finite, but x is not"),
         ({"start": START | {"x": "left"}}, r"start\['x'\] must be an array of numbers"),

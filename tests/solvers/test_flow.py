@@ -317,7 +317,7 @@ def test_bad_settings_are_named(settings, message):
         ({"start": [0.0, -1.0]}, r"start has shape \(2,\); expected \(5,\), the states x, y, u, v, lam"),
         ({"start": np.zeros((2, 5))}, r"start has shape \(2, 5\).*jax.vmap"),
         ({"start": {"x": 0.0, "q": 1.0}}, "start: 'pendulum' has no state 'q'; it has"),
-        ({"start": {"x": 0.0}}, "start gives no value for y, u, v"),
+        ({"start": {"x": 0.0}}, "start gives no value for u, v, which the equations of 'pendulum' do not"),
         ({"start": hanging(np.ones(2))}, r"start\['x'\] has shape \(2,\); give one number"),
         ({"ts": [0.0]}, r"ts has shape \(1,\)"),
         ({"ts": [1.0, 0.0]}, "ts must increase strictly"),

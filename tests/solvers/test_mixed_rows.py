@@ -11,7 +11,7 @@ import ndae
 from ndae.experiments.problems import problem_from_text
 from ndae.experiments.problems.start import start_of
 from ndae.solvers.consistent import consistent_initial_condition
-from ndae.solvers.dae.left_out import fill_in, may_be_left_out
+from ndae.solvers.dae.left_out import fill_in, not_written
 from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.dae.solve_torch import solve_torch
 from ndae.solvers.dae.start import resolve_start
@@ -77,7 +77,7 @@ def test_entries_left_out_in_jax_and_their_derivatives():
     """x_dot = u and y_dot = v, as long as the start is consistent: derivatives of first and second order as well."""
     reduced = mixed("all").reduce()
     names = [s.name for s in reduced.y]
-    optional = np.flatnonzero(may_be_left_out(mixed("all")))
+    optional = np.flatnonzero(not_written(mixed("all")))
     assert [names[i] for i in optional] == ["x_dot", "y_dot"]
     with jax.enable_x64(True):
         functions = reduced.jax()
@@ -127,7 +127,7 @@ def test_own_solvers(name):
         np.testing.assert_allclose(solution.x, expected(), rtol=0, atol=1e-8)
 
 
-def test_an_algebraic_variable_whose_equation_is_differentiated_may_be_left_out():
+def test_an_algebraic_variable_whose_equation_is_differentiated_not_written():
     """x' = p with p = u beside it: the constraint needs p', so that p is one of y; its derivative nobody wrote."""
     equations = [dot(x) - z, *pendulum().equations[1:], z - u]
     system = System(equations, [*pendulum().states, z], pendulum().parameters, name="pendulum by p")
@@ -148,7 +148,10 @@ def test_an_algebraic_variable_whose_equation_is_differentiated_may_be_left_out(
 def test_what_the_equations_leave_free_is_asked_for_by_its_name():
     """A user's own second derivative: x' is data."""
     system = System([dot(x, 2) + x], [x], name="spring")
-    with pytest.raises(ValueError, match="no value for x_dot; give one"):
+    with pytest.raises(
+        ValueError,
+        match="no value for x_dot, which the equations of 'spring' do not determine from the others; give one",
+    ):
         resolve_start(system, {"x": 1.0}, 0.0, None, 1e-8)
     y0, _ = resolve_start(system, {"x": 1.0, "x_dot": 2.0}, 0.0, None, 1e-8)
     np.testing.assert_array_equal(y0, [1, 2])

@@ -161,7 +161,7 @@ def test_a_start_where_the_equations_are_singular_is_refused():
     ("call", "message"),
     [
         ({"guess": ROUGH | {"w": 1.0}}, "start: 'pendulum' has no state 'w'; it has x, y, u, v, lam"),
-        ({"guess": {"x": 1.0}}, "gives no value for y, u, v"),
+        ({"guess": {"x": 1.0}}, "gives no value for u, v, which the equations of 'pendulum' do not determine"),
         ({"guess": None}, r"start has shape \(\); expected \(\*batch, 5\)"),
         ({"guess": [1.0, 2.0]}, r"shape \(2,\); expected \(\*batch, 5\)"),
         ({"guess": hanging(np.ones(3))}, r"batch shape \(3,\); give one guess at a time"),

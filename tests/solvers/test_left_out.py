@@ -1,0 +1,101 @@
+"""Starts that say no more than is free: what follows from the given values by the constraints is found."""
+
+import jax
+import numpy as np
+import pytest
+import sympy as sp
+
+import ndae
+from ndae import System, dot
+from ndae.experiments.problems import load_problem
+from ndae.experiments.problems.start import start_of
+from ndae.solvers.dae.start import UndeterminedError, name_places
+from tests.solvers.dae_cases import pendulum
+
+TS = np.linspace(0, 1, 6)
+
+
+def two_capacitors() -> System:
+    """A source and two capacitors in a loop, whose voltages add up to nothing."""
+    t, v1, v2, v3, i = sp.symbols("t v1 v2 v3 i")
+    return System([v1 - sp.sin(t), dot(v2) - i, dot(v3) - i, v1 + v2 + v3], [v1, v2, v3, i], time=t, name="loop")
+
+
+def test_what_the_constraints_determine_need_not_be_given():
+    start = ndae.consistent_initial_condition(two_capacitors(), {"v2": 0.3})
+    assert start.as_dict() == {"v1": 0.0, "v2": 0.3, "v3": -0.3, "i": -0.5}
+    assert ndae.solve(two_capacitors(), {"v2": 0.3}, TS)["v3"] == pytest.approx(-0.3 - np.sin(TS) / 2, abs=1e-9)
+    later = ndae.consistent_initial_condition(two_capacitors(), {"v2": 0.3}, t0=1.0)
+    assert later["v3"] == pytest.approx(-0.3 - np.sin(1.0), rel=1e-14)
+
+
+def test_of_several_roots_the_positive_one_is_taken_and_a_value_chooses_another():
+    for given, y in (({"x": 0.6, "u": 0.3}, 0.8), ({"x": 0.6, "y": -0.8, "u": 0.3}, -0.8)):
+        found = ndae.consistent_initial_condition(pendulum(), given, keep=list(given))
+        assert found["y"] == pytest.approx(y, rel=1e-14)
+        assert found["v"] == pytest.approx(-0.6 * 0.3 / y, rel=1e-14)
+        assert (found["x"], found["u"]) == (0.6, 0.3)
+
+
+def test_points_and_batches_leave_out_velocities_that_follow():
+    angle = np.array([0.2, 0.5, -0.7])
+    given = {"x": np.sin(angle), "y": -np.cos(angle), "u": 0.3 * np.cos(angle)}
+    found = ndae.solve(pendulum(), given, TS)
+    whole = ndae.solve(pendulum(), given | {"v": 0.3 * np.sin(angle)}, TS)
+    np.testing.assert_allclose(found.x, whole.x, rtol=0, atol=1e-8)
+
+
+def test_in_jax_with_derivatives_through_what_is_found():
+    with jax.enable_x64(True):
+        flow = ndae.flow(pendulum())
+        end = jax.jit(lambda x: flow({"x": x, "u": 0.3}, TS).x[-1])
+        whole = ndae.solve(pendulum(), {"x": 0.6, "y": 0.8, "u": 0.3, "v": -0.225}, TS)
+        np.testing.assert_allclose(end(0.6), whole.x[-1], rtol=1e-8)
+        slope, h = jax.jacobian(end)(0.6), 1e-5
+        np.testing.assert_allclose(slope, (end(0.6 + h) - end(0.6 - h)) / (2 * h), rtol=1e-6)
+
+
+@pytest.mark.parametrize("by", ["dopri8", "ida", "radau", "torch"])
+def test_every_solver_starts_from_what_is_free(by):
+    whole = {"x": 0.6, "y": 0.8, "u": 0.3, "v": -0.225}
+    found = ndae.solve(pendulum(), {"x": 0.6, "u": 0.3}, TS, by=by)
+    np.testing.assert_allclose(found.x, ndae.solve(pendulum(), whole, TS, by=by).x, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["car_axis", "pendulum_g10", "double_pendulum", "brenan", "robot_path", "crank"])
+def test_of_published_problems_any_values_may_be_left_out_that_the_others_determine(name):
+    """All single ones, and random subsets: either the given ones stay and everything holds, or it is refused."""
+    problem = load_problem(name)
+    system, t0 = problem.system, problem.t_span[0]
+    start = ndae.consistent_initial_condition(system, start_of(problem, ()), t0=t0)
+    places = name_places(system)
+    names = [n for n in problem.states if places[n][0] == "y"]
+    random = np.random.default_rng(0)
+    subsets = [[n] for n in names] + [[n for n in names if random.random() < 0.4] for _ in range(10)]
+    jacobian = system.reduce().numpy().constraints_jacobian(start.y, t0)
+    found = 0
+    for left_out in subsets:
+        given = {n: start[n] for n in names if n not in left_out}
+        columns = [places[n][1] for n in left_out]
+        try:
+            made = ndae.consistent_initial_condition(system, given, keep=list(given), t0=t0)
+        except UndeterminedError as error:
+            assert set(error.names) <= set(left_out)
+            continue
+        except ndae.SolveError:  # another root of the constraints, where they are singular
+            continue
+        assert all(made[n] == start[n] for n in given)
+        worst = max(np.abs(values).max(initial=0.0) for values in made.residual.values())
+        assert worst <= 1e-9 * max(1.0, np.abs(start.states).max())
+        assert np.linalg.matrix_rank(jacobian[:, columns]) == len(columns) or not np.allclose(made.states, start.states)
+        found += 1
+    assert found or not len(jacobian)
+
+
+def test_nothing_is_sought_that_nothing_determines():
+    with pytest.raises(UndeterminedError, match="gives no value for u, v, which the equations of 'pendulum' do not"):
+        ndae.solve(pendulum(), {"x": 0.6, "y": -0.8}, TS)
+    with pytest.raises(ValueError, match="gives no value for x; give one"):  # NaN is no way to leave it out
+        ndae.solve(pendulum(), {"x": np.nan, "y": -0.8, "u": 0.0, "v": 0.0}, TS)
+    with pytest.raises(ValueError, match=r"inconsistent at level 0: .* is 1\.25"):
+        ndae.solve(pendulum(), {"x": 1.5, "u": 0.1}, TS)

@@ -69,10 +69,10 @@ def solve(
     """The solution of a system from a consistent start, at the times `ts`, in float64.
 
     - `start`: initial values at `ts[0]`: a mapping by name, an array (*batch, n_states) in the order of the states, or
-      a ConsistentStart. Algebraic variables may be left out (NaN in an array), and derivatives that are no states where
-      the equations determine them; where equations of algebraic variables are nonlinear, values of these are the guess
-      from which they are solved. Of a system of points, {"q": ..., "v": ...} gives whole vectors (*batch, n). It must
-      satisfy the equations and the constraints hidden in them within `start_tol`.
+      a ConsistentStart. Algebraic variables may be left out (NaN in an array), and of a mapping what the constraints
+      determine from the rest (see consistent_initial_condition); where equations of algebraic variables are nonlinear,
+      values of these are the guess from which they are solved. Of a system of points, {"q": ..., "v": ...} gives whole
+      vectors (*batch, n). It must satisfy the equations and the constraints hidden in them within `start_tol`.
     - `ts` (n_times,): output times, strictly increasing, at least two. Steps end there.
     - `by`: "dopri8" (the default), "dopri5", "tsit5" for equations that are not stiff, "radau13" or "kvaerno5"
       (implicit) for stiff ones, all in JAX by diffrax; and for a second opinion "torch" (torchdiffeq), "ida"

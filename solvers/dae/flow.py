@@ -115,11 +115,12 @@ def flow(
     """The flow of a System: `flow(start, ts, parameters=None) -> FlowResult`, pure JAX.
 
     `start` is an array (n_states,) in the order of the states or a mapping by name (algebraic variables may be left
-    out, NaN in an array), `ts` (n_times,) increases strictly, `parameters` are values by name. Under jit, vmap and grad
-    (with respect to start and parameters, not `ts`), with 64-bit JAX switched on by the caller: `jax.enable_x64(True)`.
-    `method`, `integrator` (`by` there), `rtol`, `atol` and `start_tol` are those of ndae.solve; with `start_tol=None`
-    the start is not checked: a formulation that projects moves it to the constraints, the others integrate from it as
-    it is, and algebraic variables that it gives are no more than guesses.
+    out, NaN in an array, and of a mapping what the constraints determine from the rest), `ts` (n_times,) increases
+    strictly, `parameters` are values by name. Under jit, vmap and grad (with respect to start and parameters, not
+    `ts`), with 64-bit JAX switched on by the caller: `jax.enable_x64(True)`. `method`, `integrator` (`by` there),
+    `rtol`, `atol` and `start_tol` are those of ndae.solve; with `start_tol=None` the start is not checked: a
+    formulation that projects moves it to the constraints, the others integrate from it as it is, and algebraic
+    variables that it gives are no more than guesses.
 
     Steps end where an input of time switches, and first derivatives by parameters that say when are right as well, no
     higher ones. Other derivatives are those of the discrete solution with its steps held fixed, by `adjoint`: for

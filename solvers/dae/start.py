@@ -96,7 +96,7 @@ def resolve_start(
             "the states at every time; solve them by system.reduce().numpy().solve_leading(np.zeros(0), t)"
         )
     y, w = read_states(system, start)
-    left_out = np.isnan(y).reshape(-1, y.shape[-1]).all(axis=0)
+    left_out = np.asarray(np.isnan(y).reshape(-1, y.shape[-1]).all(axis=0))
     shapes = {f"parameter {name!r}": np.shape(value) for name, value in (parameters or {}).items()}
     batch = common_shape({"start": y.shape[:-1]} | shapes)
     if 0 in batch:

@@ -37,7 +37,7 @@ def test_of_several_roots_the_positive_one_is_taken_and_a_value_chooses_another(
         assert (found["x"], found["u"]) == (0.6, 0.3)
 
 
-def test_points_and_batches_leave_out_velocities_that_follow():
+def test_a_batch_leaves_out_velocities_that_follow():
     angle = np.array([0.2, 0.5, -0.7])
     given = {"x": np.sin(angle), "y": -np.cos(angle), "u": 0.3 * np.cos(angle)}
     found = ndae.solve(pendulum(), given, TS)

@@ -127,7 +127,7 @@ def test_own_solvers(name):
         np.testing.assert_allclose(solution.x, expected(), rtol=0, atol=1e-8)
 
 
-def test_an_algebraic_variable_whose_equation_is_differentiated_not_written():
+def test_an_algebraic_variable_whose_equation_is_differentiated_may_be_left_out():
     """x' = p with p = u beside it: the constraint needs p', so that p is one of y; its derivative nobody wrote."""
     equations = [dot(x) - z, *pendulum().equations[1:], z - u]
     system = System(equations, [*pendulum().states, z], pendulum().parameters, name="pendulum by p")

@@ -113,11 +113,11 @@ def load_problem(name_or_path: str | Path) -> "Problem":
 def _of_file(path: Path) -> object:
     from ndae.experiments.problems.python_file import problem_of_file
 
-    key = (path.resolve(), path.stat().st_mtime_ns) if path.is_file() else None
-    if key is None or key not in _of_files:
-        made = problem_of_file(path, _ADVICE)
-        _of_files[path.resolve(), path.stat().st_mtime_ns] = made
-        return made
+    if not path.is_file():
+        return problem_of_file(path, _ADVICE)  # which says so
+    key = path.resolve(), path.stat().st_mtime_ns
+    if key not in _of_files:
+        _of_files[key] = problem_of_file(path, _ADVICE)
     return _of_files[key]
 
 

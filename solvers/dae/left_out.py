@@ -78,7 +78,7 @@ def filled_in(
 def _starts(n: int, size: Any) -> list:
     """Where to search from: zero, where many slopes vanish, and around, the positive side first."""
     random = np.random.default_rng(0).normal(size=(2, n))
-    return [0.0 * size * np.ones(n), np.ones(n) + 0.0 * size, *(size * x for x in (np.ones(n), *random))]
+    return [np.zeros(n), np.ones(n), *(size * x for x in (np.ones(n), *random))]
 
 
 def _descended(functions: Any, y: np.ndarray, unknown: np.ndarray, t: float, parameters: Any) -> tuple:

@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float
 _RANK = 1e-10  # relative singular value below which an unknown is not determined
 _MAX_ITERATIONS = 50
 _HOLDS = 1e-8  # a residual, relative to the terms of its equation
-_OPEN = 1e-8  # what rounding of the equations may leave open of an unknown, relative to it above 1
+# So many times as far from a root as rounding of the equations may put it slopes are the same; not of a double root.
+_NEAR = 1e3
 
 
 def not_written(system: Any) -> Bool[np.ndarray, " n_y"]:
@@ -114,8 +115,16 @@ def _descended(functions: Any, y: np.ndarray, unknown: np.ndarray, t: float, par
             break
         y, residual, whole, damping = trial, new_residual, new_whole, min(1.0, 2 * damping)
     terms = np.abs(whole) @ np.maximum(1.0, np.abs(y))
-    holds = bool(np.all(np.abs(residual) <= _HOLDS * terms))
-    return y, _undetermined_at(y, unknown, whole[:, unknown], terms) if holds else [], holds
+    if not np.all(np.abs(residual) <= _HOLDS * terms):
+        return y, [], False
+    free = _undetermined(whole[:, unknown])
+    if not free.any():
+        rounding = _moved_by(whole[:, unknown], terms)
+        near = y.copy()
+        near[unknown] += _NEAR * rounding
+        there = linearised(near)[1][:, unknown]
+        free = ~_alike(rounding, _moved_by(there, terms) if np.all(np.isfinite(there)) else np.inf)
+    return y, np.flatnonzero(unknown)[free].tolist(), True
 
 
 def fill_in(functions: Any, y: Array, optional: np.ndarray, t: Any, parameters: Any) -> tuple[Array, Array]:
@@ -133,7 +142,7 @@ def fill_in(functions: Any, y: Array, optional: np.ndarray, t: Any, parameters: 
     starts = jnp.stack(_starts(len(optional), size))
 
     def inverse(y, t, parameters):
-        """The inverse of the Jacobian by the unknown entries, and whether it determines all of them, at y."""
+        """The inverse of the Jacobian by the unknown entries, whether it has full rank, and the equations' terms."""
         whole = functions.constraints_jacobian(y, t, parameters)
         jacobian = whole[:, optional] * unknown
         rows = jnp.max(jnp.abs(jacobian), axis=1, keepdims=True)
@@ -144,11 +153,16 @@ def fill_in(functions: Any, y: Array, optional: np.ndarray, t: Any, parameters: 
         kept = sizes > _RANK * jnp.maximum(1.0, sizes[0])
         inverted = (right.T * jnp.where(kept, 1 / jnp.where(kept, sizes, 1.0), 0.0)) @ left.T
         inverted = inverted / columns.T / rows.T
-        terms = jnp.abs(whole) @ jnp.maximum(1.0, jnp.abs(y))
-        open_by = jnp.abs(inverted) @ (np.finfo(float).eps * terms)
-        closed = jnp.all((open_by <= _OPEN * jnp.maximum(1.0, jnp.abs(y[optional]))) | ~unknown)
+        return inverted, jnp.sum(kept) == jnp.sum(unknown), jnp.abs(whole) @ jnp.maximum(1.0, jnp.abs(y))
+
+    def judged(y, t, parameters):
+        """The inverse, and whether it determines the unknown entries and the equations hold, at a root."""
+        inverted, full, terms = inverse(y, t, parameters)
+        rounding = jnp.abs(inverted) @ (np.finfo(float).eps * terms)
+        near = y.at[optional].add(jnp.where(unknown, _NEAR * rounding, 0.0))
+        there = jnp.abs(inverse(near, t, parameters)[0]) @ (np.finfo(float).eps * terms)
         holds = jnp.all(jnp.abs(functions.constraints(y, t, parameters)) <= _HOLDS * terms)
-        return inverted, (jnp.sum(kept) == jnp.sum(unknown)) & closed, holds
+        return inverted, full & jnp.all(_alike(rounding, there) | ~unknown), holds
 
     def moved(y, matrix, t, parameters):
         step = jnp.where(unknown, matrix @ functions.constraints(y, t, parameters), 0.0)
@@ -167,7 +181,7 @@ def fill_in(functions: Any, y: Array, optional: np.ndarray, t: Any, parameters: 
     def search(start):
         y = held.at[optional].set(jnp.where(unknown, start, held[optional]))
         y = jax.lax.while_loop(unfinished, correct, (y, jnp.asarray(jnp.inf), jnp.asarray(0.0), jnp.asarray(0)))[0]
-        _, determined, holds = inverse(y, frozen_t, frozen)
+        _, determined, holds = judged(y, frozen_t, frozen)
         length = jnp.max(jnp.where(unknown, jnp.abs(y[optional]), 0.0))
         badness = 1e6 * (2.0 * ~holds + 1.0 * ~determined) + jnp.round(jnp.log(size + length), 6)
         return y, jnp.where(jnp.isfinite(badness), badness, jnp.inf)
@@ -177,27 +191,26 @@ def fill_in(functions: Any, y: Array, optional: np.ndarray, t: Any, parameters: 
         return found[jnp.argmin(badness)]
 
     found = jax.lax.cond(jnp.any(unknown), find, lambda: held)
-    matrix, determined, _ = inverse(found, frozen_t, frozen)
+    matrix, determined, _ = judged(found, frozen_t, frozen)
     y = y.at[optional].set(jnp.where(unknown, found[optional], y[optional]))
     for _ in range(2):
         y = moved(y, jax.lax.stop_gradient(matrix), t, parameters)[0]
     return y, determined
 
 
-def _undetermined_at(y: np.ndarray, unknown: np.ndarray, jacobian: np.ndarray, terms: np.ndarray) -> list[int]:
-    """Places of unknown entries of y that take part in a null vector, or that rounding of the equations leaves open.
+def _moved_by(jacobian: np.ndarray, terms: np.ndarray) -> np.ndarray:
+    """How far rounding of equations of such terms may move each unknown."""
+    rows = np.abs(jacobian).max(axis=1, keepdims=True)
+    rows = np.where(rows > 0, rows, 1.0)
+    columns = np.abs(jacobian / rows).max(axis=0)
+    columns = np.where(columns > 0, columns, 1.0)
+    inverse = np.abs(np.linalg.pinv(jacobian / rows / columns, rcond=_RANK)) / columns[:, None]
+    return inverse @ (np.finfo(float).eps * terms / rows[:, 0])
 
-    A double root is the second: its slope is as small as the root is wrong.
-    """
-    free, places = _undetermined(jacobian), np.flatnonzero(unknown)
-    if not free.any():
-        rows = np.abs(jacobian).max(axis=1, keepdims=True)
-        rows = np.where(rows > 0, rows, 1.0)
-        columns = np.abs(jacobian / rows).max(axis=0)
-        inverse = np.abs(np.linalg.pinv(jacobian / rows / columns, rcond=_RANK)) / columns[:, None]
-        open_by = inverse @ (np.finfo(float).eps * terms / rows[:, 0])
-        free = open_by > _OPEN * np.maximum(1.0, np.abs(y[unknown]))
-    return [int(i) for i in places[free]]
+
+def _alike(here: Any, near: Any) -> Any:
+    """Whether rounding moves unknowns as far at a root as near it. At a double one slopes are as small as it is off."""
+    return (near < 2 * here) & (here < 2 * near) | (here == 0)
 
 
 def _undetermined(jacobian: np.ndarray) -> np.ndarray:

@@ -11,31 +11,45 @@ from ndae.symbolic.systems.system import System
 
 def consistent_initial_condition(
     system: System,
-    guess: Any,
+    start: Any,
     *,
+    guess: Any = None,
     keep: Any = (),
     t0: float = 0.0,
     parameters: Mapping[str, Any] | None = None,
     max_iterations: int = 100,
 ) -> ConsistentStart:
-    """Consistent initial values near a guess, some of them kept.
+    """Consistent initial values at `t0` from what is known of them; given ones first, then guesses, then the rest.
 
-    `guess` gives differential states by name (a mapping), all but those that the hidden constraints determine from the
-    others, or all states in their order (an array, NaN for algebraic variables that have none). What is left out is
-    found with the others held; of several roots it is the smallest, and of two as small the positive one. States named
-    in `keep`, one or several, differential or algebraic, stay as they are; of the others the differential ones change
-    as little as possible, each relative to its guess (absolutely where that is 0), and the algebraic ones follow.
+    - `start`: the values that are given, by name (a mapping), or all states in their order (an array, NaN for what is
+      not given). The differential states among them change as little as the equations allow, each relative to its
+      value (absolutely where that is 0), and of them those that are differentiated more often first: positions as if
+      there were no velocities, then velocities; of values far off near ones are found, if the nearest are not. The
+      algebraic ones are guesses. The result's `moved` has what had to change, by name, old and new.
+    - `guess`: values, in the same form, of what is not given: where a search begins, and of several roots which. Where
+      nothing is known the equations have to determine it: of several roots it is the smallest, and of two as small the
+      positive one.
+    - `keep`: names, one or several, of given states, differential or algebraic, that stay exactly as they are.
+
+    Algebraic variables are found by Newton's iteration from their guess, or zero, and where that fails block by block
+    from many starts.
 
     Of a system of points, {"q": ..., "v": ...} (*batch, n) gives whole vectors, and where nothing is kept the nearest
     q, and then v, are those in the metric of the masses, (M δ, δ) least.
 
     Raises ValueError for unknown names, for what is left out and nothing determines (nor a double root, to more than
     half of its digits), and for more kept than can be, with the equations that then do not hold; SolveError where
-    Newton's iteration finds no consistent values.
+    no consistent values are found.
     """
     check_system(system)
-    if system.points is not None and not isinstance(keep, str) and hasattr(keep, "__len__") and not len(keep):
+    if (
+        system.points is not None
+        and guess is None
+        and not isinstance(keep, str)
+        and hasattr(keep, "__len__")
+        and not len(keep)
+    ):
         from ndae.solvers.mechanics.reference import consistent_points
 
-        return consistent_points(system, guess, t0=t0, parameters=parameters, max_iterations=max_iterations)
-    return _Search(system, guess, keep, t0, parameters).run(max_iterations)
+        return consistent_points(system, start, t0=t0, parameters=parameters, max_iterations=max_iterations)
+    return _Search(system, start, guess, keep, t0, parameters).run(max_iterations)

@@ -24,9 +24,10 @@ from ndae.solvers.arguments import (
 )
 from ndae.solvers.dae.describe import absolute_tolerances
 from ndae.solvers.dae.formulations import formulation_named
-from ndae.solvers.dae.left_out import fill_in, not_written
+from ndae.solvers.dae.left_out import needed, not_written
+from ndae.solvers.dae.left_out_jax import fill_in
 from ndae.solvers.dae.reduced_motion import ReducedMotion
-from ndae.solvers.dae.start import ALGEBRAIC_SLACK, ConsistentStart, check_given, name_places, resolve_start
+from ndae.solvers.dae.start import ConsistentStart, check_given, check_start_of, name_places, resolve_start
 from ndae.solvers.dae.start_of_points import groups_of
 from ndae.solvers.dae.switching import MAX_CHANGES, TOLERATED, switching_of
 from ndae.solvers.solution import SUCCESS, SolveError
@@ -49,7 +50,7 @@ _SOLVERS: dict[str, Callable[[Any, Any], diffrax.AbstractSolver]] = {
 _ADJOINTS = (diffrax.RecursiveCheckpointAdjoint, diffrax.ForwardMode, diffrax.DirectAdjoint)
 _SUCCESS = 0
 # What `FlowResult.status` counts; of these, what is wrong before the first step.
-_NOT_BEGUN = (1, 2, 3, 4, 5, 6, 11, 12)
+_NOT_BEGUN = (1, 2, 3, 4, 5, 10, 11)
 REASONS = (
     SUCCESS,
     "the start, a parameter or an output time is not a finite number",
@@ -57,7 +58,6 @@ REASONS = (
     "the start is inconsistent: write `start = consistent_initial_condition(system, start)` first",
     "the equations give no values of the algebraic variables and highest derivatives at the start: they are singular "
     "there, or Newton's iteration needs a nearer guess",
-    "the start gives algebraic variables other values than the equations do; leave them out",
     "the start could not be projected onto the constraints",
     "max_steps attempts were spent; raise max_steps, or rtol and atol",
     "the step size fell below rounding: the equations are singular or not finite there, or the tolerances are below "
@@ -119,8 +119,7 @@ def flow(
     strictly, `parameters` are values by name. Under jit, vmap and grad (with respect to start and parameters, not
     `ts`), with 64-bit JAX switched on by the caller: `jax.enable_x64(True)`. `method`, `integrator` (`by` there),
     `rtol`, `atol` and `start_tol` are those of ndae.solve; with `start_tol=None` the start is not checked: a
-    formulation that projects moves it to the constraints, the others integrate from it as it is, and algebraic
-    variables that it gives are no more than guesses.
+    formulation that projects moves it to the constraints, the others integrate from it as it is,
 
     Steps end where an input of time switches, and first derivatives by parameters that say when are right as well, no
     higher ones. Other derivatives are those of the discrete solution with its steps held fixed, by `adjoint`: for
@@ -150,9 +149,7 @@ def flow(
             f"{', '.join(f'diffrax.{kind.__name__}()' for kind in _ADJOINTS)}"
         )
     switching = switching_of(motion.reduced)
-    own = {s.name for s in system.states}
     unwritten = set(np.flatnonzero(not_written(system)).tolist())
-    checked_w = np.array([symbol.name in own for symbol in motion.reduced.w], dtype=bool)
 
     def flow(start: Any, ts: Any, parameters: Mapping[str, Any] | None = None) -> FlowResult:
         check_process()
@@ -173,45 +170,45 @@ def flow(
         for name, value in (parameters or {}).items():
             if value.ndim:
                 raise ValueError(f"parameter {name!r} has shape {value.shape}; give one number (batches: jax.vmap)")
-        y0, given, left_out = _split(system, start)
-        result = solve(y0, given, ts, parameters, tuple(sorted(unwritten | left_out)))
+        y0, guess, left_out, guessed = _split(system, start)
+        optional = sorted(unwritten | left_out)
+        by_w = needed(motion.reduced, optional, np.where(guessed, 1.0, np.nan))
+        result = solve(y0, guess, ts, parameters, tuple(optional), tuple(by_w))
         if throw and not isinstance(result.status, Tracer) and result.status != _SUCCESS:
             raise _failure(system, result, start, parameters, start_tol)
         return result
 
-    def begin(y0, given, times, parameters, optional):
+    def begin(y0, guess, times, parameters, optional, by_w):
         """The state to start from, the jumps on the way, and 0 or the number of the reason for which there is none."""
         t0, filled = times[0], jnp.asarray(True)
         if optional:
-            y0, filled = fill_in(motion.functions, y0, np.array(optional), t0, parameters)
+            y0, filled = fill_in(motion.functions, y0, np.array(optional), t0, parameters, guess, by_w)
         finite = jnp.all(jnp.isfinite(y0))
-        state, w0, found = motion.begin(t0, y0, parameters, jax.lax.stop_gradient(jnp.nan_to_num(given)))
-        consistent = agrees = jnp.asarray(True)
+        state, found = motion.begin(t0, y0, parameters, jax.lax.stop_gradient(jnp.nan_to_num(guess)))
+        consistent = jnp.asarray(True)
         if start_tol is not None:
             consistent = _is_consistent(motion, t0, y0, parameters, start_tol)
-            allowed = ALGEBRAIC_SLACK * start_tol * jnp.maximum(1.0, jnp.abs(w0))
-            agrees = jnp.all(jnp.isnan(given) | (jnp.abs(given - w0) <= allowed) | ~checked_w)
         jumps, complete = switching.find(t0, times[-1], parameters) if switching else (Jumps.none(), jnp.asarray(True))
         continuous = ~jnp.any(switching.broken(jumps, y0, parameters, start_tol or TOLERATED))
         state, projected = motion.after_step(t0, state, parameters, tolerances / rtol, first=True)
-        good = {1: finite, 3: consistent, 4: found & filled, 5: agrees, 6: projected, 11: complete, 12: continuous}
+        good = {1: finite, 3: consistent, 4: found & filled, 5: projected, 10: complete, 11: continuous}
         return state, jumps, _first_that_fails(good)
 
     @eqx.filter_jit
-    def solve(y0, given, ts, parameters, optional):
+    def solve(y0, guess, ts, parameters, optional, by_w):
         inputs = jnp.concatenate([y0, *[value[None] for value in (parameters or {}).values()]])
-        finite = jnp.all(jnp.isfinite(inputs[y0.size :])) & jnp.all(jnp.isfinite(ts)) & ~jnp.any(jnp.isinf(given))
+        finite = jnp.all(jnp.isfinite(inputs[y0.size :])) & jnp.all(jnp.isfinite(ts)) & ~jnp.any(jnp.isinf(guess))
         increasing = jnp.all(ts[1:] > ts[:-1])
         times = jnp.where(finite & increasing, ts, jnp.arange(ts.size, dtype=ts.dtype))
         t0, frozen = times[0], jax.lax.stop_gradient((y0, parameters))
-        failed = begin(frozen[0], given, times, frozen[1], optional)[-1]
+        failed = begin(frozen[0], guess, times, frozen[1], optional, by_w)[-1]
         bad_start = jnp.where(finite, jnp.where(increasing, failed, 2), 1)
         # What does not begin has no derivatives here: a zero that a program masks it with, times NaN, would be NaN in
         # the derivatives of all others by what they share. Values are the same, and compiled once.
         y0, parameters = jax.tree.map(
             lambda x, fixed: jnp.where(bad_start == _SUCCESS, x, fixed), (y0, parameters), frozen
         )
-        state, jumps, _ = begin(y0, given, times, parameters, optional)
+        state, jumps, _ = begin(y0, guess, times, parameters, optional, by_w)
 
         def after_step(t, state, args):
             parameters, jumps = args
@@ -261,8 +258,8 @@ def flow(
                 out.result == RESULTS.max_steps_reached,
                 out.result == RESULTS.dt_min_reached,
             ],
-            [bad_start, 10, _SUCCESS, 7, 8],
-            9,
+            [bad_start, 9, _SUCCESS, 6, 7],
+            8,
         )
         status = jnp.asarray(status, jnp.int64)
         return FlowResult(ts, x, y, w, status, t_end, jnp.asarray(out.stats["num_steps"], jnp.int64))
@@ -351,10 +348,16 @@ def _one_by_one(system: System, given: Mapping[str, Array]) -> dict[str, Array]:
     return found
 
 
-def _split(system: Any, start: Any) -> tuple[Array, Array, set[int]]:
-    """y and w, NaN where they are not given, from an array of all states or a mapping by name; what is left out."""
+def _split(system: Any, start: Any) -> tuple[Array, Array, set[int], np.ndarray]:
+    """y and w, NaN where they are not given, from an array of all states or a mapping by name.
+
+    And which entries of y are left out, and which of w are not.
+    """
     reduced, names = system.reduce(), [s.name for s in system.states]
     if isinstance(start, ConsistentStart):
+        check_start_of(system, start)
+        if start.y is not None and start.w is not None and start.states.ndim == 1:
+            return jnp.asarray(start.y), jnp.asarray(start.w), set(), np.ones(start.w.size, dtype=bool)
         start = start.as_dict()
     if isinstance(start, Mapping):
         given = {name: jnp.asarray(value, jnp.float64) for name, value in named_once("start", start).items()}
@@ -373,11 +376,15 @@ def _split(system: Any, start: Any) -> tuple[Array, Array, set[int]]:
     places = name_places(system)
     check_known(given, places, f"start: {system.name!r}", "state", names)
     y: list[Array | None] = [None] * len(reduced.y)
-    w: list[Array] = [jnp.asarray(jnp.nan)] * len(reduced.w)
+    w: list[Array | None] = [None] * len(reduced.w)
     for name, value in given.items():
         array, column = places[name]
         (y if array == "y" else w)[column] = value
     left_out = {i for i, value in enumerate(y) if value is None}
-    check_given(system, sorted(left_out))
-    filled = [jnp.asarray(jnp.nan) if value is None else value for value in y]
-    return jnp.stack(filled) if filled else jnp.zeros(0), jnp.stack(w) if w else jnp.zeros(0), left_out
+    guessed = np.array([value is not None for value in w], dtype=bool)
+    check_given(system, sorted(left_out), by_w=np.flatnonzero(guessed).tolist())
+    return _stacked(y), _stacked(w), left_out, guessed
+
+
+def _stacked(values: list[Array | None]) -> Array:
+    return jnp.stack([jnp.asarray(jnp.nan) if value is None else value for value in values]) if values else jnp.zeros(0)

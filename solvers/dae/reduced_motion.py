@@ -14,6 +14,7 @@ from jax.scipy.linalg import cho_factor, cho_solve, lu_factor, lu_solve
 from jaxtyping import Array
 
 from ndae.solvers._jax_types import Flag, Leading, PhaseState
+from ndae.solvers.dae.algebraic import START_SIZES
 from ndae.solvers.dae.formulations import Formulation
 from ndae.solvers.dae.leading import GONE_WRONG
 from ndae.solvers.dae.switching import switching_of
@@ -48,10 +49,31 @@ class ReducedMotion:
         nonlinear = [j for block in reduced.blocks if not block.linear for j in block.unknowns]
         self.guessed = places(sorted(nonlinear))
 
-    def begin(self, t: Any, y: Array, parameters: Parameters, guess: Leading) -> tuple[PhaseState, Leading, Flag]:
-        """The state to start from, the leading unknowns there by Newton's iteration from `guess`, and its success."""
+    def begin(self, t: Any, y: Array, parameters: Parameters, guess: Leading) -> tuple[PhaseState, Flag]:
+        """The state to start from, and whether its leading unknowns were found.
+
+        By Newton's iteration from `guess`, and where that fails from one point after another of many sizes.
+        """
+        if self.guessed.size:
+            guess = self._nearest_guess(*jax.lax.stop_gradient((t, y, parameters, guess)))
         w, converged = self.functions.solve_leading(y, t, parameters, guess=guess)
-        return jnp.concatenate([y, w[self.guessed]]), w, converged
+        return jnp.concatenate([y, w[self.guessed]]), converged
+
+    def _nearest_guess(self, t: Any, y: Array, parameters: Parameters, guess: Leading) -> Leading:
+        sizes = jnp.array([sign * size for size in START_SIZES for sign in (1.0, -1.0)])
+
+        def unfinished(carry):
+            *_, converged, k = carry
+            return ~converged & (k <= sizes.size)
+
+        def attempt(carry):
+            begin, _, _, k = carry
+            w, converged = self.functions.solve_leading(y, t, parameters, guess=begin)
+            following = guess.at[self.guessed].set(sizes[jnp.minimum(k, sizes.size - 1)])
+            return following, jnp.where(converged, w, guess), converged, k + 1
+
+        begin = guess, guess, jnp.asarray(False), jnp.asarray(0)
+        return jax.lax.while_loop(unfinished, attempt, begin)[1]
 
     def leading(self, t: Any, state: PhaseState, parameters: Parameters, shift: Any = None) -> tuple[Leading, Flag]:
         """w at a state, and whether it was found."""

@@ -1,20 +1,22 @@
 """The search for the nearest consistent state."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from ndae.solvers.arguments import check_system, checked_parameters, numbers
 from ndae.solvers.batches import at_index
+from ndae.solvers.dae.algebraic import leading_at_start
 from ndae.solvers.dae.left_out import filled_in, not_written
 from ndae.solvers.dae.start import (
     ConsistentStart,
     _check_filled_in,
     _constraint,
-    _name_of,
-    _solve_leading,
+    check_given,
     name_places,
-    read_states,
+    read_given,
 )
 from ndae.solvers.solution import SolveError
 from ndae.symbolic.ground.words import check_known, listed
@@ -31,7 +33,7 @@ _KEPT = "; keep fewer components, or give other values for them"
 class _Search:
     """Gauss-Newton for the consistent values nearest to a guess."""
 
-    def __init__(self, system: Any, guess: Any, keep: Any, t0: Any, parameters: Any) -> None:
+    def __init__(self, system: Any, given: Any, guess: Any, keep: Any, t0: Any, parameters: Any) -> None:
         check_system(system)
         t0 = numbers("t0", t0)
         if t0.ndim:
@@ -43,9 +45,15 @@ class _Search:
         if batched:
             raise ValueError(f"parameter {batched[0]!r} has a batch of values; consistent values are found one by one")
         self.parameters = at_index(parameters, ())
-        self.y0, self.w0 = read_states(system, guess)
-        if self.y0.ndim != 1:
-            raise ValueError(f"the guess has batch shape {self.y0.shape[:-1]}; give one guess at a time")
+        y, w, named = read_given(system, given)
+        if y.ndim != 1:
+            raise ValueError(f"the start has batch shape {y.shape[:-1]}; give one at a time")
+        self.given = y, w
+        y_guess, w_guess, _ = (y * np.nan, w * np.nan, []) if guess is None else read_given(system, guess)
+        self.y0, self.w0 = np.where(np.isnan(y), y_guess, y), np.where(np.isnan(w), w_guess, w)
+        check_given(
+            system, np.flatnonzero(np.isnan(self.y0)).tolist(), named, np.flatnonzero(~np.isnan(self.w0)).tolist()
+        )
         keep = [keep] if isinstance(keep, str) or not hasattr(keep, "__iter__") else list(dict.fromkeys(keep))
         places = name_places(system)
         check_known(map(str, keep), places, f"keep: {system.name!r}", "state", system.states)
@@ -54,10 +62,10 @@ class _Search:
         self.kept_names = [str(name) for name in keep]
         for name in self.kept_names:
             array, column = places[name]
+            if np.isnan((y if array == "y" else w)[column]):
+                raise ValueError(f"keep names {name!r}, but the start gives no value of it")
             if array == "y":
                 self.free[column] = False
-            elif np.isnan(self.w0[column]):
-                raise ValueError(f"keep names {name!r}, but the guess gives no value of it")
             else:
                 self.kept_w.append(column)
         # What follows from the others moves at no cost.
@@ -65,27 +73,53 @@ class _Search:
         self.follows &= self.free
         if self.follows.any():
             missing = np.isnan(self.y0)
-            self.y0, free = filled_in(self.reduced, self.y0, self.follows, self.t0, self.parameters)
+            self.y0, free = filled_in(self.reduced, self.y0, self.follows, self.t0, self.parameters, self.w0)
             _check_filled_in(system, [i for i in free if missing[i] or np.isnan(self.y0[i])], self.t0)
+        self.order = _orders(self.reduced)
+        self.turns = self._turns(np.isnan(y) & ~np.isnan(y_guess))
         # Relative changes; absolute ones of what is zero.
         self.scale = np.where(self.y0 != 0, np.abs(self.y0), 1.0)
 
+    def _turns(self, guessed: np.ndarray) -> list[np.ndarray]:
+        """Free variables in the order in which they stay: given ones of higher order first, then guesses, then others.
+
+        The order is how often a variable is differentiated until a leading unknown comes: 2 of a position, 1 of its
+        velocity.
+        """
+        turn = self.order.max(initial=0) - self.order
+        turn = np.where(guessed, turn + turn.max(initial=0) + 1, turn)
+        turn = np.where(self.follows, turn.max(initial=0) + 1, turn)[self.free]
+        return [turn == k for k in np.unique(turn)]
+
     def run(self, max_iterations: int) -> ConsistentStart:
         y, w = self.y0.copy(), self.w0
+        # Constraints of positions alone first: far from them velocities mean nothing.
+        lowest = [self.order[[s in c.free_symbols for s in self.reduced.y]].min() for c in self.reduced.constraints]
+        for order in sorted(set(lowest), reverse=True)[:-1]:
+            self.rows = np.array(lowest) >= order
+            with suppress(SolveError, ValueError):  # then all levels together find it, or say why not
+                y, w = self._near(y, w, max_iterations)
+        self.rows = np.ones(len(self.reduced.constraints), dtype=bool)
         if not np.all(self.free) or self.kept_w or self.reduced.constraints:
-            y, w = self._iterate(y, w, max_iterations)
-        w, converged = _solve_leading(self.reduced, y, w, self.t0, self.parameters)
-        if not converged:
-            raise SolveError(
-                f"the algebraic variables of {self.system.name!r} have no values at t = {self.t0:g} that Newton's "
-                "iteration finds: give a guess of them nearer to a solution"
-            )
+            y, w = self._near(y, w, max_iterations)
+        w, trouble = leading_at_start(self.reduced, y, w, self.t0, self.parameters)
+        if trouble:
+            raise SolveError(f"the consistent start of {self.system.name!r}: {trouble}")
         return self._result(y, w)
 
-    def _iterate(self, y, w, max_iterations) -> tuple[np.ndarray, np.ndarray]:
+    def _near(self, y, w, max_iterations) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest values; of a start so far away that the iteration leads round and round, near ones."""
+        try:
+            return self._iterate(y, w, max_iterations, nearest=True)
+        except SolveError:
+            with suppress(SolveError):
+                return self._iterate(y, w, max_iterations, nearest=False)
+            raise
+
+    def _iterate(self, y, w, max_iterations, nearest: bool) -> tuple[np.ndarray, np.ndarray]:
         if self.kept_w:
-            solved, converged = _solve_leading(self.reduced, y, w, self.t0, self.parameters)
-            w = np.where(np.isnan(w), np.where(converged, solved, 0.0), w)
+            solved, trouble = leading_at_start(self.reduced, y, w, self.t0, self.parameters)
+            w = np.where(np.isnan(w), 0.0 if trouble else solved, w)
         correction, free = np.inf, self.free
         for _ in range(max_iterations):
             residual, jacobian, top = self._linearised(y, w)
@@ -93,9 +127,10 @@ class _Search:
                 break
             # In units of their own, both equations and variables; the rank is then one of numbers near 1.
             a, units = _in_units(jacobian, free, self.scale)
-            rhs = (residual + jacobian[:, free] @ (self.y0 - y)[free]) / units
-            step = _least(a, rhs, self.follows[free]) if a.size else np.zeros(a.shape[1])
-            target = self.y0.copy()
+            base = self.y0 if nearest else y
+            rhs = (residual + jacobian[:, free] @ (base - y)[free]) / units
+            step = _least(a, rhs, self.turns) if a.size else np.zeros(a.shape[1])
+            target = base.copy()
             target[free] -= self.scale[free] * step
             left = a @ ((target - y) / self.scale)[free] + residual / units
             # No farther than the guess, or what it has become, is long.
@@ -112,9 +147,9 @@ class _Search:
             if np.all(np.abs(residual) <= _CONVERGED * np.max(np.abs(jacobian) * np.abs(y), axis=1, initial=0.0)):
                 return y, w
         raise SolveError(
-            f"no consistent values of {self.system.name!r} were found near the guess within {max_iterations} Newton "
-            f"steps (the last changed a state by {correction:.1e} of its size): either there are none{self._kept()}, "
-            "or the constraints lose rank there; give another guess"
+            f"no consistent values of {self.system.name!r} were found near the given ones within {max_iterations} "
+            f"Newton steps (the last changed a state by {correction:.1e} of its size): either there are none"
+            f"{self._kept()}, or the constraints lose rank there; give other values"
         )
 
     def _polished(self, y, w) -> tuple[np.ndarray, np.ndarray]:
@@ -142,8 +177,8 @@ class _Search:
         residual, jacobian, top = np.zeros(0), np.zeros((0, y.size)), None
         with np.errstate(all="ignore"):
             if self.reduced.constraints:
-                residual, jacobian = f.constraints(y, t, p), f.constraints_jacobian(y, t, p)
-            if self.kept_w:
+                residual, jacobian = f.constraints(y, t, p)[self.rows], f.constraints_jacobian(y, t, p)[self.rows]
+            if self.kept_w and np.all(self.rows):
                 values, by_y = f.leading_system(y, w, t, p), f.leading_jacobian(y, w, t, p, by="y")
                 by_w = np.delete(f.leading_jacobian(y, w, t, p), self.kept_w, axis=1)
                 units = np.max(np.abs(np.concatenate([by_y, by_w], axis=1)), axis=1, initial=0.0)
@@ -175,14 +210,15 @@ class _Search:
         if not bad.size:
             return
         if not self.kept_names:
+            worst = _constraint(self.reduced, np.flatnonzero(self.rows)[bad[0]])
             raise SolveError(
-                f"no consistent values of {self.system.name!r} were found: the constraints lose rank at the guess, "
-                f"where {_constraint(self.reduced, bad[0])} = {residual[bad[0]]:.3g}; give another guess"
+                f"no consistent values of {self.system.name!r} were found: the constraints lose rank at the given "
+                f"values, where {worst} = {residual[bad[0]]:.3g}; give other values"
             )
-        n = len(self.reduced.constraints)
-        rows = [f"{_constraint(self.reduced, r)} = {residual[r]:.3g}" for r in bad if r < n]
-        if np.any(bad >= n):
-            solved, _ = _solve_leading(self.reduced, y, w, self.t0, self.parameters)
+        own = np.flatnonzero(self.rows)
+        rows = [f"{_constraint(self.reduced, own[r])} = {residual[r]:.3g}" for r in bad if r < own.size]
+        if np.any(bad >= own.size):
+            solved, _ = leading_at_start(self.reduced, y, w, self.t0, self.parameters)
             rows += [f"{self.reduced.w[j].name} is off by {solved[j] - self.w0[j]:.3g}" for j in self.kept_w]
         raise ValueError(
             f"too much is kept of {self.system.name!r}: with {listed(self.kept_names)} as given, these "
@@ -195,9 +231,7 @@ class _Search:
     def _result(self, y: np.ndarray, w: np.ndarray) -> ConsistentStart:
         f, t, p = self.functions, self.t0, self.parameters
         names = tuple(s.name for s in self.system.states)
-        changes = {
-            _name_of(self.system, "y", i): float(y[i] - self.y0[i]) for i in range(y.size) if not self.follows[i]
-        }
+        given = dict(zip(names, np.asarray(f.states(*self.given)), strict=True))
         return ConsistentStart(
             names=names,
             states=np.asarray(f.states(y, w, t, p)),
@@ -205,24 +239,36 @@ class _Search:
             w=np.asarray(w),
             rates=np.asarray(f.state_rates(y, w)),
             residual={level: np.asarray(value) for level, value in f.levels(y, w, t, p).items()},
-            moved=changes,
+            given={name: float(value) for name, value in given.items() if not np.isnan(value)},
         )
+
+
+def _orders(reduced: Any) -> np.ndarray:
+    """How often each entry of y is differentiated until a leading unknown comes."""
+    rate, orders = dict(zip(reduced.y, reduced.rates, strict=True)), []
+    for symbol in reduced.y:
+        order = 0
+        while symbol in rate:
+            symbol, order = rate[symbol], order + 1
+        orders.append(order)
+    return np.array(orders, dtype=int)
 
 
 def _is_state(reduced: Any) -> np.ndarray:
     return np.array([symbol in set(reduced.states) for symbol in reduced.y], dtype=bool)
 
 
-def _least(a: np.ndarray, rhs: np.ndarray, follows: np.ndarray) -> np.ndarray:
-    """x of A x = b, in least squares, with the smallest entries but for those that follow from the others."""
-    if not follows.any():
-        return np.linalg.lstsq(a, rhs, rcond=1e-12)[0]
-    own = a[:, follows]
-    left, sizes, _ = np.linalg.svd(own)
-    rest = left[:, int((sizes > 1e-12 * sizes[0]).sum()) :].T  # combinations without them
-    x = np.zeros(a.shape[1])
-    x[~follows] = np.linalg.lstsq(rest @ a[:, ~follows], rest @ rhs, rcond=1e-12)[0]
-    x[follows] = np.linalg.lstsq(own, rhs - a[:, ~follows] @ x[~follows], rcond=1e-12)[0]
+def _least(a: np.ndarray, rhs: np.ndarray, turns: Sequence[np.ndarray]) -> np.ndarray:
+    """x of A x = b, in least squares, with the smallest entries of the first turn, then of the second, and so on."""
+    x, left = np.zeros(a.shape[1]), rhs
+    for n, turn in enumerate(turns):
+        later = a[:, np.any(turns[n + 1 :], axis=0)] if turns[n + 1 :] else a[:, :0]
+        rest = np.eye(len(a))
+        if later.size:
+            directions, sizes, _ = np.linalg.svd(later)
+            rest = directions[:, int((sizes > 1e-12 * sizes[0]).sum()) :].T  # combinations without them
+        x[turn] = np.linalg.lstsq(rest @ a[:, turn], rest @ left, rcond=1e-12)[0]
+        left = left - a[:, turn] @ x[turn]
     return x
 
 

@@ -1,6 +1,7 @@
 """Consistent initial values of a DAE: read from what a user gives, checked at every level, and found from a guess."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ from jaxtyping import Float
 
 from ndae.solvers.arguments import named_once, numbers
 from ndae.solvers.batches import Refused, at_index, broadcast_parameters, common_shape, refuse
+from ndae.solvers.dae.algebraic import leading_at_start
 from ndae.solvers.dae.left_out import filled_in, left_open, not_written
 from ndae.solvers.dae.start_of_points import read_points
 from ndae.symbolic.ground.words import check_known, listed, shortened
@@ -17,6 +19,7 @@ from ndae.symbolic.systems.system import System
 # An algebraic variable may differ from what its equations give by this many times the tolerance of the start: it
 # repeats, multiplied by the condition of those equations, what is left of the constraints.
 ALGEBRAIC_SLACK = 1e3
+_EPS = np.finfo(float).eps
 
 
 class UndeterminedError(ValueError):
@@ -30,27 +33,56 @@ class UndeterminedError(ValueError):
         return type(self), (self.args[0], self.names)
 
 
-@dataclass(frozen=True, eq=False)  # arrays have no one truth value
+@dataclass(frozen=True, eq=False, repr=False)  # arrays have no one truth value
 class ConsistentStart:
     """Initial values that satisfy the equations of a DAE and all that follows from them.
 
     - `names`, `states` (*batch, n_states): the states in the system's order; a batch only of points.
     - `rates` (*batch, n_states): the states' derivatives, NaN where the equations do not determine them.
     - `residual`: by level, what is left of the equations.
-    - `moved`: by name, by how much each differential state differs from the guess.
+    - `given`: by name, the values that it was made from.
     - `y` (N,), `w` (n,): the states as the reduced system holds them, and its leading unknowns; None of points, which
       are solved without it.
     - `groups`: columns of states that belong together, as those of a Solution: "q", "v", "multiplier" of points.
+
+    Printed, it says which values are as given, which had to move, and which were found.
     """
 
     names: tuple[str, ...]
     states: Float[np.ndarray, "*batch n_states"]
     rates: Float[np.ndarray, "*batch n_states"]
     residual: Mapping[str, np.ndarray] = field(default_factory=dict)
-    moved: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
     y: Float[np.ndarray, "n_y"] | None = None
     w: Float[np.ndarray, "n_w"] | None = None
     groups: Mapping[str, slice] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        kept = [name for name in self.given if name not in self.moved]
+        lines = {
+            "as given": [f"{name} = {_number(self[name])}" for name in kept],
+            "moved": [f"{name} from {_number(old)} to {_number(new)}" for name, (old, new) in self.moved.items()],
+            "found": [f"{name} = {_number(value)}" for name, value in self.found.items()],
+        }
+        texts = [f"  {what:9} {', '.join(entries)}" for what, entries in lines.items() if entries]
+        return "\n".join(["ConsistentStart", *texts])
+
+    @property
+    def moved(self) -> dict[str, tuple[Any, Any]]:
+        """By name, the given values that are not consistent, and what they became: more than rounding away."""
+        moved, size = {}, np.abs(np.nan_to_num(self.states)).max(initial=0.0)
+        for name, old in self.given.items():
+            new = self[name]
+            # Of zero nothing says what is small but the other values.
+            rounding = np.where(np.asarray(old) != 0, 1e-12 * np.maximum(np.abs(old), np.abs(new)), 16 * _EPS * size)
+            if np.any(np.abs(new - old) > rounding):
+                moved[name] = (old, new)
+        return moved
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """By name, the values that were found for what was not given."""
+        return {name: value for name, value in self.as_dict().items() if name not in self.given}
 
     def __getitem__(self, name: Any) -> float | Float[np.ndarray, "*batch"]:
         """The value of one state, by its name or symbol. Raises KeyError with the names there are."""
@@ -85,9 +117,10 @@ def resolve_start(
 ) -> tuple[Float[np.ndarray, "*batch n_y"], Float[np.ndarray, "*batch n_w"]]:
     """y and w of a consistent start, given as a ConsistentStart, a mapping by name or an array of all states.
 
-    Raises ValueError for missing or unknown names, and for a start that violates an equation or a hidden constraint:
-    a residual counts as zero if a change of `start_tol` in one state (relative above 1) could make it so. What is wrong
-    with one sample alone is noted in `refused` instead, by its index, if there is such a mapping.
+    Algebraic variables follow from the others, and values of theirs are guesses; a warning names those that the
+    equations do not give. Raises ValueError for missing or unknown names, and for a start that violates an equation or
+    a hidden constraint: a residual counts as zero if a change of `start_tol` in one state (relative above 1) could make
+    it so. What is wrong with one sample alone is noted in `refused` instead, by its index, if there is such a mapping.
     """
     reduced = system.reduce()
     if not reduced.y:
@@ -103,19 +136,25 @@ def resolve_start(
         raise ValueError(f"start and parameters have batch shape {batch}: an empty batch; give at least one start")
     parameters = broadcast_parameters(parameters, batch)
     y, w = np.broadcast_to(y, batch + y.shape[-1:]).copy(), np.broadcast_to(w, batch + w.shape[-1:]).copy()
+    guess = w.copy()
     for index in np.ndindex(batch):
         own = at_index(parameters, index)
         try:
             _check_each(system, y[index], w[index], left_out, index)
             if np.isnan(y[index]).any():
-                y[index], free = filled_in(reduced, y[index], np.isnan(y[index]), t0, own)
+                y[index], free = filled_in(reduced, y[index], np.isnan(y[index]), t0, own, w[index])
                 _check_filled_in(system, free, t0, index)
             check_constraints(reduced, y[index], t0, own, start_tol, index)
-            w[index] = _leading(reduced, y[index], w[index], t0, own, start_tol, index)
+            w[index], trouble = leading_at_start(reduced, y[index], guess[index], t0, own)
+            if trouble:
+                raise ValueError(f"the start{of_sample(index)} of {system.name!r}: {trouble}")
         except ValueError as error:
             if refused is None:
                 raise
             refuse(refused, index, str(error))
+    own, places = {s.name for s in system.states}, name_places(system)
+    columns = {name: j for name, (array, j) in places.items() if array == "w" and name in own}
+    warn_of_guesses(system, columns, guess, w, start_tol, t0)
     return y, w
 
 
@@ -126,17 +165,27 @@ def check_start_of(system: System, start: ConsistentStart) -> None:
 
 
 def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
-    """y (*batch, N) and w (*batch, n) as given, NaN where they are not.
+    """y (*batch, N) and w (*batch, n) as given, NaN where they are not, with all of y that does not follow.
 
     Of y that is what a mapping does not name and the hidden constraints determine from the others, and what no user
     wrote. What is given for some of a batch alone, or finite for some alone, is for the caller to refuse.
     """
+    y, w, named = read_given(system, start)
+    if 0 not in y.shape[:-1]:
+        samples = tuple(range(y.ndim - 1))
+        without, not_by = (np.isnan(values).all(axis=samples) for values in (y, w))
+        check_given(system, np.flatnonzero(without).tolist(), named, np.flatnonzero(~not_by).tolist())
+    return y, w
+
+
+def read_given(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """y and w as given, whatever is not given, and those entries of y that are named."""
     reduced = system.reduce()
     names = [s.name for s in system.states]
     if isinstance(start, ConsistentStart):
         check_start_of(system, start)
         if start.y is not None and start.w is not None:
-            return start.y, start.w
+            return start.y, start.w, list(range(start.y.shape[-1]))
         start = start.states
     if system.points is not None:
         start = read_points(system, start)
@@ -159,15 +208,10 @@ def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
     for name, value in given.items():
         array, column = places[name]
         (y if array == "y" else w)[..., column] = value
-    samples = tuple(range(y.ndim - 1))
-    if 0 in batch:
-        return y, w
-    named = [column for array, column in map(places.__getitem__, given) if array == "y"]
-    check_given(system, np.flatnonzero(np.isnan(y).all(axis=samples)).tolist(), named)
-    if np.any(np.isinf(y).all(axis=samples)) or np.any(np.isinf(w).all(axis=samples)):
-        bad = [name for name, value in given.items() if np.all(np.isinf(value))]
+    bad = [name for name, value in given.items() if value.size and np.all(np.isinf(value))]
+    if bad:
         raise ValueError(f"start must be finite, but {listed(bad)} is not")
-    return y, w
+    return y, w, [column for array, column in map(places.__getitem__, given) if array == "y"]
 
 
 def _check_each(system: Any, y: np.ndarray, w: np.ndarray, left_out: np.ndarray, index: tuple[int, ...]) -> None:
@@ -176,27 +220,42 @@ def _check_each(system: Any, y: np.ndarray, w: np.ndarray, left_out: np.ndarray,
     infinite = [_name_of(system, array, i) for array, values in held for i in np.flatnonzero(np.isinf(values)).tolist()]
     if infinite:
         raise ValueError(f"start{of_sample(index)} must be finite, but {listed(infinite)} is not")
-    check_given(system, np.flatnonzero(np.isnan(y)).tolist(), np.flatnonzero(~left_out).tolist(), index)
+    by_w = np.flatnonzero(~np.isnan(w)).tolist()
+    check_given(system, np.flatnonzero(np.isnan(y)).tolist(), np.flatnonzero(~left_out).tolist(), by_w, index)
 
 
-def check_given(system: Any, without: Any, named: Any = (), index: tuple[int, ...] = ()) -> None:
+def check_given(
+    system: Any, without: Any, named: Any = (), by_w: Sequence[int] = (), index: tuple[int, ...] = ()
+) -> None:
     """Raises ValueError unless all those entries of y may be left out that a start leaves out.
 
-    NaN for one that it names is no way to leave it out: it comes from a computation that went wrong.
+    `by_w` are the entries of w that it gives. NaN for one that it names is no way to leave it out: it comes from a
+    computation that went wrong.
     """
     if not without:
         return
     reduced, optional = system.reduce(), not_written(system)
     wrong = [i for i in without if i in named and not optional[i]]
-    missing = wrong or left_open(reduced, without)
+    missing = wrong or left_open(reduced, without, by_w)
     if missing:
         names = [_name_of(system, "y", i) for i in missing]
         reason = "" if wrong else f", which the equations of {system.name!r} do not determine from the others"
+        unwritten = [_name_of(system, "y", i) for i in missing if optional[i]]
+        instead = _instead(system, without, by_w) if unwritten else []
+        advice = f"; or give {' or '.join(instead)}, from which {listed(unwritten)} can follow" if instead else ""
         raise UndeterminedError(
             f"start{of_sample(index)} gives no value for {listed(names)}{reason}; give one for every differential "
-            "state that does not follow (algebraic ones may be left out)",
+            f"state that does not follow (algebraic ones may be left out){advice}",
             names,
         )
+
+
+def _instead(system: Any, without: Any, by_w: Sequence[int]) -> list[str]:
+    """Algebraic states that may be given in place of derivatives that are no states."""
+    reduced, own = system.reduce(), {s.name for s in system.states}
+    n_open = len(left_open(reduced, without, by_w))
+    columns = {name: j for name, (array, j) in name_places(system).items() if array == "w" and name in own}
+    return [name for name, j in columns.items() if len(left_open(reduced, without, [*by_w, j])) < n_open]
 
 
 def _check_filled_in(system: Any, free: Any, t0: float, index: tuple[int, ...] = ()) -> None:
@@ -230,33 +289,22 @@ def check_constraints(reduced: Any, y: np.ndarray, t0: float, parameters: Any, t
     )
 
 
-def _leading(reduced, y, given, t0, parameters, tol, index) -> np.ndarray:
-    """w at a consistent y, from the given values as a guess, which must agree with it."""
-    w, converged = _solve_leading(reduced, y, given, t0, parameters)
-    if not converged:
-        raise ValueError(
-            f"the start{of_sample(index)} of {reduced.system.name!r}: the equations at t = {t0:g} give no values of "
-            f"{listed([s.name for s in reduced.w])}: they are singular there, or Newton's iteration needs a guess of "
-            "the algebraic variables nearer to a solution"
+def warn_of_guesses(
+    system: System, columns: Mapping[str, int], guess: np.ndarray, w: np.ndarray, tol: float, t0: float
+) -> None:
+    """Name the algebraic variables, in those columns of w, that the equations give other values than the start."""
+    off = np.abs(guess - w) > ALGEBRAIC_SLACK * tol * np.maximum(1.0, np.abs(w))  # not of NaN
+    texts = []
+    for name, j in columns.items():
+        for index in np.argwhere(off[..., j])[:1].tolist():
+            old, new = (float(values[(*index, j)]) for values in (guess, w))
+            texts.append(f"{name} = {old:.9g}{of_sample(tuple(index))}, and the equations give {new:.9g}")
+    if texts:
+        warnings.warn(
+            f"the start of {system.name!r} has {'; '.join(texts)} at t = {t0:g}: taken as a guess. Leave it out, or "
+            "keep it by consistent_initial_condition(system, start, keep=[...])",
+            stacklevel=3,
         )
-    system = reduced.system
-    for name, (array, j) in name_places(system).items():
-        if array != "w" or np.isnan(given[j]) or name not in {s.name for s in system.states}:
-            continue
-        if not abs(given[j] - w[j]) <= ALGEBRAIC_SLACK * tol * max(1.0, abs(w[j])):
-            raise ValueError(
-                f"the start{of_sample(index)} of {system.name!r} is inconsistent at the level of the algebraic "
-                f"variables: {name} = {given[j]:.9g}, but the equations at t = {t0:g} give {w[j]:.9g}; leave it out, "
-                "or write `start = consistent_initial_condition(system, start)` first"
-            )
-    return w
-
-
-def _solve_leading(reduced, y, guess, t0, parameters) -> tuple[np.ndarray, bool]:
-    guess = None if np.all(np.isnan(guess)) else np.nan_to_num(guess, nan=0.0)
-    with np.errstate(all="ignore"):
-        w, converged = reduced.numpy().solve_leading(y, t0, parameters, guess=guess)
-    return w, bool(np.all(converged)) and bool(np.all(np.isfinite(w)))
 
 
 def name_places(system: Any) -> dict[str, tuple[str, int]]:
@@ -282,6 +330,10 @@ def _constraint(reduced: Any, row: Any) -> str:
     text = shortened(reduced.constraints[row], 80)
     times = {0: "", 1: ", differentiated once", 2: ", differentiated twice"}.get(k, f", differentiated {k} times")
     return f"{text} ({named}{times})"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.9g}" if np.ndim(value) == 0 else f"{np.shape(value)} values"
 
 
 def of_sample(index: tuple[int, ...]) -> str:

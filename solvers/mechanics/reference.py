@@ -20,7 +20,7 @@ from ndae.solvers.arguments import check_settings, float64_on_cpu, output_times,
 from ndae.solvers.batches import Refused, refuse, stand_in
 from ndae.solvers.dae.describe import tolerances_by_name
 from ndae.solvers.dae.leading import SETTLED
-from ndae.solvers.dae.start import ALGEBRAIC_SLACK, ConsistentStart, check_start_of, of_sample
+from ndae.solvers.dae.start import ConsistentStart, check_start_of, of_sample, warn_of_guesses
 from ndae.solvers.dae.start_of_points import groups_of, read_points
 from ndae.solvers.mechanics.motion_jax import ConstrainedMotion
 from ndae.solvers.progress import Progress
@@ -73,7 +73,9 @@ def solve_points(
         described = kernel.call("describe", ts[0], y0, parameters)
         for index in [()] if throw else np.ndindex(batch):
             own = {name: value[index] for name, value in described.items()}
-            _check_start(own, given[index], system, start_tol, refused, index)
+            _check_start(own, system, start_tol, refused, index)
+        columns = {s.name: j for j, s in enumerate(system.states[y0.shape[-1] :])}
+        warn_of_guesses(system, columns, given, described["multiplier"], start_tol, float(ts[0]))
         if refused and len(refused) == math.prod(batch):
             return _never_begun(ts, y0, described).without(refused)
         y0 = stand_in(y0, batch, refused)
@@ -111,14 +113,14 @@ def consistent_points(
             )
         described = kernel.call("describe", float(t0), y, parameters)
         rates = kernel.call("derivative", float(t0), y, parameters)
-    multiplier, moved = described["multiplier"], np.moveaxis(y - y0, -1, 0)
+    multiplier, given = described["multiplier"], np.moveaxis(y0, -1, 0)
     names = tuple(s.name for s in system.states)
     return ConsistentStart(
         names=names,
         states=np.concatenate([y, multiplier], axis=-1),
         rates=np.concatenate([rates, np.full_like(multiplier, np.nan)], axis=-1),
         residual={level: described[level] for level in LEVELS},
-        moved={name: by if by.ndim else float(by) for name, by in zip(names, moved, strict=False)},
+        given={name: value if value.ndim else float(value) for name, value in zip(names, given, strict=False)},
         groups=groups,
     )
 
@@ -183,7 +185,6 @@ def _start(system: System, start: Any, refused: Refused = None) -> tuple[np.ndar
 
 def _check_start(
     described: Mapping[str, np.ndarray],
-    given: np.ndarray,
     system: System,
     start_tol: float,
     refused: Refused,
@@ -217,17 +218,6 @@ def _check_start(
             "constraint Jacobian loses rank there; drop redundant constraints or start elsewhere",
         )
         return
-    found = described["multiplier"]
-    off = ~(np.isnan(given) | (np.abs(given - found) <= ALGEBRAIC_SLACK * start_tol * np.maximum(1.0, np.abs(found))))
-    if off.any():
-        worst = tuple(int(i) for i in np.argwhere(off)[0])
-        refuse(
-            refused,
-            index,
-            f"the start{of_sample(index + worst[:-1])} of {system.name!r} is inconsistent at the level of the "
-            f"algebraic variables: lam{worst[-1]} = {given[worst]:.9g}, but the equations give {found[worst]:.9g}; "
-            "leave it out",
-        )
 
 
 def _failure(solution: Solution) -> str:

@@ -400,7 +400,6 @@ START = {"q": [1.0, 0.0], "v": [0.0, 0.0]}
             {"start": START | {"w": 0.0}},
             "start names w; .* has q and v, whole vectors, and the states q0, q1, v0, v1, lam0",
         ),
-        ({"start": START | {"lam0": 3.0}}, "lam0 = 3, but the equations give 0"),
         ({"start": [1.0, 0.0, 0.0]}, r"start has shape \(3,\); expected \(\*batch, 4\)"),
         ({"ts": [0.0, 2.0, 1.0]}, r"ts must increase strictly, but ts\[1\] = 2 and ts\[2\] = 1; sort"),
         ({"ts": [0.0, 1.0, 1.0]}, "ts must increase strictly"),

@@ -1,9 +1,12 @@
 """Starts that say no more than is free: what follows from the given values by the constraints is found."""
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
 import sympy as sp
+from hypothesis import Phase, settings, strategies as st
+from scipy.linalg import null_space, orth
 
 import ndae
 from ndae import System, dot
@@ -11,6 +14,7 @@ from ndae.experiments.problems import load_problem
 from ndae.experiments.problems.start import start_of
 from ndae.solvers.dae.start import UndeterminedError, name_places
 from tests.solvers.dae_cases import pendulum
+from tests.solvers.test_linear_daes import linear, t
 
 TS = np.linspace(0, 1, 6)
 
@@ -99,3 +103,32 @@ def test_nothing_is_sought_that_nothing_determines():
         ndae.solve(pendulum(), {"x": np.nan, "y": -0.8, "u": 0.0, "v": 0.0}, TS)
     with pytest.raises(ValueError, match=r"inconsistent at level 0: .* is 1\.25"):
         ndae.solve(pendulum(), {"x": 1.5, "u": 0.1}, TS)
+
+
+def _free_directions(system: System) -> np.ndarray:
+    """Directions (n_states, n_free) in which the states of E x' = A x + f may start: the limit of Wong's sequence."""
+    rates = [dot(s) for s in system.states]
+    E, A = (np.array(sp.Matrix(system.equations).jacobian(by), dtype=float) for by in (rates, list(system.states)))
+    directions = np.eye(len(rates))
+    for _ in rates:  # {x: A x in E V}, by the null vectors (x, u) of A x = E V u
+        null = null_space(np.concatenate([A, -E @ directions], axis=1))
+        directions = orth(null[: len(rates)], rcond=1e-9)
+    return directions
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, phases=[Phase.generate])
+@hypothesis.given(st.integers(1, 5), st.integers(0, 10**6), st.randoms(use_true_random=False))
+def test_of_random_systems_what_determines_the_rest_is_enough(index, seed, random):
+    """Of index 1 to 5, states in random order until they determine the rest, or all but the last of these."""
+    system, solution, _ = linear(index, seed)
+    right = np.array(solution.subs(t, sp.Rational(7, 10)).evalf(), dtype=float).ravel()
+    directions, order = _free_directions(system), random.sample(range(len(right)), len(right))
+    ranks = [np.linalg.matrix_rank(directions[order[: n + 1]], tol=1e-7) for n in range(len(order))]
+    enough = ranks.index(directions.shape[1]) + 1
+    values = {system.states[i].name: right[i] for i in order[:enough]}
+    start = ndae.consistent_initial_condition(system, values, t0=0.7)
+    np.testing.assert_allclose(start.states, right, rtol=0, atol=1e-8 * np.abs(right).max())
+    assert start.moved == {} and len(start.found) == len(right) - enough
+    values.popitem()
+    with pytest.raises(UndeterminedError):
+        ndae.consistent_initial_condition(system, values, t0=0.7)

@@ -6,13 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ndae.solvers.dae.descent import Descended, Linearised, descended, starts
+from ndae.solvers.dae.descent import Descended, Linearised, descended, far_starts, starts
 from ndae.symbolic.forms.reduced_equations import Block
 from ndae.symbolic.ground.words import listed, shortened
 from ndae.symbolic.numeric.sizes import typical_sizes
-
-#: Sizes of unknowns that a search begins at, after 0.
-START_SIZES = (1.0, 1e-1, 10.0, 1e-2, 1e2, 1e-3, 1e3, 1e-5, 1e5)
 
 
 def leading_at_start(
@@ -26,7 +23,7 @@ def leading_at_start(
 
     First by Newton's iteration from the guess, zero where there is none. Where that fails the blocks of T are solved
     one after the other, each from many starts: around the guess, or around zero of many sizes; of several roots it is
-    the first from a guess, else the smallest, and of two as small the positive one.
+    the first from a guess, else the smallest that was found, and of two as small the positive one.
     """
     w, found = _newton(reduced, y, np.nan_to_num(guess), t, parameters)
     if found:
@@ -81,19 +78,21 @@ def _searched(linearised: Linearised, guess: np.ndarray, sizes: np.ndarray, line
 
     guess, n = guess / sizes, guess.size
     guessed = np.isfinite(guess)
-    around = [*starts(n), *(np.full(n, sign * size) for size in START_SIZES for sign in (1.0, -1.0))]
-    begin = around
+    near = starts(n)
     if guessed.any():
         random, unit = np.random.default_rng(0), np.where(guess != 0, np.abs(guess), 1.0)
-        near = [guess + far * unit * random.normal(size=n) for far in (0.1, 0.3, 1.0, 3.0)]
-        begin = [np.where(guessed, guess, start) for start in around]
-        begin += [np.where(guessed, start, around[1]) for start in near] + around
+        around = [guess + far * unit * random.normal(size=n) for far in (0.1, 0.3, 1.0, 3.0)]
+        near = [np.where(guessed, start, near[1]) for start in around]
+        near = [np.where(guessed, guess, start) for start in starts(n)] + near
     found: list[Descended] = []
-    for start in begin[:2] if linear else begin:
-        at = descended(in_sizes, start)
-        found.append(at._replace(z=sizes * at.z))
-        if at.holds and guessed.any():
-            return found[-1]
+    for begin in (near[:2],) if linear else (near, [*starts(n), *far_starts(n)]):
+        for start in begin:
+            at = descended(in_sizes, start)
+            found.append(at._replace(z=sizes * at.z))
+            if at.holds and guessed.any():
+                return found[-1]
+        if any(at.holds for at in found):
+            break
     roots = [at for at in found if at.holds]
     if not roots:
         return min(found, key=lambda at: at.misfit)

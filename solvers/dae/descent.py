@@ -9,6 +9,9 @@ from jaxtyping import Bool, Float
 RANK = 1e-10  # relative singular value below which an unknown is not determined
 MAX_ITERATIONS = 50
 HOLDS = 1e-8  # a residual, relative to the terms of its equation
+#: Sizes of unknowns that a search begins at, after 0.
+SIZES = (1.0, 1e-1, 10.0, 1e-2, 1e2, 1e-3, 1e3, 1e-5, 1e5)
+N_RANDOM = 30
 _LEAST_DAMPING = 1e-9
 
 #: Residuals (m,) and their Jacobian (m, n) at z (n,).
@@ -67,6 +70,14 @@ def starts(n: int, size: Any = 1.0) -> list[Any]:
     """Where to search from: zero, where many slopes vanish, and around, the positive side first."""
     random = np.random.default_rng(0).normal(size=(2, n))
     return [np.zeros(n), np.ones(n), *(size * x for x in (np.ones(n), *random))]
+
+
+def far_starts(n: int) -> list[Float[np.ndarray, " n"]]:
+    """Where to search from if there is nothing near: many sizes, then a size and sign for each entry by chance."""
+    random = np.random.default_rng(0)
+    signs = np.where(random.random((N_RANDOM, n)) < 0.75, 1.0, -1.0)  # most quantities are positive
+    spread = signs * 10 ** random.uniform(-1, 3, (N_RANDOM, 1)) * random.uniform(0.1, 1.0, (N_RANDOM, n))
+    return [*(np.full(n, sign * size) for size in SIZES for sign in (1.0, -1.0)), *spread]
 
 
 def _finite(residual: np.ndarray, jacobian: np.ndarray) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ndae.solvers.dae.descent import RANK, Descended, Linearised, descended, starts
+from ndae.solvers.dae.descent import RANK, Descended, Linearised, descended, far_starts, starts
 
 # So many times as far from a root as rounding of the equations may put it slopes are the same; not of a double root.
 NEAR = 1e3
@@ -62,9 +62,10 @@ def filled_in(
     """y with its unknown entries from C(y, t) = 0, and those of them that it does not determine at this y.
 
     Where C leaves some open at any y, they follow from entries of `w` that are no NaN, by T(y, w, t) = 0.
-    Damped Gauss-Newton steps from their values in y, the others held; where it has NaN, from each of `starts`. Of what
-    they find it is where the equations hold and determine most, then what is smallest, then what was found first. Where
-    the others are not consistent, the equations hold in the sense of least squares, each in units of its own.
+    Damped Gauss-Newton steps from their values in y, the others held; where it has NaN, from each of `starts`, and if
+    these lead nowhere of `far_starts`. Of what they find it is where the equations hold and determine most, then what
+    is smallest, then what was found first. Where the others are not consistent, they hold in the sense of least
+    squares, each in units of its own.
     """
     places = np.flatnonzero(unknown)
     by_w = needed(reduced, places.tolist(), w)
@@ -75,9 +76,13 @@ def filled_in(
     if by_w and w is not None:
         z, sought = np.concatenate([y, w]), np.concatenate([unknown, ~np.isin(np.arange(w.size), by_w)])
     missing, size = np.isnan(z), max(1.0, np.abs(np.nan_to_num(z)).max(initial=0.0))
-    begin = np.where(missing, np.stack(starts(z.size, size)), z) if missing.any() else z[None]
-    found = [descended(linearised, start, sought) for start in begin]
-    free = [_undetermined_at(linearised, at, sought) if at.holds else [] for at in found]
+    found, free = [], []
+    for begin in (starts(z.size, size), far_starts(z.size)):
+        for start in np.where(missing, np.stack(begin), z) if missing.any() else z[None]:
+            found.append(descended(linearised, start, sought))
+            free.append(_undetermined_at(linearised, found[-1], sought) if found[-1].holds else [])
+        if not missing.any() or any(at.holds for at in found):
+            break
 
     def rank(k: int) -> tuple:
         at = found[k]

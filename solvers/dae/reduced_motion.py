@@ -14,7 +14,7 @@ from jax.scipy.linalg import cho_factor, cho_solve, lu_factor, lu_solve
 from jaxtyping import Array
 
 from ndae.solvers._jax_types import Flag, Leading, PhaseState
-from ndae.solvers.dae.algebraic import START_SIZES
+from ndae.solvers.dae.descent import SIZES
 from ndae.solvers.dae.formulations import Formulation
 from ndae.solvers.dae.leading import GONE_WRONG
 from ndae.solvers.dae.switching import switching_of
@@ -60,7 +60,7 @@ class ReducedMotion:
         return jnp.concatenate([y, w[self.guessed]]), converged
 
     def _nearest_guess(self, t: Any, y: Array, parameters: Parameters, guess: Leading) -> Leading:
-        sizes = jnp.array([sign * size for size in START_SIZES for sign in (1.0, -1.0)])
+        sizes = jnp.array([sign * size for size in SIZES for sign in (1.0, -1.0)])
 
         def unfinished(carry):
             *_, converged, k = carry

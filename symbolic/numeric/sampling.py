@@ -172,3 +172,13 @@ class RandomPoints(dict):
                 value = np.abs(value)
         self[symbol] = value
         return value
+
+
+class NearOne(RandomPoints):
+    """States at about their size."""
+
+    def __missing__(self, symbol: sp.Symbol) -> np.ndarray:
+        value = super().__missing__(symbol)
+        if symbol not in self.parameters:
+            value = self[symbol] = self.random.uniform(0.8, 1.2, self.n_points) * self.size(symbol)
+        return value

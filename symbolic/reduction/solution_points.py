@@ -10,7 +10,7 @@ from scipy.linalg import solve_triangular
 from ndae.symbolic.expressions.partials import partials
 from ndae.symbolic.ground.typed import symbols_in, symbols_of
 from ndae.symbolic.numeric.ranks import balanced
-from ndae.symbolic.numeric.sampling import Evaluator, RandomPoints
+from ndae.symbolic.numeric.sampling import Evaluator, NearOne, RandomPoints
 from ndae.symbolic.reduction.chains import Chains, Row
 from ndae.symbolic.reduction.graphs import StructureError
 
@@ -44,7 +44,7 @@ def solution_points(
     x⁴ − z, and with x² + y² = 0: at any other point their gradients are independent. So it is, too, with e = 0 and
     w e + r = 0, whose Jacobian by w and what else leads e has the determinant e.
     """
-    points, start = (RandomPoints(system.parameters, vary=False, seed=3, size=chains.size) for _ in range(2))
+    start = RandomPoints(system.parameters, vary=False, seed=3, size=chains.size)
     held = symbols_in(constraints) & chains.position.keys()
     leading = [chains.symbol(j, order) for j, order in enumerate(analysis.offsets.orders)]
     blocks = []
@@ -52,12 +52,12 @@ def solution_points(
         columns = sorted(analysis.offsets.matching.columns[i] for i in group)
         blocks.append((group, columns, [[jacobian.get((i, j), sp.S.Zero) for j in columns] for i in group]))
 
-    def check(block):
+    def check(block, points):
         group, columns, matrix = block
         if any(e.free_symbols & chains.position.keys() for row in matrix for e in row):
             _check(system, chains, rows, group, columns, matrix, start, points)
 
-    def move_blocks() -> bool:
+    def move_blocks(points) -> bool:
         if constraints and not _move(
             points, constraints, sorted(held, key=chains.position.__getitem__), _slopes(constraints, held)
         ):
@@ -66,28 +66,43 @@ def solution_points(
             own = [leading[j] for j in columns]
             linear = not any(e.free_symbols & set(own) for row in matrix for e in row)
             if linear:
-                check((group, columns, matrix))
+                check((group, columns, matrix), points)
             slopes = [(k, s, e) for k, row in enumerate(matrix) for s, e in zip(own, row, strict=True) if e != 0]
             if not _move(points, [equations[i] for i in group], own, slopes):
                 return False
             if not linear:
-                check((group, columns, matrix))
+                check((group, columns, matrix), points)
         return True
 
-    with np.errstate(all="ignore"):
-        if move_blocks():
-            return points
-        # Where T = 0 has solutions for some y alone, it is singular there: look for y and w at once.
-        points = RandomPoints(system.parameters, vary=False, seed=3, size=chains.size)
-        everything = [*constraints, *equations]
-        symbols = symbols_in(everything) & chains.position.keys()
-        if len(everything) > _LARGEST or not _move(
-            points, everything, sorted(symbols, key=chains.position.__getitem__), _slopes(everything, symbols)
-        ):
-            return None
+    everything = [*constraints, *equations]
+    symbols = symbols_in(everything) & chains.position.keys()
+
+    def move_all(points) -> bool:
+        """Where T = 0 has solutions for some y alone, it is singular there: look for y and w at once."""
+        unknowns = sorted(symbols, key=chains.position.__getitem__)
+        if len(everything) > _LARGEST or not _move(points, everything, unknowns, _slopes(everything, symbols)):
+            return False
         for block in blocks:
-            check(block)
-    return points
+            check(block, points)
+        return True
+
+    refused = None
+    with np.errstate(all="ignore"):
+        for move in (move_blocks, move_all):
+            # Newton's method may end where equations are singular, though elsewhere they hold and are not: begun
+            # somewhere else it arrives there, as a load flow does that is begun at voltages of one.
+            for kind in (RandomPoints, NearOne):
+                points = kind(system.parameters, vary=False, seed=3, size=chains.size)
+                try:
+                    if move(points):
+                        return points
+                except StructureError as error:
+                    if kind is RandomPoints and move is move_blocks:
+                        raise
+                    refused = refused or error
+    if refused is not None:
+        raise refused
+    return None
 
 
 def _slopes(equations: Sequence[sp.Expr], symbols: set[sp.Symbol]) -> list[tuple[int, sp.Symbol, sp.Expr]]:

@@ -102,6 +102,7 @@ class _Search:
         self.rows = np.ones(len(self.reduced.constraints), dtype=bool)
         if not np.all(self.free) or self.kept_w or self.reduced.constraints:
             y, w = self._near(y, w, max_iterations)
+        y = self._as_given(y, w)
         w, trouble = leading_at_start(self.reduced, y, w, self.t0, self.parameters)
         if trouble:
             raise SolveError(f"the consistent start of {self.system.name!r}: {trouble}")
@@ -166,6 +167,14 @@ class _Search:
             move[self.free] = -size[self.free] * np.linalg.lstsq(a, residual / units, rcond=1e-12)[0]
             y, (w, _) = y + move, self._followed(w, top, move)
         return y, w
+
+    def _as_given(self, y, w) -> np.ndarray:
+        """The same without rounding of what could stay as it was."""
+        size = np.where(self.y0 != 0, np.abs(self.y0), np.max(np.abs(y), initial=0.0))
+        still = np.where((np.abs(y - self.y0) <= 16 * np.finfo(float).eps * size) & ~self.follows, self.y0, y)
+        before, (residual, jacobian, _) = self._linearised(y, w)[0], self._linearised(still, w)
+        rounding = 4 * np.finfo(float).eps * (np.abs(jacobian) @ np.abs(still))
+        return still if np.all(np.abs(residual) <= np.abs(before) + rounding) else y
 
     def _linearised(self, y, w) -> tuple[np.ndarray, np.ndarray, Any]:
         """Residuals of the constraints, then what of the leading equations is left to y, and their Jacobian by y.

@@ -32,6 +32,9 @@ STRENGTHS = {
 }
 
 
+METHODS = tuple(METHOD_TITLES)
+
+
 # What keeps a motion with multipliers from drifting off, and which force a motion learns: the first is the default.
 STABILISATIONS = ("projection", "ggl", "baumgarte", "none")
 
@@ -48,6 +51,9 @@ KEEPS = ("best", "last")
 
 # Networks over the atoms of molecules; the last learns forces, and no other field.
 ON_MOLECULES = ("equivariant", "equivariant-small", "molecular")
+
+
+NETWORKS = ("mimetic", "mimetic-small", "mlp", *ON_MOLECULES)
 
 
 # Choices that only some methods have: those whose depth is physical time.
@@ -171,6 +177,12 @@ class Setting(NamedTuple):
     schedule: str = SCHEDULES[0]
     trajectory: str = ""
     keep: str = KEEPS[0]
+
+    @classmethod
+    def of(cls, settings: object) -> "Setting":
+        """That of a run's settings."""
+        given = {name: getattr(settings, name) for name in cls._fields}
+        return cls(**given | {"trajectory": given["trajectory"] or ""})
 
     @property
     def problem_name(self) -> str:

@@ -2,19 +2,15 @@
 
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ndae.experiments.cli import options as opt
+from ndae.experiments.runs.settings import Settings
 from ndae.experiments.terminal import UserError, console, is_users, note, one_line
 from ndae.training.interrupts import was_interrupted
-
-if TYPE_CHECKING:
-    from ndae.experiments.runs.study import Study
-    from ndae.experiments.variants import Variant
 
 app = typer.Typer(
     name="ndae",
@@ -103,16 +99,11 @@ def _top(
 
 
 @app.command()
-@opt.bundled
+@opt.of_a_run()
 def train(
-    problem: opt.Problem,
+    settings: Settings,
     *,
-    method: opt.Method = "none",
-    gamma: opt.Gamma = None,
-    eta: opt.Eta = None,
-    motion: opt.Motion,
-    training: opt.Training,
-    seed: opt.Seed = 0,
+    threads: opt.Threads = None,
     out: opt.Out = None,
     fresh: opt.Fresh = False,
 ) -> None:
@@ -120,32 +111,25 @@ def train(
 
     The folder gets config.json, log.csv, checkpoints/ and result.json.
     """
-    from ndae.experiments.runs.study import train_one
-    from ndae.experiments.variants import CHOICES_OF, Variant
+    _set_threads(threads)
+    from ndae.experiments.runs.study import Study, train_one
+    from ndae.experiments.variants import Variant
 
-    for name, methods in CHOICES_OF.items():
-        if getattr(motion, name) != getattr(opt.Motion, name) and method not in methods:
-            option = f"--{name.replace('_', '-')}"
-            raise UserError(f"{option} is of --method {' or '.join(methods)}: the method is {method}")
-    variants = (Variant.of(method, gamma, eta, motion.stabilisation, motion.force),)
-    study = _study(problem, training, variants, (seed,), motion)
+    study = Study(settings, (Variant.of(settings.method, **settings.choices()),), (settings.seed,))
     record, folder = train_one(study, out, fresh=fresh)
     _show_run(record)
-    written = ("config.json", "log.csv", "result.json", f"checkpoints/{training.keep}.ckpt")
+    written = ("config.json", "log.csv", "result.json", f"checkpoints/{settings.keep}.ckpt")
     _show_files([folder / name for name in written])
 
 
 @app.command()
-@opt.bundled
+@opt.of_a_run(without=("method", "seed"))
 def compare(
-    problem: opt.Problem,
+    settings: Settings,
     *,
     methods: opt.Methods = None,
-    gamma: opt.Gamma = None,
-    eta: opt.Eta = None,
-    motion: opt.Motion,
-    training: opt.Training,
     seeds: opt.Seeds = 3,
+    threads: opt.Threads = None,
     out: opt.StudyOut = Path("runs/compare"),
     results: opt.Results = None,
     fresh: opt.Fresh = False,
@@ -154,14 +138,13 @@ def compare(
 
     Finished runs are used again, so a study can be stopped, gone on with and extended by methods or seeds.
     """
+    _set_threads(threads)
     from ndae.experiments.drawing.of_study import write_results, write_snapshots
-    from ndae.experiments.runs.study import run_study
+    from ndae.experiments.runs.study import Study, run_study
     from ndae.experiments.variants import Variant
 
-    names = _all_methods(problem) if methods is None else methods
-    kept = {"stabilisation": motion.stabilisation, "force": motion.force}
-    variants = tuple(Variant.parse(name, gamma, eta, **kept) for name in names.split(","))
-    study = _study(problem, training, variants, range(seeds), motion)
+    names = (_all_methods(settings.problem) if methods is None else methods).split(",")
+    study = Study(settings, tuple(Variant.parse(name, **settings.choices()) for name in names), tuple(range(seeds)))
     outcome = run_study(study, out, results=results, fresh=fresh)
     tables, files = write_results(outcome.records, out)
     files += write_snapshots(study, out)
@@ -171,27 +154,25 @@ def compare(
 
 
 @app.command()
-@opt.bundled
+@opt.of_a_run(without=("method", "seed"))
 def sweep(
-    problem: opt.Problem,
+    settings: Settings,
     *,
     over: opt.Over,
     values: opt.Values = "1,3,10,30",
     method: opt.SweepMethod = None,
-    gamma: opt.Gamma = None,
-    eta: opt.Eta = None,
-    training: opt.Training,
     seeds: opt.Seeds = 3,
+    threads: opt.Threads = None,
     out: opt.StudyOut = Path("runs/sweep"),
     results: opt.Results = None,
     fresh: opt.Fresh = False,
 ) -> None:
     """Train at several strengths γ or η: table, CSV and Figure 7 or 8 of the paper."""
+    _set_threads(threads)
     from ndae.experiments.drawing.of_study import write_sweep
-    from ndae.experiments.runs.study import run_study, sweep_variants
+    from ndae.experiments.runs.study import Study, run_study, sweep_variants
 
-    variants = sweep_variants(over, values, method, gamma, eta)
-    study = _study(problem, training, variants, range(seeds))
+    study = Study(settings, sweep_variants(over, values, method, **settings.choices()), tuple(range(seeds)))
     outcome = run_study(study, out, results=results, fresh=fresh)
     tables, files = write_sweep(outcome.records, over, out)
     _show_tables(tables)
@@ -340,43 +321,11 @@ def demo(
     run_demo(out, fresh=fresh)
 
 
-def _study(
-    problem: str,
-    training: opt.Training,
-    variants: "tuple[Variant, ...]",
-    seeds: Iterable[int],
-    motion: opt.Motion | None = None,
-) -> "Study":
-    """The runs asked for; options that are not given are left to the problem and to `RunConfig`."""
-    from ndae.experiments.problems.registry import to_learn
-    from ndae.experiments.runs.study import Study
-
-    _set_threads(training.threads)
-    settings = {name: value for name, value in vars(training).items() if name != "threads"}
-    if motion is not None:
-        settings |= {"max_step": motion.max_step} | _trajectory(motion.trajectory, motion.frame_step)
-    own = {name: settings.pop(name) for name in ("network", "n_train", "horizon", "epochs")}
-    own["network"] = own["network"] or to_learn(problem).network
-    settings = {name: value for name, value in settings.items() if value is not None}
-    return Study(problem, **own, variants=variants, seeds=tuple(seeds), settings=settings)
-
-
 def _all_methods(problem: str) -> str:
     """Every method that the problem can have; a soft constraint is for one whose constraints are not rigid."""
     from ndae.experiments.problems.registry import to_learn
 
     return opt.ALL_METHODS + ",soft" * (to_learn(problem).stiffness is not None)
-
-
-def _trajectory(trajectory: Path | None, frame_step: float | None) -> dict:
-    """The file that the data comes from, where one is given."""
-    if trajectory is None:
-        if frame_step is not None:
-            raise UserError("--frame-step is the time between the frames of a trajectory: give --trajectory FILE too")
-        return {}
-    if not trajectory.is_file():
-        raise UserError(f"--trajectory {trajectory}: there is no such file")
-    return {"trajectory": str(trajectory), "frame_step": frame_step}
 
 
 def _set_threads(threads: int | None) -> None:

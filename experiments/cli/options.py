@@ -1,110 +1,19 @@
-"""Options that several commands of `ndae` share, described once."""
+"""Options of `ndae` that several commands share; those of a run follow from its `Settings`."""
 
 import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from ndae.experiments.problems.registry import TO_LEARN, check_to_learn
+from ndae.experiments.problems.registry import check_to_learn, to_learn
+from ndae.experiments.runs.settings import Settings, foreign_choices, kind_of
+from ndae.experiments.terminal import UserError
 
-
-def _known(name: str) -> str:
-    try:
-        check_to_learn(name)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    return name
-
-
-Problem = Annotated[
-    str,
-    typer.Argument(
-        help=f"Problem to learn: {', '.join(TO_LEARN)}; or a Python file of your own with a MotionProblem.",
-        callback=_known,
-    ),
-]
-Method = Annotated[
-    Literal["none", "auxiliary", "penalty", "end", "smooth", "tangent", "multiplier", "soft"],
-    typer.Option(
-        metavar="NAME",
-        help="none, auxiliary, penalty, end, smooth, multiplier, tangent (the multiplier of first order) or soft (a "
-        "potential of learned stiffness, where constraints are not rigid): how constraints are enforced.",
-    ),
-]
-Gamma = Annotated[
-    float | None,
-    typer.Option(
-        min=0, help="Strength of the penalty (eq. 14): by default 10 in penalty, end, smooth, 0 in multiplier."
-    ),
-]
-Eta = Annotated[
-    float | None,
-    typer.Option(
-        min=0, help="Strength of the auxiliary loss (eq. 4): by default 10 in auxiliary, end, smooth, 0 in multiplier."
-    ),
-]
-MaxStep = Annotated[
-    float | None,
-    typer.Option(help="Longest step of multiplier or soft, in the problem's unit of time; by default the problem's."),
-]
-Stabilisation = Annotated[
-    Literal["projection", "ggl", "baumgarte", "none"],
-    typer.Option(
-        metavar="NAME",
-        help="Against drift-off, in multiplier: projection, ggl (Gear, Gupta, Leimkuhler), baumgarte, none.",
-    ),
-]
-Force = Annotated[
-    Literal["free", "potential"],
-    typer.Option(
-        metavar="NAME", help="What multiplier and soft learn: free, any force, or potential, one with a potential."
-    ),
-]
-Schedule = Annotated[
-    Literal["constant", "cosine"],
-    typer.Option(metavar="NAME", help="Learning rate over the epochs: constant, or cosine, down to zero."),
-]
-TrainingSamples = Annotated[int, typer.Option("--n-train", min=1, help="Training samples.")]
-Horizon = Annotated[int, typer.Option(min=1, help="Steps, of 0.01 s if the problem has no other, to predict ahead.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the split, the weights and the order of batches.")]
 Seeds = Annotated[int, typer.Option(min=1, help="How many seeds to run, from 0 up.")]
-Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training samples.")]
-Network = Annotated[
-    Literal["mimetic", "mimetic-small", "mlp", "equivariant", "equivariant-small", "molecular"] | None,
-    typer.Option(
-        metavar="NAME",
-        help="mimetic (the paper's graph network; the pendulum's), mimetic-small or mlp (of others); equivariant (the "
-        "paper's on molecules), equivariant-small, molecular (distances within and between molecules; soft and "
-        "multiplier alone).",
-    ),
-]
-Trajectory = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Take the data from this trajectory, of problems that can (water)."),
-]
-FrameStep = Annotated[
-    float | None,
-    typer.Option(help="Time between its frames, in the problem's unit; by default what the file says."),
-]
-BatchSize = Annotated[int, typer.Option(min=1, help="Samples a training step.")]
-LearningRate = Annotated[float, typer.Option(help="Learning rate of Adam.")]
-Patience = Annotated[int | None, typer.Option(min=1, help="Stop after so many epochs with no better validation error.")]
-Keep = Annotated[
-    Literal["best", "last"],
-    typer.Option(metavar="NAME", help="Weights to test and keep: best, of the smallest validation error, or last."),
-]
-Device = Annotated[str, typer.Option(help="Where to train: cpu, cuda, cuda:1, ...")]
-Dtype = Annotated[Literal["float32", "float64"], typer.Option(help="Precision of weights and states.")]
-Integrator = Annotated[
-    str | None,
-    typer.Option(help="Integrator over depth: classical_rk4, euler, midpoint, dopri5, ...; velocity_verlet (soft's)."),
-]
-Adjoint = Annotated[bool, typer.Option("--adjoint", help="Gradients by the adjoint equation, not by backpropagation.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; by default torch's choice.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the run; by default under runs/, named after it.")]
 StudyOut = Annotated[Path, typer.Option(help="Folder for runs, table and figures.")]
@@ -122,65 +31,76 @@ Methods = Annotated[
 Over = Annotated[Literal["gamma", "eta"], typer.Option(help="Which strength to vary.")]
 Values = Annotated[str, typer.Option(help="Strengths to try, comma-separated.")]
 SweepMethod = Annotated[
-    Literal["auxiliary", "penalty", "end", "smooth", "tangent", "multiplier"] | None,
+    str | None,
     typer.Option(metavar="NAME", help="Method to vary; by default penalty for gamma and auxiliary for eta."),
 ]
 Backend = Literal["torch", "jax", "numpy"] | None
 
 
-@dataclass(frozen=True)
-class Motion:
-    """Options of methods that have a motion in time, and of where its data is from."""
+def of_a_run(without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command whose first parameter is a run's `Settings`: typer is shown an option for each.
 
-    stabilisation: Stabilisation = "projection"
-    force: Force = "free"
-    max_step: MaxStep = None
-    trajectory: Trajectory = None
-    frame_step: FrameStep = None
+    `without`: settings that are no options of this command.
+    """
 
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        fields = [f for f in dataclasses.fields(Settings) if f.metadata["help"] and f.name not in without]
+        own = list(inspect.signature(command).parameters.values())[1:]
+        options = [*map(_option, fields), *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own)]
 
-@dataclass(frozen=True)
-class Training:
-    """Options of every run, whatever its method."""
+        @functools.wraps(command)
+        def read(**given: Any) -> None:
+            command(_settings({field.name: given.pop(field.name) for field in fields}), **given)
 
-    n_train: TrainingSamples = 100
-    horizon: Horizon = 20
-    epochs: Epochs = 50
-    network: Network = None
-    batch_size: BatchSize = 10
-    learning_rate: LearningRate = 1e-3
-    schedule: Schedule = "constant"
-    patience: Patience = None
-    keep: Keep = "best"
-    device: Device = "cpu"
-    dtype: Dtype = "float32"
-    integrator: Integrator = None
-    adjoint: Adjoint = False
-    threads: Threads = None
+        read.__signature__ = inspect.Signature(options)  # pyright: ignore[reportAttributeAccessIssue]
+        read.__annotations__ = {option.name: option.annotation for option in options}
+        return read
+
+    return decorate
 
 
-def bundled(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` as typer reads it: the fields of a parameter that is `Motion` or `Training` are options one by one."""
-    bundles: dict[str, Any] = {}
-    options: list[inspect.Parameter] = []
-    for name, parameter in inspect.signature(command).parameters.items():
-        if not dataclasses.is_dataclass(parameter.annotation):
-            options.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-            continue
-        bundles[name] = parameter.annotation
-        for field in dataclasses.fields(parameter.annotation):
-            options.append(
-                inspect.Parameter(
-                    field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
-                )
-            )
+def _option(field: dataclasses.Field) -> inspect.Parameter:
+    """A setting as typer reads it."""
+    (kind, optional), known, default = kind_of(field), field.metadata, field.default
+    if field.name == "problem":
+        shown, default = typer.Argument(help=known["help"], callback=_known), inspect.Parameter.empty
+    else:
+        # More than a few names are in the line of help.
+        metavar = "FILE" if known["file"] else "NAME" if known["choices"] and field.name != "dtype" else None
+        shown = typer.Option(_typed(field.name), help=known["help"], min=known["least"], metavar=metavar)
+    if known["of_problem"]:
+        optional, default = True, None
+    kind: Any = Literal[known["choices"]] if known["choices"] else kind
+    return inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind | None if optional else kind, shown],
+    )
 
-    @functools.wraps(command)
-    def read(**given: Any) -> None:
-        for name, kind in bundles.items():
-            given[name] = kind(**{field.name: given.pop(field.name) for field in dataclasses.fields(kind)})
-        command(**given)
 
-    read.__signature__ = inspect.Signature(options)  # pyright: ignore[reportAttributeAccessIssue]
-    read.__annotations__ = {option.name: option.annotation for option in options}
-    return read
+def _typed(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _known(name: str) -> str:
+    try:
+        check_to_learn(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return name
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    """The settings of a command line, checked where its own words say more than those of `RunConfig`."""
+    of_problem = [f.name for f in dataclasses.fields(Settings) if f.metadata["of_problem"] and given[f.name] is None]
+    given |= {name: getattr(to_learn(given["problem"]), name) for name in of_problem}
+    settings = Settings(**given)
+    # A study leaves out what its methods have no part for.
+    for name, methods in foreign_choices(settings).items() if "method" in given else ():
+        raise UserError(f"{_typed(name)} is of --method {' or '.join(methods)}: the method is {settings.method}")
+    if settings.trajectory is None and settings.frame_step is not None:
+        raise UserError("--frame-step is the time between the frames of a trajectory: give --trajectory FILE too")
+    if settings.trajectory is not None and not Path(settings.trajectory).is_file():
+        raise UserError(f"--trajectory {settings.trajectory}: there is no such file")
+    return settings

@@ -68,7 +68,7 @@ def write_snapshots(study: Study, out: Path, samples: int = 3) -> list[Path]:
 
     Of the pendulum, that is; other problems have no picture.
     """
-    if study.problem != "pendulum":
+    if study.settings.problem != "pendulum":
         return []
     from ndae.experiments.drawing.figures import snapshots_figure
     from ndae.experiments.drawing.predictions import test_snapshots
@@ -81,7 +81,8 @@ def write_snapshots(study: Study, out: Path, samples: int = 3) -> list[Path]:
     snapshots = test_snapshots(folders, samples)
     data = out / "snapshots.json"
     write_text(data, json.dumps(snapshots.to_json()))
-    title = f"{study.n_train:,} training samples, {study.network} network, seed {seed}"
+    common = study.settings
+    title = f"{common.n_train:,} training samples, {common.network} network, seed {seed}"
     return [data, snapshots_figure(snapshots, out / "figure6.png", title=title)]
 
 

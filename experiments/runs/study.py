@@ -2,32 +2,25 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ndae.experiments.problems.registry import to_learn
+from ndae.experiments.runs.config import RunConfig
 from ndae.experiments.runs.records import Record, read_run, record_name, run_name, write_record
+from ndae.experiments.runs.settings import Settings, foreign_choices
 from ndae.experiments.terminal import UserError, note, one_line
-from ndae.experiments.variants import CHOICES_OF, Setting, Variant
+from ndae.experiments.variants import STRENGTHS, Setting, Variant
 
 
 @dataclass(frozen=True)
 class Study:
-    """The runs to make: every variant with every seed, all else equal.
+    """The runs to make: every variant with every seed, all other `settings` equal."""
 
-    `settings`: further fields of `RunConfig`, such as `batch_size` or `trajectory`.
-    """
-
-    problem: str
-    network: str
-    n_train: int
-    horizon: int
-    epochs: int
+    settings: Settings
     variants: tuple[Variant, ...]
     seeds: tuple[int, ...]
-    settings: Mapping = field(default_factory=dict)
 
     def __post_init__(self):
         if not self.variants or not self.seeds:
@@ -43,18 +36,13 @@ class Study:
     @property
     def setting(self) -> Setting:
         """What all its runs have in common."""
-        given = {name: self.settings[name] for name in ("schedule", "trajectory", "keep") if self.settings.get(name)}
-        return Setting(self.problem, self.network, self.n_train, self.horizon, self.epochs, **given)
+        return Setting.of(self.settings)
 
-    def config(self, variant: Variant, seed: int):
-        """The full configuration of one run."""
-        from ndae.experiments.runs.config import RunConfig
-
-        settings = {name: value for name, value in self.setting._asdict().items() if name != "trajectory"}
-        settings |= self.settings
-        if variant.method not in CHOICES_OF["max_step"]:  # the others have no steps in time
-            settings.pop("max_step", None)
-        return RunConfig(**dataclasses.asdict(variant), **settings, seed=seed)
+    def config(self, variant: Variant, seed: int) -> RunConfig:
+        """The full configuration of one run; of what only some methods have, those that have it get it."""
+        values = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(Settings)}
+        values |= {**dataclasses.asdict(variant), "seed": seed}
+        return RunConfig(**values | {name: getattr(Settings, name) for name in foreign_choices(Settings(**values))})
 
 
 @dataclass(frozen=True)
@@ -116,12 +104,11 @@ def train_one(study: Study, out: Path | None, *, fresh: bool = False) -> tuple[R
     return read_run(folder), folder
 
 
-def sweep_variants(
-    over: str, values: str, method: str | None, gamma: float | None, eta: float | None
-) -> tuple[Variant, ...]:
+def sweep_variants(over: str, values: str, method: str | None, **choices: Any) -> tuple[Variant, ...]:
     """The variants of a sweep over `gamma` or `eta`, whose comma-separated `values` come as text.
 
-    Raises `ValueError` for a value that is no number of at least 0, or a method without that strength.
+    `choices`: the other of the two, and what else a `Variant` takes. Raises `ValueError` for a value that is no number
+    of at least 0, or a method without that strength.
     """
     method = method or {"gamma": "penalty", "eta": "auxiliary"}[over]
     variants = []
@@ -132,14 +119,12 @@ def sweep_variants(
             value = math.nan
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"--values {values}: {text.strip()!r} is no number of at least 0")
-        strengths: dict[str, Any] = {"gamma": gamma, "eta": eta} | {over: value}
-        variants.append(Variant.of(method, **strengths))
+        choices[over] = value
+        variants.append(Variant.of(method, **choices))
         if getattr(variants[-1], over) != value:
-            raise ValueError(f"{method} has no {over} to vary: expected --method {_HAVE[over]}")
+            known = " or ".join(name for name, strengths in STRENGTHS.items() if over in strengths)
+            raise ValueError(f"{method} has no {over} to vary: expected --method {known}")
     return tuple(variants)
-
-
-_HAVE = {"gamma": "penalty, end, smooth or multiplier", "eta": "auxiliary, end, smooth or multiplier"}
 
 
 def _summary(record: Record) -> str:

@@ -19,6 +19,7 @@ from ndae.experiments.problems.pendulum_data import (
     violation,
 )
 from ndae.experiments.runs.records import Record
+from ndae.experiments.runs.settings import Settings
 from ndae.experiments.runs.study import Study, run_study
 from ndae.experiments.terminal import console
 from ndae.experiments.variants import Variant
@@ -40,7 +41,8 @@ def run_demo(out: Path, *, fresh: bool = False) -> list[Path]:
     begin = time.perf_counter()
     say = console().print
     out.mkdir(parents=True, exist_ok=True)
-    study = Study("pendulum", "mimetic-small", N_TRAIN, HORIZON, EPOCHS, VARIANTS, (SEED,))
+    settings = Settings(network="mimetic-small", n_train=N_TRAIN, horizon=HORIZON, epochs=EPOCHS)
+    study = Study(settings, VARIANTS, (SEED,))
     written = _derive(out, say)
     _simulate(say)
     written += _train(study, out, fresh, say)

@@ -20,6 +20,7 @@ from ndae.experiments.paper import PAPER_TABLE_1
 from ndae.experiments.problems import pendulum_data as pendulum
 from ndae.experiments.runs.config import RunConfig
 from ndae.experiments.runs.records import Record, Spread, read_records
+from ndae.experiments.runs.settings import Settings
 from ndae.experiments.runs.study import Study, run_study
 from ndae.experiments.terminal import note
 from ndae.experiments.variants import Variant
@@ -40,8 +41,17 @@ SIZES = {
 def study(horizon: int, n_train: int) -> Study:
     """The three runs of one cell of the table."""
     epochs, batch_size, max_step = SIZES[horizon, n_train]
-    settings = {"schedule": "cosine", "learning_rate": 0.01, "batch_size": batch_size, "max_step": max_step}
-    return Study("pendulum", "mlp", n_train, horizon, epochs, (Variant("multiplier"),), SEEDS, settings)
+    settings = Settings(
+        network="mlp",
+        n_train=n_train,
+        horizon=horizon,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=0.01,
+        schedule="cosine",
+        max_step=max_step,
+    )
+    return Study(settings, (Variant("multiplier"),), SEEDS)
 
 
 def table(records: Sequence[Record]) -> str:

@@ -45,6 +45,7 @@ from jaxtyping import Float
 from ndae.experiments.cache import cached_arrays
 from ndae.experiments.files import read_json, write_json
 from ndae.experiments.problems import pendulum_data as pendulum
+from ndae.experiments.runs.settings import Settings
 from ndae.experiments.runs.study import Study, run_study
 from ndae.experiments.studies import multiplier_table
 from ndae.experiments.studies.rollout_report import FREE, HELD, POTENTIAL, TRUE, UNIFORM, figure, table
@@ -145,7 +146,7 @@ def learn(config: Learned, out: Path) -> tuple["nn.Module", dict[str, Any]]:
 def paper_study(methods: Sequence[str] = PAPER) -> Study:
     """The paper's methods on the same number of samples."""
     variants = tuple(Variant.of(method) for method in methods)
-    return Study("pendulum", "mimetic-small", N_TRAIN, 20, 50, variants, (0,), {"batch_size": 50})
+    return Study(Settings(network="mimetic-small", n_train=N_TRAIN, batch_size=50), variants, (0,))
 
 
 def free_study() -> Study:

@@ -12,16 +12,19 @@ The epochs below are all that differs.
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ndae.experiments.drawing.table import make_tables, to_markdown
 from ndae.experiments.paper import PAPER_TABLE_2
 from ndae.experiments.runs.records import Record, Spread, read_records
+from ndae.experiments.runs.settings import Settings
 from ndae.experiments.runs.study import Study, run_study
 from ndae.experiments.variants import Variant
 
 SEEDS = (0, 1, 2)
 HORIZON = 50
+WATER = Settings(problem="water", horizon=HORIZON, schedule="cosine")
 RESULTS = Path("experiments/results/water")
 # n_train: epochs, in batches of 10.
 EPOCHS = {100: 300, 1_000: 50, 10_000: 8}
@@ -31,16 +34,15 @@ PAPER_METHODS = ("none", "auxiliary", "penalty", "end", "smooth")
 
 def study(n_train: int) -> Study:
     """The three runs of one row of the table."""
-    settings = {"schedule": "cosine", "learning_rate": 0.02}
-    return Study("water", "molecular", n_train, HORIZON, EPOCHS[n_train], (Variant("soft"),), SEEDS, settings)
+    settings = replace(WATER, network="molecular", n_train=n_train, epochs=EPOCHS[n_train], learning_rate=0.02)
+    return Study(settings, (Variant("soft"),), SEEDS)
 
 
 def paper_study(n_train: int, seeds: int) -> Study:
     """The paper's five methods with so many samples."""
-    settings = {"schedule": "cosine", "learning_rate": 5e-3}
-    variants = tuple(Variant.of(method) for method in PAPER_METHODS)
-    epochs = PAPER_EPOCHS[n_train]
-    return Study("water", "equivariant-small", n_train, HORIZON, epochs, variants, tuple(range(seeds)), settings)
+    epochs, variants = PAPER_EPOCHS[n_train], tuple(Variant.of(method) for method in PAPER_METHODS)
+    settings = replace(WATER, network="equivariant-small", n_train=n_train, epochs=epochs, learning_rate=5e-3)
+    return Study(settings, variants, tuple(range(seeds)))
 
 
 def paper_table(records: Sequence[Record]) -> str:

@@ -1,13 +1,16 @@
 """The command line as a user types it: answers in time, errors in one line, nothing loaded that is not used."""
 
+import dataclasses
 import os
 import subprocess
 import sys
 
 import pytest
+import typer
 
 from ndae.experiments.cli import commands as cli
 from ndae.experiments.runs.records import write_record
+from ndae.experiments.runs.settings import Settings
 from tests.experiments.command_line import in_process
 from tests.experiments.records_for_tests import ALONE, PAPERS, record
 
@@ -51,6 +54,23 @@ def test_help_names_every_command(capsys):
 def test_version(capsys):
     code, out, _ = in_process(capsys, "--version")
     assert code == 0 and out.startswith("ndae ")
+
+
+def test_options_of_a_run_are_its_settings(capsys):
+    fields = {field.name: field for field in dataclasses.fields(Settings) if field.metadata["help"]}
+    commands = typer.main.get_group(cli.app).commands
+    options = {name: {one.name: one for one in commands[name].params} for name in ("train", "compare", "sweep")}
+    assert not fields.keys() - options["train"].keys()
+    assert fields.keys() - options["compare"].keys() == {"method", "seed"}
+    assert fields.keys() - options["sweep"].keys() == {"seed"}
+    for name, field in fields.items():
+        option, choices = options["train"][name], field.metadata["choices"]
+        assert option.help == field.metadata["help"]
+        if choices:
+            code, _, err = in_process(capsys, "train", "pendulum", f"--{name}", "nun")
+            assert code == 2 and all(f"'{choice}'" in err for choice in choices)
+        if name not in ("problem", "network"):  # asked for, and the problem's own
+            assert option.default == field.default
 
 
 @pytest.mark.parametrize(

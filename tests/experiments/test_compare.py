@@ -3,33 +3,16 @@
 import csv
 import sys
 import types
-from dataclasses import dataclass
 
 import pytest
 
 from ndae.experiments.drawing.of_study import write_curves_of, write_results, write_sweep
 from ndae.experiments.runs.records import read_records
+from ndae.experiments.runs.settings import Settings
 from ndae.experiments.runs.study import Study, run_study, sweep_variants, train_one
 from ndae.experiments.terminal import UserError
 from ndae.experiments.variants import Variant
 from tests.experiments.records_for_tests import ALONE, PAPERS, record, write_run
-
-
-@dataclass(frozen=True)
-class FakeConfig:
-    problem: str
-    method: str
-    gamma: float
-    eta: float
-    network: str
-    n_train: int
-    horizon: int
-    epochs: int
-    seed: int
-    stabilisation: str
-    force: str
-    schedule: str
-    batch_size: int = 10
 
 
 @pytest.fixture
@@ -43,12 +26,12 @@ def made(monkeypatch):
             variant = Variant.of(config.method, config.gamma, config.eta)
             write_run(record(variant, config.seed, epochs=config.epochs), out)
 
-    monkeypatch.setitem(sys.modules, "ndae.experiments.runs.run", types.SimpleNamespace(RunConfig=FakeConfig, run=run))
+    monkeypatch.setitem(sys.modules, "ndae.experiments.runs.run", types.SimpleNamespace(run=run))
     return asked
 
 
 def study(variants=PAPERS, seeds=(0, 1), **settings):
-    return Study("pendulum", "mimetic", 100, 20, 4, tuple(variants), tuple(seeds), settings)
+    return Study(Settings(epochs=4, **settings), tuple(variants), tuple(seeds))
 
 
 def test_every_method_meets_every_seed_once(made, tmp_path):
@@ -175,13 +158,15 @@ def test_one_run_goes_to_its_own_folder(made, tmp_path, monkeypatch):
 
 
 def test_variants_of_sweeps():
-    assert sweep_variants("gamma", "1, 3,10", None, 5, 5) == tuple(Variant("penalty", gamma=g) for g in (1, 3, 10))
-    assert sweep_variants("eta", "0.5", None, 5, 5) == (Variant("auxiliary", eta=0.5),)
-    assert sweep_variants("eta", "1,2", "end", 5, 7) == (Variant("end", 5, 1), Variant("end", 5, 2))
+    assert sweep_variants("gamma", "1, 3,10", None, gamma=5, eta=5) == tuple(
+        Variant("penalty", gamma=g) for g in (1, 3, 10)
+    )
+    assert sweep_variants("eta", "0.5", None, gamma=5, eta=5) == (Variant("auxiliary", eta=0.5),)
+    assert sweep_variants("eta", "1,2", "end", gamma=5, eta=7) == (Variant("end", 5, 1), Variant("end", 5, 2))
 
 
 def test_a_sweep_draws_its_figure(made, tmp_path):
-    variants = sweep_variants("gamma", "1,3,10", None, 10, 10)
+    variants = sweep_variants("gamma", "1,3,10", None, gamma=10, eta=10)
     records = run_study(study(variants), tmp_path).records
     (table,), written = write_sweep(records, "gamma", tmp_path)
     assert [path.name for path in written] == ["table.csv", "figure7.png"]

@@ -12,7 +12,6 @@ import sympy as sp
 import torch
 from scipy.integrate import solve_ivp
 
-from ndae.experiments.cli.options import TO_LEARN as ON_THE_COMMAND_LINE
 from ndae.experiments.problems import registry as motions
 from ndae.experiments.problems.library import chaplygin_sleigh as sleigh, robot_arm as arm
 from ndae.experiments.problems.mechanics import MotionProblem
@@ -198,8 +197,7 @@ def test_a_start_that_is_too_far_is_named():
         starts(nowhere, 3, 0, 0)
 
 
-def test_the_command_line_knows_every_problem():
-    assert ON_THE_COMMAND_LINE == motions.TO_LEARN
+def test_every_problem_is_known_by_its_name():
     assert motions.TO_LEARN[0] == "pendulum" and motions.to_learn("pendulum").network == RunConfig().network
     for name in motions.TO_LEARN:
         assert motions.to_learn(name).name == name

@@ -17,7 +17,6 @@ import torch
 from rich.console import Console
 
 from ndae.experiments.cli import commands as cli
-from ndae.experiments.cli.options import Method, Network
 from ndae.experiments.drawing import figures
 from ndae.experiments.drawing.of_study import setting_title
 from ndae.experiments.drawing.table import describe_run, make_tables, print_table, to_csv, to_markdown
@@ -26,12 +25,13 @@ from ndae.experiments.problems import registry as motions
 from ndae.experiments.problems.learning import LearningProblem
 from ndae.experiments.problems.registry import to_learn
 from ndae.experiments.runs import run as runs
-from ndae.experiments.runs.config import NETWORKS, RunConfig
+from ndae.experiments.runs.config import RunConfig
 from ndae.experiments.runs.models import build_method, build_model
 from ndae.experiments.runs.records import error_of, read_run, record_name, unit_of
 from ndae.experiments.runs.run import load_model, run
+from ndae.experiments.runs.settings import Settings
 from ndae.experiments.runs.study import Study, run_study
-from ndae.experiments.variants import METHOD_TITLES, Variant
+from ndae.experiments.variants import Variant
 from tests.experiments.command_line import in_process
 from tests.experiments.records_for_tests import PAPERS, record
 
@@ -172,11 +172,6 @@ def test_methods_and_networks_that_a_problem_can_not_have(problem, method, netwo
         build_model(RunConfig(problem=problem, method=method, network=network))
 
 
-def test_the_command_line_offers_all_methods_and_networks():
-    assert Method.__origin__.__args__ == tuple(METHOD_TITLES)
-    assert Network.__origin__.__args__[0].__args__ == NETWORKS
-
-
 def test_soft_is_compared_where_constraints_are_not_rigid():
     names = {problem: cli._all_methods(problem).split(",") for problem in ("pairs", "pendulum")}
     assert names["pairs"] == [*names["pendulum"], "soft"]
@@ -214,8 +209,8 @@ def test_a_run_of_a_file(tmp_path, file, made):
 
 
 def test_runs_of_a_file_stand_apart(tmp_path, file):
-    settings = {"trajectory": str(file), "n_val": 5, "n_test": 7}
-    study = Study("pairs", "mlp", 12, 50, 1, (Variant("none"),), (0,), settings)
+    settings = Settings(**SMALL | {"trajectory": str(file)})
+    study = Study(settings, (Variant("none"),), (0,))
     (made,) = run_study(study, tmp_path).records
     assert made.setting == study.setting and made.setting.trajectory == str(file)
     assert record_name(made) == "pairs-none-mlp-n12-k50-ep1-wide-s0.json"

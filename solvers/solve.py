@@ -7,7 +7,7 @@ from typing import Any
 from ndae.solvers.arguments import INTEGRATORS, check_system
 from ndae.solvers.progress import Progress
 from ndae.solvers.solution import Solution
-from ndae.symbolic.ground.extras import learning
+from ndae.symbolic.ground.extras import needing
 from ndae.symbolic.systems.system import System
 
 # Methods that solves of points have by the structure of their constraint; others go by the equations written out.
@@ -103,7 +103,7 @@ def solve(
         **({} if rtol is None else {"rtol": rtol}), **({} if max_steps is None else {"max_steps": max_steps}),
     }  # fmt: skip
     if isinstance(kind, Torch):
-        with learning('by="torch"'):
+        with needing('by="torch"'):
             from ndae.solvers.dae.solve_torch import solve_torch
         if method not in (None, "projection"):
             raise ValueError(f"method {method!r}: torch keeps constraints by projection alone; take another `by`")

@@ -6,17 +6,18 @@ import sys
 
 import pytest
 
-# What an installation without the extra looks like to Python: nobody finds the packages.
+LEARN = {"torch", "torchdiffeq", "lightning", "e3nn"}
+# What an installation without an extra looks like to Python: nobody finds the packages.
 ABSENT = """
 import sys
 from importlib.machinery import PathFinder
 
-class WithoutLearn(PathFinder):
+class Without(PathFinder):
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        return None if name in {"torch", "torchdiffeq", "lightning", "e3nn"} else super().find_spec(name, path, target)
+        return None if name in WITHOUT else super().find_spec(name, path, target)
 
-sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutLearn
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 """
 PENDULUM = """
 import numpy as np
@@ -49,18 +50,51 @@ for name, ask in {
         raise AssertionError(name)
 assert not {"torch", "lightning", "torchdiffeq"} & set(sys.modules)
 """
+# The packages of `learn` are there, what is on top of them is not.
+NETWORKS = """
+import numpy as np
+import sympy as sp
+import ndae
+
+x = sp.symbols("x:9")
+bonds = ndae.Constraint([sum(x) - 1], x)
+def build():
+    ndae.models.build_molecular_network("equivariant-small", bonds, molecule="OHH", velocity_scale=1.0)
+def fit():
+    data = np.zeros((4, 1, 2)), np.zeros((4, 1, 1))
+    ndae.fit(torch.nn.Linear(2, 1), data, data, out=sys.argv[1], epochs=1)
+
+import torch
+for what, ask, package, extra in [
+    ("ndae.forces.EquivariantForce", lambda: ndae.forces.EquivariantForce, "e3nn", "e3nn"),
+    ("ndae.fields.EquivariantField", lambda: ndae.fields.EquivariantField, "e3nn", "e3nn"),
+    ("an equivariant network", build, "e3nn", "e3nn"),
+    ("ndae.fit", fit, "lightning", "learn"),
+]:
+    try:
+        ask()
+    except ndae.MissingExtraError as error:
+        assert str(error).endswith(f" needs the package {package}: pip install 'ndae[{extra}]'"), error
+    else:
+        raise AssertionError(what)
+"""
 COMMAND = "from ndae.experiments.cli import main; main()"
 
 
-def without_torch(script: str, *arguments: str) -> subprocess.CompletedProcess:
+def without_torch(script: str, *arguments: str, packages: set[str] = LEARN) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", ABSENT + script, *arguments],
+        [sys.executable, "-c", f"WITHOUT = {packages}\n{ABSENT}{script}", *arguments],
         env=os.environ | {"COLUMNS": "200"}, capture_output=True, text=True,
     )  # fmt: skip
 
 
 def test_a_pendulum_is_solved_and_what_needs_torch_names_the_extra():
     done = without_torch(PENDULUM)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_trains_and_what_is_equivariant_name_their_extras(tmp_path):
+    done = without_torch(NETWORKS, str(tmp_path), packages={"lightning", "e3nn"})
     assert done.returncode == 0, done.stderr
 
 

@@ -64,9 +64,9 @@ def _command(arguments: list[str]) -> int | None:
     try:
         return typer.main.get_command(app).main(arguments, prog_name="ndae", standalone_mode=False)
     except ModuleNotFoundError:
-        from ndae.symbolic.ground.extras import learning
+        from ndae.symbolic.ground.extras import needing
 
-        with learning(f"`ndae {arguments[0]}`"):
+        with needing(f"`ndae {arguments[0]}`"):
             raise
 
 

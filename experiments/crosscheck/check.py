@@ -21,12 +21,13 @@ from ndae.experiments.problems.start import start_of
 from ndae.experiments.terminal import UserError, is_users, one_line
 from ndae.solvers.arguments import INTEGRATORS
 from ndae.solvers.progress import Progress
+from ndae.symbolic.ground.extras import EXTRAS
 
 FORMULATIONS = ("projection", "ggl", "baumgarte", "plain")
 OUTSIDE = ("torch", "IDA", "Radau")
 IMPLICIT = ("kvaerno5", "radau13")
-# What each imports, and the extra that installs it.
-_PACKAGES = {"torch": ("torchdiffeq", "learn"), "IDA": ("sksundae", "crosscheck"), "Radau": ("solve_dae", "crosscheck")}
+# What each imports.
+_PACKAGES = {"torch": "torchdiffeq", "IDA": "sksundae", "Radau": "solve_dae"}
 RTOL = 1e-10
 TOLERANCES = (1e-6, 1e-8, RTOL)
 MAX_STEPS = 500_000
@@ -151,7 +152,7 @@ def crosscheck(
     tell(0.0, "coarse solution")
     study.settle(solver)
     plan = [(study.ours, study.solver, name) for name in study.different(formulations)]
-    installed = [name for name in outside if find_spec(_PACKAGES[name][0])]
+    installed = [name for name in outside if find_spec(_PACKAGES[name])]
     plan += [(study.by_others, name, form) for name in installed for form in study.forms_for(name)]
     runs: list[tuple[Run, Any]] = []
     for done, (make, name, form) in enumerate(plan):
@@ -167,7 +168,7 @@ def crosscheck(
                     run = replace(run, seconds=min(run.seconds, make(name, form, rtol)[0].seconds or math.inf))
             runs.append((run, solution))
     for name in sorted(name for name in set(outside) - set(installed) if study.forms_for(name)):
-        reason = f"not installed: pip install 'ndae[{_PACKAGES[name][1]}]'"
+        reason = f"not installed: pip install 'ndae[{EXTRAS[_PACKAGES[name]]}]'"
         runs.append((Run(name, "", tolerances[-1], failure=reason), None))
     tell(1.0, "comparison")
     return study.compared(runs)

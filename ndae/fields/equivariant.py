@@ -13,11 +13,10 @@ from torch.nn import functional
 
 from ndae._types import Latent
 from ndae.fields.molecules import Geometry, Molecule, Surroundings
+from ndae.symbolic.ground.extras import needing
 
-try:
+with needing("an equivariant network"):
     from e3nn import o3
-except ImportError as error:
-    raise ImportError("equivariant networks need e3nn: install it with `pip install 'ndae[e3nn]'`") from error
 
 KINDS = ("0e", "0o", "1o", "1e")
 """Scalars, pseudo-scalars, vectors, pseudo-vectors."""

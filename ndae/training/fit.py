@@ -15,6 +15,7 @@ from torch import nn
 
 from ndae.progress import reporting, say
 from ndae.solvers.progress import Progress
+from ndae.symbolic.ground.extras import needing
 from ndae.training.checkpoints import CheckpointError, load_weights, only_writer, writing
 from ndae.training.data_violation import DataViolation, as_plain, data_violations, holds_predictions, warn_of_violations
 from ndae.training.evaluation import Data, as_data, evaluate, reference_tensor
@@ -223,7 +224,8 @@ def _train(
     progress: bool | Progress,
 ) -> None:
     # Lightning takes seconds to import; everything above answers without it.
-    from ndae.training import _lightning
+    with needing("ndae.fit"):
+        from ndae.training import _lightning
 
     batches = _lightning.Batches(samples, batch_size, seed)
     if optimizer is None:

@@ -11,7 +11,7 @@ import numpy as np
 from ndae.solvers.outside.implicit_solve import ImplicitSolve
 from ndae.solvers.progress import Progress
 from ndae.solvers.solution import SUCCESS, Solution
-from ndae.symbolic.ground.extras import MissingExtraError
+from ndae.symbolic.ground.extras import needing
 
 # Where the first step fails however often it is cut, it was too long by far: IDA takes it from Y', which holds no
 # derivatives of algebraic variables. As a share of the whole time:
@@ -165,8 +165,6 @@ def _run(solver: Any, solve: ImplicitSolve, begin: float, end: float, max_steps:
 
 
 def _ida() -> Any:
-    try:
+    with needing("IDA"):
         from sksundae.ida import IDA
-    except ImportError as error:
-        raise MissingExtraError("IDA", "scikit-sundae", "crosscheck") from error
     return IDA

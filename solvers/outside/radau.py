@@ -12,7 +12,7 @@ from ndae.solvers.arguments import check_settings
 from ndae.solvers.outside.implicit_solve import ImplicitSolve
 from ndae.solvers.progress import Progress
 from ndae.solvers.solution import SUCCESS, Solution
-from ndae.symbolic.ground.extras import MissingExtraError
+from ndae.symbolic.ground.extras import needing
 
 # The polynomial of a step is no guess for stages that are more than this many of its lengths away.
 _FAR = 10.0
@@ -98,8 +98,6 @@ def _run(solver: Any, solve: ImplicitSolve, end: float, max_steps: int, stats: d
 
 
 def _radau() -> Any:
-    try:
+    with needing("Radau"):
         from solve_dae.integrate import RadauDAE
-    except ImportError as error:
-        raise MissingExtraError("Radau", "solve-dae", "crosscheck") from error
     return RadauDAE

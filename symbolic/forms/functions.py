@@ -10,7 +10,7 @@ from ndae.symbolic.backends.vector_numpy import NumpyVector
 from ndae.symbolic.forms.leading import LeadingFunction
 from ndae.symbolic.forms.reduced_equations import ReducedEquations
 from ndae.symbolic.functions.vector_function import VectorFunction
-from ndae.symbolic.ground.extras import learning
+from ndae.symbolic.ground.extras import needing
 from ndae.symbolic.ground.kept import Recomputed, kept, remembered
 from ndae.symbolic.ground.typed import symbols_of
 
@@ -257,7 +257,7 @@ def _jax_vector(function) -> CompiledVector:
 
 
 def _torch_vector(function) -> CompiledVector:
-    with learning("a function in torch"):
+    with needing("a function in torch"):
         from ndae.symbolic.backends.vector_torch import TorchVector
 
     return TorchVector(function)

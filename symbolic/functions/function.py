@@ -14,7 +14,7 @@ from ndae.symbolic.expressions.reading import as_expressions, check_smooth, chec
 from ndae.symbolic.functions import reading as validate
 from ndae.symbolic.functions.derivation import MAX_LEVEL, Derivation, written_size
 from ndae.symbolic.functions.layout import Layout, Structure, gram_structure
-from ndae.symbolic.ground.extras import learning
+from ndae.symbolic.ground.extras import needing
 from ndae.symbolic.ground.kept import Recomputed, kept
 from ndae.symbolic.ground.typed import xreplaced
 from ndae.symbolic.ground.words import shortened
@@ -291,7 +291,7 @@ class Function(Recomputed):
 
     def torch(self, learn: Sequence[str] = ()):
         """Generate the function for torch: an nn.Module (`TorchFunction`) whose parameters in `learn` are trained."""
-        with learning("a function in torch"):
+        with needing("a function in torch"):
             from ndae.symbolic.backends.local_torch import compile_torch
 
         return compile_torch(self, learn)

@@ -14,7 +14,7 @@ from ndae.symbolic.code.term_sizes import term_sizes
 from ndae.symbolic.expressions.corners import as_corners
 from ndae.symbolic.expressions.names import is_identifier
 from ndae.symbolic.expressions.reading import as_expressions, check_symbols, substituted
-from ndae.symbolic.ground.extras import learning
+from ndae.symbolic.ground.extras import needing
 from ndae.symbolic.ground.kept import Recomputed, kept, remembered
 
 
@@ -135,7 +135,7 @@ class VectorFunction(Recomputed):
 
     def torch(self) -> CompiledVector:
         """Compiled for torch: batched, fit for autograd."""
-        with learning("a function in torch"):
+        with needing("a function in torch"):
             from ndae.symbolic.backends.vector_torch import TorchVector
 
         return self._backend("torch", lambda: TorchVector(self))

@@ -3,7 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LEARN = ("torch", "torchdiffeq", "lightning")
+_OF_EXTRAS = {
+    "learn": ("torch", "torchdiffeq", "lightning"),
+    "e3nn": ("e3nn",),
+    "water": ("openmm", "ase"),
+    "crosscheck": ("sksundae", "solve_dae"),
+}
+# The extra that installs what is imported by a name.
+EXTRAS = {package: extra for extra, packages in _OF_EXTRAS.items() for package in packages}
+# What a package is installed by where that is another name than it is imported by.
+_INSTALLED_AS = {"sksundae": "scikit-sundae", "solve_dae": "solve-dae"}
 
 
 class MissingExtraError(ImportError):
@@ -18,12 +27,12 @@ class MissingExtraError(ImportError):
 
 
 @contextmanager
-def learning(what: str) -> Iterator[None]:
-    """Raises MissingExtraError where an import inside fails for want of a package of the extra `learn`."""
+def needing(what: str) -> Iterator[None]:
+    """Raises MissingExtraError where an import inside fails for want of a package of an extra."""
     try:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
-        if package not in LEARN:
+        if package not in EXTRAS:
             raise
-        raise MissingExtraError(what, package, "learn") from error
+        raise MissingExtraError(what, _INSTALLED_AS.get(package, package), EXTRAS[package]) from error

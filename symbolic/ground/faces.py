@@ -5,7 +5,7 @@ from typing import Any
 
 import lazy_loader
 
-from ndae.symbolic.ground.extras import learning
+from ndae.symbolic.ground.extras import needing
 
 
 def face(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
@@ -19,7 +19,7 @@ def face(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], li
         try:
             return load(name)
         except ModuleNotFoundError:
-            with learning(f"{package}.{name}"):
+            with needing(f"{package}.{name}"):
                 raise
 
     return shown, names, public

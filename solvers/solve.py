@@ -102,25 +102,8 @@ def solve(
         "atol": atol, "parameters": parameters, "start_tol": start_tol, "throw": throw,
         **({} if rtol is None else {"rtol": rtol}), **({} if max_steps is None else {"max_steps": max_steps}),
     }  # fmt: skip
-    if isinstance(kind, Torch):
-        with needing('by="torch"'):
-            from ndae.solvers.dae.solve_torch import solve_torch
-        if method not in (None, "projection"):
-            raise ValueError(f"method {method!r}: torch keeps constraints by projection alone; take another `by`")
-        return solve_torch(system, start, ts, integrator=kind.integrator, max_seconds=kind.max_seconds, **given)
-    if isinstance(kind, (IDA, Radau)):
-        from ndae.symbolic.forms.implicit_form import FORMS
-
-        if isinstance(method, str) and method not in FORMS:
-            raise ValueError(f"method {method!r} is not one of {type(kind).__name__}: choose one of {', '.join(FORMS)}")
-        given |= {"form": "ggl" if method is None else method, "max_seconds": kind.max_seconds, "progress": progress}
-        if isinstance(kind, IDA):
-            from ndae.solvers.outside.ida import solve_ida
-
-            return solve_ida(system, start, ts, newton=kind.newton, **given)
-        from ndae.solvers.outside.radau import solve_radau
-
-        return solve_radau(system, start, ts, stages=kind.stages, **given)
+    if isinstance(kind, (Torch, IDA, Radau)):
+        return _by_another(kind, method, progress, (system, start, ts), given)
     if not isinstance(by, str) or by not in INTEGRATORS:
         raise ValueError(f"by={by!r} is not known; choose one of {', '.join((*INTEGRATORS, *_OTHERS))}")
     given |= {"integrator": by, "progress": progress}
@@ -132,3 +115,28 @@ def solve(
     from ndae.solvers.dae.solve import solve_dae
 
     return solve_dae(system, start, ts, method=method, **given)
+
+
+def _by_another(
+    kind: Torch | IDA | Radau, method: Any, progress: Progress | None, problem: tuple, given: dict
+) -> Solution:
+    """The solution by another maker's solver."""
+    given["max_seconds"] = kind.max_seconds
+    if isinstance(kind, Torch):
+        with needing('by="torch"'):
+            from ndae.solvers.dae.solve_torch import solve_torch
+        if method not in (None, "projection"):
+            raise ValueError(f"method {method!r}: torch keeps constraints by projection alone; take another `by`")
+        return solve_torch(*problem, integrator=kind.integrator, **given)
+    from ndae.symbolic.forms.implicit_form import FORMS
+
+    if isinstance(method, str) and method not in FORMS:
+        raise ValueError(f"method {method!r} is not one of {type(kind).__name__}: choose one of {', '.join(FORMS)}")
+    given |= {"form": "ggl" if method is None else method, "progress": progress}
+    if isinstance(kind, IDA):
+        from ndae.solvers.outside.ida import solve_ida
+
+        return solve_ida(*problem, newton=kind.newton, **given)
+    from ndae.solvers.outside.radau import solve_radau
+
+    return solve_radau(*problem, stages=kind.stages, **given)

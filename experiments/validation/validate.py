@@ -16,7 +16,7 @@ reconstruct them adds to that, and "learning" is the network against its counter
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,12 +193,7 @@ def compare(
     say(0.75, "rolled out")
     propagators = {name: propagator for name, propagator in vars(contest).items() if propagator is not None}
     rolled = {name: roll_out(p, held_out.q, held_out.v, len(ts) - 1) for name, p in propagators.items()}
-    q = {name: motion[0] for name, motion in rolled.items()} | {"reference": true_q}
-    rollout = {"error": distance(q["model"], q["reference"])}
-    chain = [name for name in ("model", "velocities", "integrator", "reference") if name in q]
-    for part, name, next_name in zip(["learning", *chain[1:]], chain, chain[1:], strict=False):
-        rollout[part] = distance(q[name], q[next_name])
-    rollout |= measure.of_motion(*rolled["model"])
+    rollout = _shares({name: motion[0] for name, motion in rolled.items()} | {"reference": true_q}, distance)
 
     n = len(held_out.q)
     return Validation(
@@ -214,11 +209,18 @@ def compare(
         reference_error=distance(looser_q, true_q).max(0),
         unrelated=float(distance(true_q, np.roll(true_q, n // 2, 0)).mean()) if n > 1 else None,
         one_period={name: curve[:, 1:] for name, curve in one_period.items()},  # the first time has no prediction
-        rollout=rollout,
-        control_errors={name: distance(q[name], true_q) for name in rolled if name != "model"},
+        rollout=rollout | measure.of_motion(*rolled["model"]),
+        control_errors={name: distance(q, true_q) for name, (q, *_) in rolled.items() if name != "model"},
         projections=getattr(contest.model, "projections", 0),
         unconverged=getattr(contest.model, "unconverged", 0),
     )
+
+
+def _shares(q: Mapping[str, np.ndarray], distance: Callable[..., np.ndarray]) -> dict[str, np.ndarray]:
+    """The error of the model's positions, and what learning, velocities and the integrator have of it."""
+    chain = [name for name in ("model", "velocities", "integrator", "reference") if name in q]
+    links = zip(["learning", *chain[1:]], chain, chain[1:], strict=False)
+    return {"error": distance(q["model"], q["reference"])} | {part: distance(q[a], q[b]) for part, a, b in links}
 
 
 class _Measure:

@@ -65,28 +65,7 @@ class NeuralDAE(nn.Module):
     ):
         super().__init__()
         constraint = compiled(constraint)
-        several = isinstance(field, Sequence | nn.ModuleList)
-        for i, part in enumerate(field if several else [field]):
-            if isinstance(part, nn.Module):
-                continue
-            name = f"field[{i}]" if several else "field"
-            raise ValueError(
-                f"{name}={part!r}: give a module that maps (τ, z) to dz/dτ, such as ndae.fields.MLPField, and "
-                "n_layers, or a list of them, one a layer"
-            )
-        if isinstance(field, nn.Module) and not isinstance(field, nn.ModuleList):
-            if n_layers is None:
-                raise ValueError("one field shared over depth needs n_layers; or give a list of fields, one a layer")
-            self.fields, self.n_layers = nn.ModuleList([field]), n_layers
-        else:
-            self.fields = nn.ModuleList(field)
-            self.n_layers = len(self.fields)
-            if n_layers not in (None, self.n_layers):
-                raise ValueError(
-                    f"{self.n_layers} fields given, one a layer, but n_layers={n_layers}: leave n_layers out"
-                )
-        if self.n_layers < 1:
-            raise ValueError("a neural DAE needs at least one layer")
+        self.fields, self.n_layers = _by_layer(field, n_layers)
         if dim > features:
             raise ValueError(f"{dim} numbers a node come out but only {features} go in: dim is at most features")
         if not initial_step > 0:
@@ -171,3 +150,24 @@ class _Flow(nn.Module):
     def forward(self, s: Tensor, z: Latent) -> Latent:
         velocity = self.network(self.layer + s, z)
         return self.step * self.method.field(velocity, z, self.manifold)
+
+
+def _by_layer(field: Any, n_layers: int | None) -> tuple[nn.ModuleList, int]:
+    """The fields, one for all layers or one a layer, and how many layers there are."""
+    several = isinstance(field, Sequence | nn.ModuleList)
+    fields = list(field) if several else [field]
+    for i, part in enumerate(fields):
+        if not isinstance(part, nn.Module):
+            name = f"field[{i}]" if several else "field"
+            raise ValueError(
+                f"{name}={part!r}: give a module that maps (τ, z) to dz/dτ, such as ndae.fields.MLPField, and "
+                "n_layers, or a list of them, one a layer"
+            )
+    if several and n_layers not in (None, len(fields)):
+        raise ValueError(f"{len(fields)} fields given, one a layer, but n_layers={n_layers}: leave n_layers out")
+    n_layers = len(fields) if several else n_layers
+    if n_layers is None:
+        raise ValueError("one field shared over depth needs n_layers; or give a list of fields, one a layer")
+    if n_layers < 1:
+        raise ValueError("a neural DAE needs at least one layer")
+    return nn.ModuleList(fields), n_layers

@@ -123,28 +123,11 @@ def fit(
     if keep not in ("best", "last"):
         raise ValueError(f'keep={keep!r} is unknown: give "best" or "last", the epoch whose weights are kept')
     place = find_device(device)
-    # Lightning moves the module there too; data and module meet in the precision of the weights.
-    like = reference_tensor(model)
-    samples = as_data(train, "training", place, like.dtype)
-    checks = as_data(validation, "validation", place, like.dtype)
-    if hasattr(model, "check"):
-        for data, name in ((samples, "training"), (checks, "validation")):
-            try:
-                check: Any = model.to(place).check
-                check(data.inputs, **data.conditions)
-            except ValueError as error:
-                raise ValueError(f"{name} data: {error}") from error
-    numbers = {
-        "seed": seed,
-        "batch_size": batch_size,
-        "learning_rate": float(learning_rate) if optimizer is None else "of its own optimizer",
-        "schedule": schedule,
-        "gradient_clip": None if gradient_clip is None else float(gradient_clip),
-        "precision": precision or str(like.dtype).removeprefix("torch."),
-    }
-    if schedule != "constant":  # only then does an epoch depend on how many there will be
-        numbers["epochs"] = epochs
-    identity = Identity.of(model, samples, checks, optimizer, numbers)
+    plan = _Plan(epochs, batch_size, learning_rate, schedule, optimizer, gradient_clip, seed, place, precision)
+    samples, checks = (
+        _data(model, data, name, place) for data, name in ((train, "training"), (validation, "validation"))
+    )
+    identity = Identity.of(model, samples, checks, optimizer, plan.numbers(reference_tensor(model).dtype))
 
     folder = _folder(out)
     with only_writer(folder), torch.random.fork_rng(devices=_cuda_devices(place)):
@@ -172,12 +155,7 @@ def fit(
             if done:  # Lightning will do so again; its own error for another network fills a page
                 load_weights(model, files.last)
                 say(f"going on with the training in {folder} from epoch {done + 1} of {epochs}")
-            _train(
-                model, samples, checks, files, history,
-                epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule,
-                optimizer=optimizer, gradient_clip=gradient_clip, seed=seed, place=place, precision=precision,
-                progress=progress,
-            )  # fmt: skip
+            _train(model, samples, checks, files, history, plan, progress)
         files.check_best(history)
         load_weights(model, files.best if keep == "best" else files.last)
         kept = history.best if keep == "best" else history.rows[-1]
@@ -205,34 +183,67 @@ def fit(
     )
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """How to train, as `fit` is asked."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    schedule: str
+    optimizer: Callable[[Any], torch.optim.Optimizer] | None
+    gradient_clip: float | None
+    seed: int
+    place: torch.device
+    precision: str | None
+
+    def numbers(self, dtype: torch.dtype) -> dict[str, Any]:
+        """What of it the result depends on, for weights of a precision."""
+        numbers = {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "learning_rate": float(self.learning_rate) if self.optimizer is None else "of its own optimizer",
+            "schedule": self.schedule,
+            "gradient_clip": None if self.gradient_clip is None else float(self.gradient_clip),
+            "precision": self.precision or str(dtype).removeprefix("torch."),
+        }
+        if self.schedule != "constant":  # only then does an epoch depend on how many there will be
+            numbers["epochs"] = self.epochs
+        return numbers
+
+
+def _data(model: nn.Module, given: Any, name: str, place: torch.device) -> Data:
+    """The samples of that name on the device, as the model takes them."""
+    # Lightning moves the module there too; data and module meet in the precision of the weights.
+    data = as_data(given, name, place, reference_tensor(model).dtype)
+    if hasattr(model, "check"):
+        try:
+            check: Any = model.to(place).check
+            check(data.inputs, **data.conditions)
+        except ValueError as error:
+            raise ValueError(f"{name} data: {error}") from error
+    return data
+
+
 def _train(
     model: nn.Module,
     samples: Data,
     checks: Data,
     files: Files,
     history: History,
-    *,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    schedule: str,
-    optimizer: Callable[[Any], torch.optim.Optimizer] | None,
-    gradient_clip: float | None,
-    seed: int,
-    place: torch.device,
-    precision: str | None,
+    plan: _Plan,
     progress: bool | Progress,
 ) -> None:
     # Lightning takes seconds to import; everything above answers without it.
     with needing("ndae.fit"):
         from ndae.training import _lightning
 
-    batches = _lightning.Batches(samples, batch_size, seed)
-    if optimizer is None:
-        optimizer = functools.partial(torch.optim.Adam, lr=learning_rate, fused=place.type in ("cpu", "cuda"))
-
+    place, epochs = plan.place, plan.epochs
+    batches = _lightning.Batches(samples, plan.batch_size, plan.seed)
+    adam = functools.partial(torch.optim.Adam, lr=plan.learning_rate, fused=place.type in ("cpu", "cuda"))
     was = reference_tensor(model).device, model.training
-    module = _lightning.Regression(model, optimizer, SCHEDULES[schedule], epochs * len(batches), seed)
+    schedule, n_steps = SCHEDULES[plan.schedule], epochs * len(batches)
+    module = _lightning.Regression(model, plan.optimizer or adam, schedule, n_steps, plan.seed)
     model.to(place).train()
     try:
         check_taking_part(model, samples)
@@ -241,8 +252,8 @@ def _train(
             if report:
                 callbacks.append(_lightning.Reporter(report, history, epochs, files.error_unit))
             _lightning.train(
-                module, batches, callbacks, epochs=epochs, device=place, precision=precision,
-                gradient_clip=gradient_clip, folder=files.folder, checkpoint=files.last if history.rows else None,
+                module, batches, callbacks, epochs=epochs, device=place, precision=plan.precision,
+                gradient_clip=plan.gradient_clip, folder=files.folder, checkpoint=files.last if history.rows else None,
             )  # fmt: skip
     finally:
         model.to(was[0]).train(was[1])

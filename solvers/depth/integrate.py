@@ -1,7 +1,7 @@
 """Integration of y' = f(t, y) through torchdiffeq, by the methods' own names."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -75,40 +75,22 @@ def integrate(
     y0 = as_states(y0, "y0")
     t = as_states(t, "t") if isinstance(t, Tensor) else as_states(t, "t").to(y0)
     _check(y0, t, integrator, adaptive, step_size, rtol, atol, throw)
-    options = dict(options or {})
-    known = OPTIONS.get(integrator, OPTIONS[adaptive])
-    if options.keys() - known:
-        raise ValueError(
-            f"options {sorted(options.keys() - known)} are unknown to {integrator!r}: it has {sorted(known)}"
-        )
-    if step_size is not None and "grid_constructor" in options:
-        raise ValueError(
-            "step_size and options['grid_constructor'] are both given: each says where steps end, give one"
-        )
-    if "grid_constructor" in options:
-        options["grid_constructor"] = _checked_grid(options["grid_constructor"])
+    given = _options(options, integrator, adaptive, step_size)
     if not y0.numel():  # no sample to choose a step by
         return y0.unsqueeze(-2).expand(*y0.shape[:-1], len(t), y0.shape[-1])
-    if adaptive:
-        options["max_num_steps"] = max_steps
-        # Steps end on the times: torchdiffeq's interpolants of bosh3 and dopri8 lose two to three digits (measured).
-        inner = t.detach()[1:]
-        options["step_t"] = (
-            torch.unique(torch.cat([inner, options["step_t"].to(inner)])) if "step_t" in options else inner
-        )
-    elif step_size is not None:
-        options["step_size"] = step_size
     parameters = _adjoint_parameters(field, adjoint_parameters) if adjoint else ()
     if name is None:
-        grid = options.get("grid_constructor") or (None if step_size is None else grid_of(step_size))
+        grid = given.get("grid_constructor") or (None if step_size is None else grid_of(step_size))
         times = t.to(y0.device)
         if adjoint:
             solution = classical_rk4_adjoint(field, y0, times, parameters, grid)
         else:
             solution = classical_rk4_path(field, y0, times, grid)
     else:
+        if adaptive:
+            given |= {"max_num_steps": max_steps, "step_t": _ends(t, given.get("step_t"))}
         watched = _Watched(field)
-        arguments = {"rtol": rtol, "atol": atol, "method": name, "options": options}
+        arguments = {"rtol": rtol, "atol": atol, "method": name, "options": given}
         try:
             if adjoint:
                 solution = cast(Tensor, odeint_adjoint(watched, y0, t, **arguments, adjoint_params=parameters))
@@ -154,6 +136,30 @@ def _check(y0, t, integrator, adaptive, step_size, rtol, atol, throw) -> None:
         raise ValueError(f"rtol={rtol} and atol={atol}: expected both non-negative and one of them positive")
     if adaptive and not throw:
         raise ValueError(f"throw=False is for fixed-step ones: {integrator!r} has no state to return when a step fails")
+
+
+def _options(options: Mapping | None, integrator: str, adaptive: bool, step_size: float | None) -> dict[str, Any]:
+    """What torchdiffeq is told, checked."""
+    options = dict(options or {})
+    known = OPTIONS.get(integrator, OPTIONS[adaptive])
+    if options.keys() - known:
+        raise ValueError(
+            f"options {sorted(options.keys() - known)} are unknown to {integrator!r}: it has {sorted(known)}"
+        )
+    if "grid_constructor" in options:
+        if step_size is not None:
+            raise ValueError(
+                "step_size and options['grid_constructor'] are both given: each says where steps end, give one"
+            )
+        options["grid_constructor"] = _checked_grid(options["grid_constructor"])
+    return options if step_size is None else options | {"step_size": step_size}
+
+
+def _ends(t: Tensor, further: Tensor | None) -> Tensor:
+    """Where steps end: on the times, since torchdiffeq's interpolants of bosh3 and dopri8 lose two to three digits
+    (measured)."""
+    inner = t.detach()[1:]
+    return inner if further is None else torch.unique(torch.cat([inner, further.to(inner)]))
 
 
 def _adjoint_parameters(field, parameters) -> tuple[Tensor, ...]:

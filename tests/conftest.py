@@ -65,6 +65,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     _test += 1
 
 
+@pytest.fixture
+def double_precision():
+    """JAX in float64, as the solvers set it themselves."""
+    import jax
+
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """A cache of simulations that begins empty."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NDAE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 TESTS = Path(__file__).parent
 # Files that take longest, for what they compile or train. They go first, so that no process is left alone with one.
 LONG = ("docs", "solvers", "ndae", "experiments")

@@ -19,7 +19,8 @@ from ndae.solvers.errors import ProjectionError
 from ndae.symbolic import Constraint, System, VectorFunction, dot, library
 from ndae.symbolic.forms.implicit_form import implicit_form
 from ndae.symbolic.ground.extras import MissingExtraError
-from tests.solvers.dae_cases import hanging, pendulum
+from tests.solvers.dae_cases import pendulum
+from tests.systems import hanging
 
 TS = np.linspace(0, 1, 5)
 WAYS = {"pickle": lambda x: pickle.loads(pickle.dumps(x)), "deepcopy": copy.deepcopy}

@@ -15,7 +15,8 @@ from ndae.solvers.consistent import consistent_initial_condition
 from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.dae.solve_torch import solve_torch
 from ndae.symbolic import System, dot, library
-from tests.solvers.dae_cases import hanging, pendulum, valve, x, z
+from tests.solvers.dae_cases import pendulum, valve, x, z
+from tests.systems import hanging
 
 TS = np.linspace(0, 1, 5)
 SECONDS = 120  # after which a child counts as one that hangs

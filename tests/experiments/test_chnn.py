@@ -8,12 +8,7 @@ from ndae.experiments.studies import chnn, chnn_data
 from ndae.experiments.studies.chnn import Config
 from ndae.experiments.studies.chnn_data import Motions
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NDAE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def true_motion(bodies, n_steps, n_times=1):

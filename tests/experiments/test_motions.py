@@ -27,11 +27,7 @@ from tests.experiments.command_line import in_process
 SMALL = {"network": "mlp", "n_train": 60, "n_val": 20, "n_test": 40, "epochs": 2, "horizon": 20}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NDAE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @functools.cache

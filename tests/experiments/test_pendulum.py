@@ -17,16 +17,11 @@ from ndae.experiments.problems.pendulum_data import (
     violation,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NDAE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
-def trajectory(_own_cache):
+def trajectory(own_cache):
     return simulate(2_319)
 
 

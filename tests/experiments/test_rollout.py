@@ -21,12 +21,7 @@ from ndae.experiments.studies.rollout import (
 )
 from tests.experiments.test_runs import swinging
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NDAE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def state(n=2):

@@ -22,6 +22,7 @@ from ndae.experiments.runs.run import load_model, run
 from ndae.experiments.variants import STRENGTHS
 from ndae.training.checkpoints import CheckpointError, load_checkpoint
 from tests.killable import start
+from tests.systems import Attack, chain_states
 
 TINY = {"network": "mlp", "n_train": 25, "n_val": 8, "n_test": 12, "epochs": 2, "batch_size": 10, "horizon": 3}
 
@@ -32,9 +33,7 @@ def swinging(n_steps, dt=pendulum.DT, n_bodies=pendulum.N_BODIES, *, progress=No
     rates = 1.0 + 0.37 * np.arange(n_bodies)
     angle = np.sin(ts[:, None] * rates)
     speed = rates * np.cos(ts[:, None] * rates)
-    along = np.stack([np.sin(angle), -np.cos(angle)], -1)
-    across = speed[..., None] * np.stack([np.cos(angle), np.sin(angle)], -1)
-    return pendulum.Trajectory(ts, along.cumsum(1), across.cumsum(1), np.zeros(len(ts)))
+    return pendulum.Trajectory(ts, *chain_states(angle, speed), np.zeros(len(ts)))
 
 
 @pytest.fixture(autouse=True)
@@ -333,14 +332,6 @@ def test_a_model_needs_a_run_with_a_sound_checkpoint(tmp_path):
     (tmp_path / "checkpoints/best.ckpt").unlink()
     with pytest.raises(CheckpointError, match="no checkpoint"):
         load_model(tmp_path)
-
-
-class Attack:
-    def __init__(self, marker: Path):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
 
 
 def test_progress_names_the_work(tmp_path):

@@ -16,7 +16,9 @@ from ndae.experiments.validation.propagators import MotionMap, with_true_force
 from ndae.experiments.validation.truth import truth_of
 from ndae.experiments.validation.validate import Contest, compare, contest_of, new_starts
 from tests.experiments.command_line import in_process
-from tests.experiments.test_motions import _own_cache, ball  # noqa: F401
+from tests.experiments.test_motions import ball
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 PERIOD, N = 0.1, 3
 TS = PERIOD * np.arange(4)

@@ -30,6 +30,7 @@ from ndae.solvers.mechanics.motion_torch import TorchMotion
 from ndae.symbolic import Constraint, System, library
 from tests.experiments.command_line import in_process
 from tests.experiments.test_runs import swinging, tiny
+from tests.systems import chain_states
 
 PERIOD, N = 0.1, 4
 PARTS = ("learning", "velocities", "integrator")
@@ -45,8 +46,7 @@ def held_out(system):
     """Two bodies at several angles and speeds; the times are made up."""
     random = np.random.default_rng(0)
     angle, rate = random.uniform(-1.5, 1.5, (2, N, 2))
-    q = np.stack([np.sin(angle), -np.cos(angle)], -1).cumsum(1).reshape(N, 4)
-    v = (rate[..., None] * np.stack([np.cos(angle), np.sin(angle)], -1)).cumsum(1).reshape(N, 4)
+    q, v = (part.reshape(N, 4) for part in chain_states(angle, rate))
     return HeldOut(system, q, v, 10.0 + np.arange(N), 9.0, size=2.0, size_of="the chain", energy_range=60.0)
 
 

@@ -23,20 +23,16 @@ SHORT = {"n_molecules": 6, "equilibration_ps": 0.5, "check_temperature": False}
 N_STEPS = 1_000
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NDAE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
-def water(cache):
+def water(own_cache):
     return simulate(0, N_STEPS, **SHORT)
 
 
 @pytest.fixture(scope="module")
-def other(cache):
+def other(own_cache):
     return simulate(1, N_STEPS, **SHORT)
 
 

@@ -9,6 +9,7 @@ from ndae import NeuralMotion
 from ndae.fields import ORIGIN
 from ndae.forces.potentials import GraphPotential, MLPPotential
 from ndae.symbolic import Function, System, library
+from tests.systems import chain_states
 
 LENGTHS, MASSES = [1.0, 0.8, 1.2], [1.0, 0.5, 2.0]
 SYSTEM = library.chain_pendulum(3, LENGTHS, MASSES)
@@ -19,9 +20,7 @@ def states(n=4, lengths=LENGTHS):
     """Chains on the manifold with velocities tangent to it, (n, nodes, 4)."""
     rng = np.random.default_rng(0)
     angle, rate = rng.uniform(-2, 2, (n, len(lengths))), rng.normal(size=(n, len(lengths)))
-    along = np.stack([np.sin(angle), -np.cos(angle)], -1) * np.array(lengths)[:, None]
-    across = np.stack([np.cos(angle), np.sin(angle)], -1) * (np.array(lengths) * rate)[..., None]
-    return torch.as_tensor(np.concatenate([along.cumsum(1), across.cumsum(1)], -1))
+    return torch.as_tensor(np.concatenate(chain_states(angle, rate, lengths), -1))
 
 
 def trained(module, scale=0.5):

@@ -17,16 +17,9 @@ from tests.ndae.trainings import (
     train,
     train_drifting,
 )
+from tests.systems import Attack
 
 # --- files that are damaged, foreign or hostile ----------------------------------------------------------------------
-
-
-class Attack:
-    def __init__(self, marker: Path):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
 
 
 def hostile(kind: str, path: Path, marker: Path) -> None:

@@ -18,6 +18,7 @@ from ndae.training.data_violation import SAMPLES, data_violations
 from ndae.training.evaluation import Data
 from tests.ndae.standin import Standin, data
 from tests.ndae.trainings import train
+from tests.systems import chain_states
 
 ROD = library.chain(1)
 
@@ -26,10 +27,10 @@ def rods(n=60, length=1.0, noise=0.0, seed=0):
     """States of a rod and where its end is after 0.1 s at 2 rad/s or less."""
     rng = np.random.default_rng(seed)
     angle, rate = rng.uniform(-1.5, 1.5, n), rng.uniform(-2, 2, n)
-    at = [length * np.stack([np.sin(a), -np.cos(a)], -1) for a in (angle, angle + 0.1 * rate)]
-    at = [q + noise * rng.normal(size=q.shape) for q in at]
-    v = length * rate[:, None] * np.stack([np.cos(angle), np.sin(angle)], -1)
-    return torch.tensor(np.concatenate([at[0], v], -1))[:, None], torch.tensor(at[1])[:, None]
+    angle, rate = angle[:, None], rate[:, None]
+    (q, v), (later, _) = (chain_states(a, rate, length) for a in (angle, angle + 0.1 * rate))
+    q, later = (x + noise * rng.normal(size=x.shape) for x in (q, later))
+    return torch.tensor(np.concatenate([q, v], -1)), torch.tensor(later)
 
 
 def motion(links=None, **options):
@@ -133,7 +134,7 @@ def test_a_users_own_constraint_and_windows_are_measured(tmp_path, no_warnings):
     assert not data_violations(Standin(), Data(*wrong, {}))["targets"].is_small()
     assert data_violations(nn.Linear(4, 2), Data(*wrong, {})) == {}
     angle = 0.6 * np.sin(3 * 0.05 * np.arange(41))
-    seen = np.stack([np.sin(angle), -np.cos(angle)], -1)[None, :, None]
+    seen = chain_states(angle[None, :, None], 0.0)[0]
     model = NeuralMotion(ROD.torch(), MLPForce(1, 2, 4), duration=0.2, n_times=4, n_steps=4, starts="project").double()
     shooting = Shooting(model, seen, 0.05, window=4, noise=0.01)
     found = data_violations(shooting, Data(*shooting.data))

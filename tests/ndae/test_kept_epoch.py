@@ -17,6 +17,7 @@ from ndae.training.history import History, Row
 from ndae.training.optimizers import lbfgs
 from tests.ndae.standin import standin
 from tests.ndae.trainings import TRAIN, train, train_drifting
+from tests.systems import chain_states
 
 SYSTEM = library.chain_pendulum(1)
 DT, DAMPING, NOISE = 0.05, 0.3, 0.005
@@ -59,8 +60,7 @@ def seen(n, n_times, seed):
 
 
 def positions(start, damping, n_times):
-    angle = angles(start, damping, n_times)
-    return np.stack([np.sin(angle), -np.cos(angle)], -1)[:, :, None]
+    return chain_states(angles(start, damping, n_times)[..., None], 0.0)[0]
 
 
 def by_least_squares(q):

@@ -10,6 +10,7 @@ from ndae.forces import PotentialForce, SystemForce
 from ndae.forces.networks import SumForce
 from ndae.symbolic import Function, System, library, point
 from ndae.training.optimizers import lbfgs
+from tests.systems import chain_states
 
 SYSTEM = library.chain_pendulum(2, [1.0, 0.8], [1.0, 3.0])
 LINKS = SYSTEM.points.constraint
@@ -17,11 +18,8 @@ LINKS = SYSTEM.points.constraint
 
 def states(n=40):
     rng = np.random.default_rng(0)
-    length = np.array([1.0, 0.8])[:, None]
     angle, rate = rng.uniform(-1.5, 1.5, (2, n, 2))
-    along = length * np.stack([np.sin(angle), -np.cos(angle)], -1)
-    across = length * np.stack([np.cos(angle), np.sin(angle)], -1)
-    return torch.tensor(np.concatenate([along.cumsum(1), (rate[..., None] * across).cumsum(1)], -1))
+    return torch.tensor(np.concatenate(chain_states(angle, rate, [1.0, 0.8]), -1))
 
 
 def push(t, y):

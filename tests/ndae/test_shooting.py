@@ -11,6 +11,7 @@ from ndae.models.shooting import Shooting
 from ndae.solvers import solve
 from ndae.symbolic import library
 from tests.ndae.test_motion_options import BLADE, INERTIA, sleigh, sleigh_states
+from tests.systems import chain_states
 
 GRAVITY, DT, WINDOW, NOISE, SEEDS = 9.82, 0.05, 4, 0.01, range(5)
 SYSTEM = library.chain_pendulum(2, [1.0, 0.8], [1.0, 1.0], gravity=GRAVITY)
@@ -37,7 +38,7 @@ def motion(window=WINDOW, g=8.0, **options):
 def true():
     """Positions and velocities (2 trajectories, 21 times, 2 bodies, 2) of the reference solver."""
     angle = np.random.default_rng(0).uniform(-1.5, 1.5, (2, 2))
-    q = (np.stack([np.sin(angle), -np.cos(angle)], -1) * np.array([1.0, 0.8])[:, None]).cumsum(1).reshape(2, 4)
+    q = chain_states(angle, 0.0, [1.0, 0.8])[0].reshape(2, 4)
     found = solve(SYSTEM, {"q": q, "v": 0.0}, DT * np.arange(21), rtol=1e-10, atol=1e-10)
     return [torch.as_tensor(np.array(x)).reshape(2, 21, 2, 2) for x in (found.q, found.v)]
 

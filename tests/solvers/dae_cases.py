@@ -6,8 +6,8 @@ import numpy as np
 import sympy as sp
 
 from ndae.symbolic import System, dot
+from tests.systems import GRAVITY
 
-GRAVITY = 9.81
 x, y, u, v, z, lam = sp.symbols("x y u v z lam", real=True)
 t = sp.Symbol("t", real=True)
 
@@ -22,12 +22,6 @@ def pendulum():
     energy = m * (u**2 + v**2) / 2 + m * g * y
     parameters = {m: 1.0, g: GRAVITY, length: 1.0}
     return System(equations, [x, y, u, v, lam], parameters, invariants={"energy": energy}, name="pendulum")
-
-
-def hanging(angle, rate=0.0, length=1.0):
-    """Its states without the multiplier, by angle from straight down and its rate."""
-    sin, cos = np.sin(angle), np.cos(angle)
-    return {"x": length * sin, "y": -length * cos, "u": length * rate * cos, "v": length * rate * sin}
 
 
 @cache

@@ -13,11 +13,9 @@ from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.solution import SolveError
 from ndae.solvers.stepping import kernel as reference_kernel
 from tests.solvers.dae_cases import (
-    GRAVITY,
     blow_up,
     branches,
     fold,
-    hanging,
     hessenberg,
     hessenberg_solution,
     pendulum,
@@ -31,6 +29,7 @@ from tests.solvers.dae_cases import (
     x,
     z,
 )
+from tests.systems import GRAVITY, hanging
 
 TS = np.linspace(0, 2, 21)
 

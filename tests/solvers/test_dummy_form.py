@@ -2,25 +2,17 @@
 
 import numpy as np
 import pytest
-import sympy as sp
 
 from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.outside.ida import solve_ida
 from ndae.solvers.outside.radau import solve_radau
 from ndae.solvers.solution import SUCCESS
-from ndae.symbolic.expressions.derivatives import dot
-from ndae.symbolic.systems.system import System
+from tests.systems import link
 
 pytest.importorskip("sksundae")
 pytest.importorskip("solve_dae")
 
-x, y, u, v, lam, g, length = sp.symbols("x y u v lam g length")
-PENDULUM = System(
-    [dot(x) - u, dot(y) - v, dot(u) + lam * x, dot(v) + lam * y + g, x**2 + y**2 - length**2],
-    [x, y, u, v, lam],
-    {g: 9.81, length: None},
-    name="pendulum",
-)
+PENDULUM = link()
 # Hanging low, where y is determined by the constraint, and out to the side, where x is.
 STARTS = {"low": {"x": 0.6, "y": -0.8, "u": 0.4, "v": 0.3}, "side": {"x": 0.96, "y": -0.28, "u": 0.0, "v": 0.0}}
 TS = np.linspace(0.0, 0.2, 5)

@@ -11,17 +11,15 @@ from ndae.solvers.dae.flow import REASONS
 from ndae.solvers.dae.formulations import FORMULATIONS
 from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.solution import SolveError
-from tests.solvers.dae_cases import blow_up, branches, hanging, hessenberg, pendulum, valve
+from tests.solvers.dae_cases import blow_up, branches, hessenberg, pendulum, valve
+from tests.systems import hanging
 
 TS = np.linspace(0, 1, 5)
 # Kvaerno's method takes more steps for the same error: a looser tolerance, and the same check.
 RTOL = {"dopri8": 1e-11, "kvaerno5": 1e-9, "radau13": 1e-11}
 
 
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def slope(f, h):
@@ -29,17 +27,12 @@ def slope(f, h):
     return (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h)
 
 
-def pendulum_start(angle, rate, length):
-    sin, cos = jnp.sin(angle), jnp.cos(angle)
-    return {"x": length * sin, "y": -length * cos, "u": length * rate * cos, "v": length * rate * sin}
-
-
 def pendulum_loss(flow):
     """A number made of all states, multipliers included, at two times, from four numbers (angle, rate, g, L)."""
 
     def loss(p):
         angle, rate, g, length = p
-        x = flow(pendulum_start(angle, rate, length), TS, {"g": g, "L": length}).x
+        x = flow(hanging(angle, rate, length, jnp), TS, {"g": g, "L": length}).x
         return jnp.sum(x[-1] * jnp.array([1.0, 2.0, 0.5, 0.3, 0.1])) + x[2, 0]
 
     return loss

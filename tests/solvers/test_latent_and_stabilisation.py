@@ -6,10 +6,7 @@ import torch
 from ndae.solvers import ProjectionError, integrate, project, project_latent, stabilisation, stabilisation_latent
 from ndae.solvers.manifold import closing
 from tests.solvers import cases
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
+from tests.systems import seeded
 
 
 def latent(batch, seed=0, n=3, width=5):

@@ -11,8 +11,9 @@ from ndae.solvers.dae.solve_torch import solve_torch
 from ndae.symbolic import library
 from ndae.symbolic.forms.functions import ReducedFunctions
 from ndae.symbolic.systems.of_points_jax import JaxPoints
-from tests.solvers.dae_cases import hanging, pendulum
+from tests.solvers.dae_cases import pendulum
 from tests.symbolic.stewart import motion, stewart
+from tests.systems import hanging
 
 
 @pytest.fixture(scope="module")

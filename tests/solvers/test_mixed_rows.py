@@ -19,7 +19,8 @@ from ndae.solvers.dae.start import resolve_start
 from ndae.solvers.outside.ida import solve_ida
 from ndae.solvers.outside.radau import solve_radau
 from ndae.symbolic import System, dot
-from tests.solvers.dae_cases import hanging, pendulum, u, x, z
+from tests.solvers.dae_cases import pendulum, u, x, z
+from tests.systems import hanging
 
 TS = np.linspace(0, 1, 11)
 START = hanging(0.5, 0.7)

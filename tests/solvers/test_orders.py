@@ -9,7 +9,8 @@ from scipy.integrate import solve_ivp
 
 from ndae.solvers.arguments import INTEGRATORS
 from ndae.solvers.dae.solve import solve_dae
-from tests.solvers.dae_cases import GRAVITY, hanging, pendulum
+from tests.solvers.dae_cases import pendulum
+from tests.systems import GRAVITY, hanging
 
 ORDERS = {"dopri8": 8, "dopri5": 5, "tsit5": 5, "kvaerno5": 5}
 # Within a factor of two, so that the chunks of outputs are alike and all of a solver's runs are one compilation.

@@ -11,16 +11,8 @@ from ndae.solvers.outside.implicit_solve import UNTESTED, ImplicitSolve
 from ndae.solvers.outside.radau import solve_radau
 from ndae.solvers.solution import SolveError
 from ndae.symbolic.ground.extras import MissingExtraError
-from tests.solvers.dae_cases import (
-    blow_up,
-    hanging,
-    hessenberg,
-    hessenberg_solution,
-    pendulum,
-    stiff,
-    stiff_solution,
-    valve,
-)
+from tests.solvers.dae_cases import blow_up, hessenberg, hessenberg_solution, pendulum, stiff, stiff_solution, valve
+from tests.systems import hanging
 
 TS = np.linspace(0, 2, 21)
 SOLVERS = {"IDA": solve_ida, "Radau": solve_radau}

@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 from ndae.solvers import ProjectionError, project
 from ndae.symbolic import Function, library
 from tests.solvers import cases
+from tests.systems import seeded
 
 SOLVERS = ["newton", "conjugate_gradient", "steepest_descent"]
 NEAREST = ["newton", "conjugate_gradient"]
@@ -29,10 +30,6 @@ PROBLEMS = {
         torch.rand(20, 3, dtype=torch.float64, generator=seeded(2)) * 0.5 + 0.7,
     ),
 }
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def ring_states(batch):

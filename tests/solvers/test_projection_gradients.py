@@ -5,12 +5,9 @@ import torch
 
 from ndae.solvers import project
 from tests.solvers import cases
+from tests.systems import seeded
 
 TIGHT = 1e-13
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def problem(name):

@@ -10,7 +10,8 @@ from ndae.solvers.dae.solve import solve_dae
 from ndae.solvers.dae.start import ConsistentStart
 from ndae.solvers.solution import SolveError
 from ndae.symbolic import library
-from tests.solvers.dae_cases import GRAVITY, branches, hanging, hessenberg, pendulum, shaken, valve
+from tests.solvers.dae_cases import branches, hessenberg, pendulum, shaken, valve
+from tests.systems import GRAVITY, hanging
 
 ROUGH = {"x": 0.9, "y": -0.6, "u": 0.3, "v": 0.5}
 

@@ -17,6 +17,7 @@ from ndae.solvers.errors import IntegrationError, ProjectionError
 from ndae.solvers.solution import SolveError
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.systems.system import System
+from tests.systems import hanging, link
 
 t = sp.Symbol("t")
 STEPS = {"n_steps", "n_accepted", "n_rejected", "n_f_evals"}
@@ -24,23 +25,15 @@ STEPS = {"n_steps", "n_accepted", "n_rejected", "n_f_evals"}
 
 @pytest.fixture(scope="module")
 def pendulum():
-    """A point mass on a link, as five plain equations of index 3, with its energy."""
-    x, y, u, v, lam, g, m, length = sp.symbols("x y u v lam g m length")
-    equations = [dot(x) - u, dot(y) - v, m * dot(u) + lam * x, m * dot(v) + lam * y + m * g, x**2 + y**2 - length**2]
-    energy = {"energy": m * (u**2 + v**2) / 2 + m * g * y}
-    return System(
-        equations, [x, y, u, v, lam], {g: 9.81, m: 2.0, length: 1.5}, invariants=energy, name="pendulum"
-    )  # fmt: skip
-
-
-def swing(angle, speed, length=1.5):
-    """x, y, u, v at an angle from straight down (rad) and an angular speed."""
-    s, c = np.sin(angle), np.cos(angle)
-    return np.stack([length * s, -length * c, speed * length * c, speed * length * s], -1)
+    return link(length=1.5, mass=2.0)
 
 
 def start(angle, speed, length=1.5):
-    return dict(zip(("x", "y", "u", "v"), np.moveaxis(swing(angle, speed, length), -1, 0), strict=True))
+    return hanging(angle, speed, length)
+
+
+def swing(angle, speed):
+    return np.stack([*start(angle, speed).values()], -1)
 
 
 # -- solutions ---------------------------------------------------------------------------------------------------------

@@ -14,10 +14,7 @@ from ndae.symbolic.systems.system import System
 A, B = 0.8, 1.3
 
 
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def make():

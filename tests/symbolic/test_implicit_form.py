@@ -9,6 +9,7 @@ import sympy as sp
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.forms.implicit_form import direct_unknowns, implicit_form
 from ndae.symbolic.systems.system import System
+from tests.systems import link
 
 t = sp.Symbol("t")
 
@@ -150,10 +151,7 @@ def test_second_derivatives_in_the_original_equations():
 
 
 def pendulum(at):
-    x, y, u, v, lam, g, length = sp.symbols("x y u v lam g length")
-    equations = [dot(x) - u, dot(y) - v, dot(u) + lam * x, dot(v) + lam * y + g, x**2 + y**2 - length**2]
-    reduced = System(equations, [x, y, u, v, lam], {g: 9.81, length: None}, name="pendulum").reduce()
-    return implicit_form(reduced, "dummy", at=at)
+    return implicit_form(link().reduce(), "dummy", at=at)
 
 
 @pytest.mark.parametrize(("x", "y", "free"), [(0.6, -0.8, {"x", "u"}), (0.96, -0.28, {"y", "v"})])

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from ndae.symbolic import library
-from ndae.symbolic.backends import vector_jax, vector_numpy as vector_backends, vector_torch
+from ndae.symbolic.backends import vector_jax
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.forms.functions import ReducedFunctions
 from ndae.symbolic.forms.leading import LeadingFunction
@@ -29,19 +29,7 @@ from tests.symbolic.reduced_cases import (
     x,
 )
 
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture(params=["straight", "levelled"])
-def form(request, monkeypatch):
-    """Both forms of array code, whatever the size."""
-    limit = 10**9 if request.param == "straight" else -1
-    for module in (vector_backends, vector_jax, vector_torch):
-        monkeypatch.setattr(module, "STRAIGHT_LIMIT", limit)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -8,11 +8,7 @@ import sympy as sp
 
 from ndae.symbolic import Function, System, library
 
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def test_one_pendulum_is_its_equation_in_the_angle():

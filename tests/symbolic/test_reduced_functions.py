@@ -1,6 +1,5 @@
 """Functions of reduced systems against SymPy, on every backend, and their errors."""
 
-import jax
 import numpy as np
 import pytest
 import sympy as sp
@@ -10,11 +9,7 @@ from ndae.symbolic.forms.functions import ReducedFunctions
 from ndae.symbolic.systems.system import System
 from tests.symbolic.reduced_cases import BACKENDS, CONVERT, by_sympy, case, pendulum, t
 
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 @pytest.mark.parametrize("name", ["pendulum", "car axis", "valves"])

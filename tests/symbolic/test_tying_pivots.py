@@ -9,11 +9,7 @@ from hypothesis import given, settings, strategies as st
 from ndae.symbolic.backends import vector_jax
 from tests.symbolic.stewart import motion, stewart
 
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def tying(u, v):

@@ -10,7 +10,6 @@ import sympy as sp
 import torch
 from hypothesis import given, settings, strategies as st
 
-from ndae.symbolic.backends import vector_jax, vector_numpy as vector_backends, vector_torch
 from ndae.symbolic.functions.vector_function import VectorFunction
 
 x, y, z, t = sp.symbols("x y z t")
@@ -34,18 +33,7 @@ RNG = np.random.default_rng(0)
 Q, Z = RNG.normal(size=(12, 2)) * 1.5, RNG.normal(size=(12, 1)) * 1.5
 
 
-@pytest.fixture(autouse=True)
-def double_precision():
-    with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture(params=["straight", "levelled"])
-def form(request, monkeypatch):
-    """Both forms of array code, whatever the size."""
-    limit = 10**9 if request.param == "straight" else -1
-    for module in (vector_backends, vector_jax, vector_torch):
-        monkeypatch.setattr(module, "STRAIGHT_LIMIT", limit)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def function(expressions, inputs=INPUTS):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import sympy as sp
 
+from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.expressions.limits import HYPERBOLIC, MAX_POWER, check_digits, check_hyperbolic
 from ndae.symbolic.expressions.reading import SMOOTH_FUNCTIONS
 from ndae.symbolic.ground.words import shortened
@@ -20,6 +21,7 @@ _CONSTANTS = {"pi": sp.pi}
 _FUNCTIONS = {"sqrt": sp.sqrt} | SMOOTH_FUNCTIONS
 #: Read with `nonsmooth=True` alone: name and least and greatest number of arguments.
 _NONSMOOTH = {"Abs": (1, 1), "sign": (1, 1), "Max": (2, 99), "Min": (2, 99), "Rational": (2, 2), "Piecewise": (1, 99)}
+_NONSMOOTH |= {"dot": (1, 1)}
 _COMPARISONS = {ast.Lt: sp.Lt, ast.LtE: sp.Le, ast.Gt: sp.Gt, ast.GtE: sp.Ge}
 _BINARY = {ast.Add: sp.Add, ast.Sub: lambda a, b: a - b, ast.Mult: sp.Mul, ast.Div: lambda a, b: a / b}
 
@@ -34,8 +36,8 @@ def parse_expression(
     symbols. Raises ValueError, quoting the offending part, on everything else.
 
     With `nonsmooth`, as the equations of a DAE may have it, also Abs, sign, Max, Min, Rational(p, q) of two whole
-    numbers, and Piecewise((value, condition), ..., (value, True)), whose conditions compare two expressions by
-    <, <=, > or >=; and up to 20,000 characters instead of 2,000.
+    numbers, the time derivative dot(...), and Piecewise((value, condition), ..., (value, True)), whose conditions
+    compare two expressions by <, <=, > or >=; and up to 20,000 characters instead of 2,000.
     """
     functions = frozenset(_FUNCTIONS) | (frozenset(_NONSMOOTH) if nonsmooth else frozenset())
     table = _table(symbols, functions)
@@ -211,6 +213,8 @@ class _Reader:
             if not all(a.is_Integer for a in arguments) or arguments[1] == 0:
                 raise ValueError(f"{self.part(node)}: Rational takes two whole numbers, the second not zero")
             return sp.Rational(*arguments)
+        if name == "dot":
+            return dot(arguments[0])
         # Left as written, for SymPy would compare every argument with every other.
         return getattr(sp, name)(*arguments, evaluate=all(a.is_number for a in arguments))
 

@@ -3,8 +3,8 @@
 A file holds one object. Names of states, parameters and definitions are identifiers; every number may be written as a
 number or as text, and as an expression of what was declared before it ("17*3600", "115.83*0.444*0.007").
 
-- `name`, `states` (list of names), `equations` (list of residuals over the states x, their derivatives x_dot, `t`,
-  parameters and definitions; as many as states).
+- `name`, `states` (list of names), `equations` (list of residuals over the states x, their derivatives x_dot, those of
+  expressions dot(W*x), `t`, parameters and definitions; as many as states).
 - `parameters` {name: number}, `definitions` {name: expression; later ones may use earlier ones}.
 - `initial`: {"t": number, "y": {state: number}, "y_dot": {...}}; `t_span`: [start, end]. In "y" algebraic variables
   may be left out, and others that constraints determine; "y_dot" is needed where equations are nonlinear in it.
@@ -25,7 +25,7 @@ import sympy as sp
 
 from ndae.experiments.problems.problem import Problem
 from ndae.symbolic.expressions.corners import as_corners
-from ndae.symbolic.expressions.derivatives import dot
+from ndae.symbolic.expressions.derivatives import Rate, dot
 from ndae.symbolic.ground.words import check_known
 from ndae.symbolic.numeric.divisors import check_divisors
 from ndae.symbolic.parse import parse_expression
@@ -244,6 +244,8 @@ class _Reader:
             raise ProblemFileError(
                 f"exact: none of {', '.join(map(repr, texts))} is a state; write {{state: expression}}"
             )
+        for name, value in found.items():
+            _check_no_rate(f"exact.{name}", value)
         for symbol, expression in reversed(definitions.items()):
             found = {name: value.subs(symbol, expression) for name, value in found.items()}
         for name, value in found.items():
@@ -284,6 +286,7 @@ class _Reader:
             number = float(text)
         else:
             expression = self.expression(where, text, symbols)
+            _check_no_rate(where, expression)
             check_divisors(as_corners(expression), where, numbers)
             values: Any = numbers
             expression = expression.subs(values)
@@ -296,6 +299,11 @@ class _Reader:
         if not math.isfinite(number):
             raise ProblemFileError(f"{where}: {_quoted(text)} is no finite real number")
         return number
+
+
+def _check_no_rate(where: str, expression: sp.Expr) -> None:
+    if expression.has(Rate):
+        raise ProblemFileError(f"{where}: dot(...) stands in equations and definitions alone: write it out")
 
 
 def _is_plain(text: str) -> bool:

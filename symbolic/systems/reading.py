@@ -8,13 +8,15 @@ import sympy as sp
 from sympy.core.function import AppliedUndef
 
 from ndae.symbolic.expressions.corners import as_corners, check_piecewise_smooth
-from ndae.symbolic.expressions.derivatives import dot
-from ndae.symbolic.expressions.limits import check_size
+from ndae.symbolic.expressions.derivatives import Rate, dot
+from ndae.symbolic.expressions.limits import check_size, distinct
 from ndae.symbolic.expressions.names import check_name
+from ndae.symbolic.expressions.partials import partials
 from ndae.symbolic.expressions.reading import as_expressions, substituted
 from ndae.symbolic.forms.equations import Equations
 from ndae.symbolic.ground.typed import symbols_of, xreplaced
 from ndae.symbolic.ground.words import shortened
+from ndae.symbolic.numeric.continuity import check_continuous
 from ndae.symbolic.numeric.divisors import check_divisors
 
 
@@ -28,11 +30,12 @@ class Reader:
             # Corners are closed before they are put in: SymPy would take every Max apart again, and again.
             where = f"{system.name}: definition {symbol}"
             value = substituted(as_corners(self._plain(sized(value, where))), self.definitions, {})
-            self.definitions[symbol] = sized(value, where)
+            self.definitions[symbol] = sized(self._with_rates(value, where), where)
         self._known: dict[sp.Basic, sp.Basic] = {}
 
     def read(self, expression: sp.Expr, where: str, derivatives: bool = True) -> sp.Expr:
         expression = substituted(as_corners(self._plain(expression)), self.definitions, self._known)
+        expression = self._with_rates(expression, where)
         unknown = sorted(expression.atoms(AppliedUndef), key=str)
         if unknown:
             raise ValueError(
@@ -46,7 +49,12 @@ class Reader:
         return expression
 
     def _plain(self, expression: sp.Expr) -> sp.Expr:
-        """x(t) and its derivatives as symbols."""
+        """x(t) and its derivatives as symbols, derivatives of definitions as those of what they stand for."""
+        declared = {*self.system.states, *self.system.parameters}
+        for d in self.definitions:
+            rates: dict[sp.Expr, sp.Basic] = {dot(d): Rate(d), dot(d, 2): Rate(Rate(d))}
+            asked = {r: rate for r, rate in rates.items() if r in expression.free_symbols - declared}
+            expression = xreplaced(expression, asked) if asked else expression
         if not expression.has(AppliedUndef, sp.Derivative):
             return expression
         if expression.has(sp.Derivative):
@@ -57,6 +65,27 @@ class Reader:
             if state is not None and all(s == self.system.time for s in derivative.variables):
                 table[derivative] = dot(state, len(derivative.variables))
         return xreplaced(expression, table)
+
+    def _with_rates(self, expression: sp.Expr, where: str) -> sp.Expr:
+        """Derivatives dot(...) of expressions written out, the innermost first."""
+        known: dict[sp.Basic, sp.Basic] = {}
+        for node in [e for e in distinct(expression) if isinstance(e, Rate)]:
+            inner = substituted(node.args[0], known, {})
+            rates = self._rates(inner)
+            check_continuous(inner, rates, f"{where}: dot({short(inner)})")
+            known[node] = sp.Add(*[slope * rates[s] for s, slope in partials(inner, rates).items()])
+        return substituted(expression, known, {}) if known else expression
+
+    def _rates(self, expression: sp.Expr) -> dict[sp.Symbol, sp.Expr]:
+        """What moves in an expression, with its derivatives by time."""
+        rates: dict[sp.Symbol, sp.Expr] = {}
+        for s in sorted(symbols_of(expression), key=str):
+            entry = self.system.derivative_of(s)
+            if entry is not None:
+                rates[s] = dot(entry[0], entry[1] + 1)
+            elif s == self.system.time:
+                rates[s] = sp.S.One
+        return rates
 
     def _check_symbols(self, expression: sp.Expr, where: str, derivatives: bool) -> None:
         system = self.system
@@ -76,14 +105,12 @@ class Reader:
                     f"assumptions ({symbol.assumptions0.get('real')} and {same.assumptions0.get('real')} for real): "
                     "create it once (derivatives by dot(x)) and use that object everywhere"
                 )
-            fixed = next((k for k in (*system.parameters, *self.definitions) if symbol in (dot(k), dot(k, 2))), None)
+            fixed = next((k for k in system.parameters if symbol in (dot(k), dot(k, 2))), None)
             if fixed is not None:
-                advice = "a parameter, which is constant: make it a state, or an expression of time"
-                if fixed in self.definitions:
-                    advice = (
-                        "a definition: write out its derivative, or make it a state with its definition an equation"
-                    )
-                raise ValueError(f"{where} contains the derivative {symbol} of {fixed}, {advice}")
+                raise ValueError(
+                    f"{where} contains the derivative {symbol} of {fixed}, a parameter, which is constant: make it a "
+                    "state, or an expression of time"
+                )
             raise ValueError(
                 f"{where}: the symbol {symbol.name!r} is not declared: add it to the states, to "
                 f"parameters={{{symbol.name}: value}}, to the definitions, or as time=; declared are "

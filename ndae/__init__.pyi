@@ -25,6 +25,7 @@ from .symbolic.expressions.points import (
     norm as norm,
     point as point,
 )
+from .symbolic.expressions.tables import table as table
 from .symbolic.functions.constraint import Constraint as Constraint
 from .symbolic.functions.function import Function as Function
 from .symbolic.ground.extras import MissingExtraError as MissingExtraError

@@ -9,6 +9,7 @@ import sympy as sp
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.expressions.limits import HYPERBOLIC, MAX_POWER, check_digits, check_hyperbolic
 from ndae.symbolic.expressions.reading import SMOOTH_FUNCTIONS
+from ndae.symbolic.expressions.tables import Table, spline
 from ndae.symbolic.ground.words import shortened
 from ndae.symbolic.numeric.divisors import check_divisors
 
@@ -21,13 +22,18 @@ _CONSTANTS = {"pi": sp.pi}
 _FUNCTIONS = {"sqrt": sp.sqrt} | SMOOTH_FUNCTIONS
 #: Read with `nonsmooth=True` alone: name and least and greatest number of arguments.
 _NONSMOOTH = {"Abs": (1, 1), "sign": (1, 1), "Max": (2, 99), "Min": (2, 99), "Rational": (2, 2), "Piecewise": (1, 99)}
-_NONSMOOTH |= {"dot": (1, 1)}
+_NONSMOOTH |= {"dot": (1, 1), "floor": (1, 1), "ceiling": (1, 1), "frac": (1, 1), "Mod": (2, 2), "Heaviside": (1, 2)}
+_NONSMOOTH |= {"interpolating_spline": (4, 4)}
 _COMPARISONS = {ast.Lt: sp.Lt, ast.LtE: sp.Le, ast.Gt: sp.Gt, ast.GtE: sp.Ge}
 _BINARY = {ast.Add: sp.Add, ast.Sub: lambda a, b: a - b, ast.Mult: sp.Mul, ast.Div: lambda a, b: a / b}
 
 
 def parse_expression(
-    text: str, symbols: Mapping[str, sp.Symbol] | Sequence[str | sp.Symbol], *, nonsmooth: bool = False
+    text: str,
+    symbols: Mapping[str, sp.Symbol] | Sequence[str | sp.Symbol],
+    *,
+    nonsmooth: bool = False,
+    tables: Mapping[str, Table] = {},
 ) -> sp.Expr:
     """Turn text such as "sqrt(x**2 + y**2) - L" into a SymPy expression over the declared `symbols`.
 
@@ -35,9 +41,11 @@ def parse_expression(
     calls of sqrt and the smooth functions with plain arguments. `symbols` maps names to symbols, or lists names or
     symbols. Raises ValueError, quoting the offending part, on everything else.
 
-    With `nonsmooth`, as the equations of a DAE may have it, also Abs, sign, Max, Min, Rational(p, q) of two whole
-    numbers, the time derivative dot(...), and Piecewise((value, condition), ..., (value, True)), whose conditions
-    compare two expressions by <, <=, > or >=; and up to 20,000 characters instead of 2,000.
+    With `nonsmooth`, as the equations of a DAE may have it, also Abs, sign, Max, Min, floor, ceiling, frac, Mod(a, b),
+    Heaviside(a) (1/2 at 0, or what a second argument says), Rational(p, q) of two whole numbers, the time derivative
+    dot(...), and Piecewise((value, condition), ..., (value, True)), whose conditions compare two expressions by <, <=,
+    > or >=; interpolating_spline(d, t, [t0, ...], [u0, ...]) of numbers; calls u(t) of the `tables` by their names; and
+    up to 20,000 characters instead of 2,000.
     """
     functions = frozenset(_FUNCTIONS) | (frozenset(_NONSMOOTH) if nonsmooth else frozenset())
     table = _table(symbols, functions)
@@ -65,7 +73,7 @@ def parse_expression(
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else "too complex"
         raise ValueError(f"{_quote(text)} is no expression ({reason}): write one like 'x**2 + y**2 - 1'") from None
-    reader = _Reader(text.strip(), table, functions, nonsmooth)
+    reader = _Reader(text.strip(), table, functions, nonsmooth, tables)
     expression = reader.read(tree.body, 0)
     reader.check_divisors(tree.body)
     return expression
@@ -93,8 +101,9 @@ def _quote(text: str) -> str:
 
 
 class _Reader:
-    def __init__(self, text: str, symbols: dict[str, sp.Symbol], functions: frozenset[str], nonsmooth: bool):
-        self.text, self.symbols, self.functions, self.nonsmooth = text, symbols, functions, nonsmooth
+    def __init__(self, text: str, symbols: dict, functions: frozenset[str], nonsmooth: bool, tables: Mapping):
+        self.text, self.symbols, self.functions = text, symbols, functions
+        self.nonsmooth, self.tables = nonsmooth, tables
 
     def part(self, node) -> str:
         return _quote(ast.get_source_segment(self.text, node) or type(node).__name__)
@@ -165,7 +174,7 @@ class _Reader:
             return self.symbols[node.id]
         if node.id in _CONSTANTS:
             return _CONSTANTS[node.id]
-        if node.id in self.functions:
+        if node.id in self.functions or node.id in self.tables:
             raise ValueError(f"function {node.id!r} stands without its argument: write {node.id}(...)")
         raise ValueError(f"name {node.id!r} is not declared: declared are {', '.join(self.symbols) or 'none'}")
 
@@ -183,10 +192,9 @@ class _Reader:
         return self.finite(base**half, node)
 
     def call(self, node, depth: int) -> sp.Expr:
-        if not isinstance(node.func, ast.Name) or node.func.id not in self.functions:
-            raise ValueError(
-                f"call {self.part(node)} is not allowed: the functions are {', '.join(sorted(self.functions))}"
-            )
+        known = self.functions | self.tables.keys()
+        if not isinstance(node.func, ast.Name) or node.func.id not in known:
+            raise ValueError(f"call {self.part(node)} is not allowed: the functions are {', '.join(sorted(known))}")
         name = node.func.id
         least, most = _NONSMOOTH.get(name, (2, 2) if name == "atan2" else (1, 1))
         if node.keywords or not least <= len(node.args) <= most or any(isinstance(a, ast.Starred) for a in node.args):
@@ -194,7 +202,11 @@ class _Reader:
             raise ValueError(f"{self.part(node)}: {name} takes {count} plain argument{'s' if most > 1 else ''}")
         if name == "Piecewise":
             return self.piecewise(node, depth)
+        if name == "interpolating_spline":
+            return self.spline(node, depth)
         arguments = [self.read(a, depth + 1) for a in node.args]
+        if name in self.tables:
+            return self.tables[name](arguments[0])
         if name in _NONSMOOTH:
             return self.finite(self.nonsmooth_function(name, arguments, node), node)
         if all(a.is_number for a in arguments):  # by floats first: SymPy would compute exp(exp(99)) exactly
@@ -215,6 +227,8 @@ class _Reader:
             return sp.Rational(*arguments)
         if name == "dot":
             return dot(arguments[0])
+        if name == "Mod" and arguments[1] == 0:
+            raise ValueError(f"division by zero in {self.part(node)}: remove it")
         # Left as written, for SymPy would compare every argument with every other.
         return getattr(sp, name)(*arguments, evaluate=all(a.is_number for a in arguments))
 
@@ -231,6 +245,18 @@ class _Reader:
                 )
             pairs.append((self.read(value, depth + 1), sp.true if last else self.comparison(condition, depth + 1)))
         return self.finite(sp.Piecewise(*pairs), node)
+
+    def spline(self, node, depth: int) -> sp.Expr:
+        degree, *lists = node.args[0], *node.args[2:]
+        if not (isinstance(degree, ast.Constant) and type(degree.value) is int):
+            raise ValueError(f"{self.part(node)}: its degree is a whole number, got {self.part(degree)}")
+        columns = []
+        for given in lists:
+            entries = [self.read(e, depth + 1) for e in given.elts] if isinstance(given, (ast.List, ast.Tuple)) else []
+            if not entries or not all(e.is_number for e in entries):
+                raise ValueError(f"{self.part(node)}: {self.part(given)} is no list of numbers: write [0, 1, 2]")
+            columns.append([float(e) for e in entries])
+        return spline(degree.value, *columns)(self.read(node.args[1], depth + 1))
 
     def comparison(self, node, depth: int) -> sp.Basic:
         if not isinstance(node, ast.Compare) or len(node.ops) != 1 or type(node.ops[0]) not in _COMPARISONS:

@@ -6,6 +6,8 @@ number or as text, and as an expression of what was declared before it ("17*3600
 - `name`, `states` (list of names), `equations` (list of residuals over the states x, their derivatives x_dot, those of
   expressions dot(W*x), `t`, parameters and definitions; as many as states).
 - `parameters` {name: number}, `definitions` {name: expression; later ones may use earlier ones}.
+- `tables` {name: {"t": [...], "values": [...]}} are inputs in numbers, asked as name(t); in place of the numbers may
+  stand "csv", the name of a file beside this one, and "columns" of it; "kind" and "outside" are those of ndae.table.
 - `initial`: {"t": number, "y": {state: number}, "y_dot": {...}}; `t_span`: [start, end]. In "y" algebraic variables
   may be left out, and others that constraints determine; "y_dot" is needed where equations are nonlinear in it.
 - `reference_end` {"t", "y": {state: number}, "recomputed_here": {"y": {...}}}, `exact` {state: expression of t}.
@@ -24,8 +26,10 @@ from typing import Any
 import sympy as sp
 
 from ndae.experiments.problems.problem import Problem
+from ndae.experiments.problems.tables import read_table
 from ndae.symbolic.expressions.corners import as_corners
 from ndae.symbolic.expressions.derivatives import Rate, dot
+from ndae.symbolic.expressions.tables import Table
 from ndae.symbolic.ground.words import check_known
 from ndae.symbolic.numeric.divisors import check_divisors
 from ndae.symbolic.parse import parse_expression
@@ -37,7 +41,7 @@ MAX_DIGITS = 308  # of a whole number, as many as doubles reach
 
 # What is read; a key close to one of these is taken for a slip.
 _READ = (
-    "name", "title", "index", "states", "parameters", "definitions", "equations", "initial", "t_span",
+    "name", "title", "index", "states", "parameters", "tables", "definitions", "equations", "initial", "t_span",
     "exact", "reference_end", "source", "notes",
 )  # fmt: skip
 _REQUIRED = ("states", "equations", "initial", "t_span")
@@ -54,22 +58,22 @@ def read_problem(path: Path) -> Problem:
             f"{path}: {path.stat().st_size:,} bytes; at most {MAX_BYTES:,} are read: build so large a system in Python"
         )
     try:
-        return problem_from_text(path.read_text(encoding="utf-8-sig"), default_name=path.stem)
+        return problem_from_text(path.read_text(encoding="utf-8-sig"), path.stem, path.parent)
     except UnicodeDecodeError as error:
         raise ProblemFileError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except ValueError as error:
         raise ProblemFileError(f"{path}: {error}") from error
 
 
-def problem_from_text(text: str, default_name: str = "problem") -> Problem:
-    """The problem in JSON `text`; raises ProblemFileError (a ValueError)."""
+def problem_from_text(text: str, default_name: str = "problem", folder: Path | None = None) -> Problem:
+    """The problem in JSON `text`, with its CSV files in `folder`; raises ProblemFileError (a ValueError)."""
     try:
         data = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=_integer)
     except json.JSONDecodeError as error:
         raise ProblemFileError(f"no JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise ProblemFileError("no JSON that is read here: nested too deep") from None
-    reader = _Reader(_typed("the file", data, dict, "one object {...}"), default_name)
+    reader = _Reader(_typed("the file", data, dict, "one object {...}"), default_name, folder)
     try:
         return reader.problem()
     except ProblemFileError:
@@ -79,8 +83,8 @@ def problem_from_text(text: str, default_name: str = "problem") -> Problem:
 
 
 class _Reader:
-    def __init__(self, data: dict, default_name: str) -> None:
-        self.data = data
+    def __init__(self, data: dict, default_name: str, folder: Path | None) -> None:
+        self.data, self.folder, self.tables = data, folder, dict[str, Table]()
         self.check_keys()
         self.name = _typed("name", data.get("name", default_name), str, "text")
         self.time = sp.Symbol("t")
@@ -102,7 +106,10 @@ class _Reader:
     def problem(self) -> Problem:
         states = self.states()
         parameters = self.parameters()
-        fixed = dict(self.symbols)  # time and parameters: what an initial value may use
+        self.read_tables()
+        fixed = {
+            name: s for name, s in self.symbols.items() if name not in self.tables
+        }  # time and parameters: what an initial value may use
         for state in states:
             self.declare(state.name, state, "states")
             for order in (1, 2):
@@ -167,6 +174,11 @@ class _Reader:
             self.declare(name, sp.Symbol(name), "parameters")
             values[self.symbols[name]] = number
         return values
+
+    def read_tables(self) -> None:
+        for name, said in _typed("tables", self.data.get("tables", {}), dict, "an object").items():
+            self.declare(name, sp.Symbol(name), "tables")
+            self.tables[name] = read_table(name, _typed(f"tables.{name}", said, dict, "an object"), self.folder)
 
     def definitions(self) -> dict[sp.Symbol, sp.Expr]:
         found = {}
@@ -276,7 +288,8 @@ class _Reader:
 
     def expression(self, where: str, text: Any, symbols: Mapping[str, sp.Symbol]) -> sp.Expr:
         try:
-            return parse_expression(_text(where, text), symbols, nonsmooth=True)
+            symbols = {name: symbol for name, symbol in symbols.items() if name not in self.tables}
+            return parse_expression(_text(where, text), symbols, nonsmooth=True, tables=self.tables)
         except ValueError as error:
             raise ProblemFileError(f"{where}: {error}") from error
 

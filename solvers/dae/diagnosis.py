@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ndae.solvers.dae.switching import jump_near
+from ndae.solvers.dae.switching import asked_outside, jump_near
 from ndae.solvers.solution import SUCCESS, Solution
 
 # Reciprocal condition below which a solve that stopped is said to have met a singularity.
@@ -33,6 +33,9 @@ def _cause(
     jump = jump_near(reduced, y, t, parameters)
     if jump:
         return f"; {jump}"
+    ended = asked_outside(reduced, y, t, parameters)
+    if ended:
+        return f"; {ended}"
     guess = np.zeros(len(reduced.w))
     nonlinear = sorted(j for block in reduced.blocks if not block.linear for j in block.unknowns)
     guess[nonlinear] = state[len(reduced.y) :]

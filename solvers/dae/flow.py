@@ -50,7 +50,7 @@ _SOLVERS: dict[str, Callable[[Any, Any], diffrax.AbstractSolver]] = {
 _ADJOINTS = (diffrax.RecursiveCheckpointAdjoint, diffrax.ForwardMode, diffrax.DirectAdjoint)
 _SUCCESS = 0
 # What `FlowResult.status` counts; of these, what is wrong before the first step.
-_NOT_BEGUN = (1, 2, 3, 4, 5, 10, 11)
+_NOT_BEGUN = (1, 2, 3, 4, 5, 10, 11, 12)
 REASONS = (
     SUCCESS,
     "the start, a parameter or an output time is not a finite number",
@@ -66,6 +66,7 @@ REASONS = (
     "the equations for the highest derivatives could not be solved at an output time",
     f"conditions on time change more than {MAX_CHANGES} times: solve shorter spans, one after the other",
     "a constraint jumps where an input of time does, so its variables would have to; solve_dae says which and when",
+    "a table is asked outside of its times; solve_dae says which",
 )
 
 
@@ -192,6 +193,7 @@ def flow(
         continuous = ~jnp.any(switching.broken(jumps, y0, parameters, start_tol or TOLERATED))
         state, projected = motion.after_step(t0, state, parameters, tolerances / rtol, first=True)
         good = {1: finite, 3: consistent, 4: found & filled, 5: projected, 10: complete, 11: continuous}
+        good[12] = switching.knows(t0, times[-1], parameters)
         return state, jumps, _first_that_fails(good)
 
     @eqx.filter_jit

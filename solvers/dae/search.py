@@ -18,6 +18,7 @@ from ndae.solvers.dae.start import (
     name_places,
     read_given,
 )
+from ndae.solvers.dae.switching import check_asked
 from ndae.solvers.solution import SolveError
 from ndae.symbolic.ground.words import check_known, listed
 
@@ -45,6 +46,7 @@ class _Search:
         if batched:
             raise ValueError(f"parameter {batched[0]!r} has a batch of values; consistent values are found one by one")
         self.parameters = at_index(parameters, ())
+        check_asked(self.reduced, self.t0, self.t0, self.parameters)
         y, w, named = read_given(system, given)
         if y.ndim != 1:
             raise ValueError(f"the start has batch shape {y.shape[:-1]}; give one at a time")

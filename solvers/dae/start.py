@@ -13,6 +13,7 @@ from ndae.solvers.batches import Refused, at_index, broadcast_parameters, common
 from ndae.solvers.dae.algebraic import leading_at_start
 from ndae.solvers.dae.left_out import filled_in, left_open, not_written
 from ndae.solvers.dae.start_of_points import read_points
+from ndae.solvers.dae.switching import check_asked
 from ndae.symbolic.ground.words import check_known, listed, shortened
 from ndae.symbolic.systems.system import System
 
@@ -140,6 +141,7 @@ def resolve_start(
     for index in np.ndindex(batch):
         own = at_index(parameters, index)
         try:
+            check_asked(reduced, t0, t0, own)
             _check_each(system, y[index], w[index], left_out, index)
             if np.isnan(y[index]).any():
                 y[index], free = filled_in(reduced, y[index], np.isnan(y[index]), t0, own, w[index])

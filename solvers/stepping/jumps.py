@@ -1,5 +1,7 @@
 """Times at which inputs switch, which steps end at."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -20,10 +22,10 @@ class Jumps(eqx.Module):
     after: Float64[Array, "*batch n"]
 
     @classmethod
-    def around(cls, at: Array) -> "Jumps":
-        """The gaps around times (*batch, n) in order."""
+    def around(cls, at: Array, offset: Any = 0.0) -> "Jumps":
+        """The gaps around times (*batch, n) in order; `offset` is as large as what is added to times in conditions."""
         fixed = jax.lax.stop_gradient(at)
-        margin = _GAP * jnp.abs(fixed) + np.finfo(np.float64).tiny
+        margin = _GAP * (jnp.abs(fixed) + offset) + np.finfo(np.float64).tiny
         return cls(at, jnp.where(jnp.isinf(fixed), fixed, fixed - margin), fixed + margin)
 
     @classmethod
@@ -33,19 +35,20 @@ class Jumps(eqx.Module):
 
     def next_before(self, t: Time) -> Time:
         """The beginning of the first gap behind t."""
-        return jnp.min(jnp.where(self.before > t, self.before, jnp.inf))
+        i = jnp.searchsorted(self.before, t, side="right")
+        return jnp.where(i < self.before.size, self.before[jnp.minimum(i, self.before.size - 1)], jnp.inf)
 
     def over(self, t: Time) -> Time:
         """t, or the end of the gap that t is in."""
-        return jnp.max(jnp.where((self.before <= t) & (t < self.after), self.after, t))
+        i = jnp.searchsorted(self.before, t, side="right") - 1  # the last gap that has begun
+        return jnp.where(i >= 0, jnp.maximum(t, self.after[jnp.maximum(i, 0)]), t)
 
     def under(self, ts: Array) -> Array:
         """Times (n_times,), those in a gap put to its beginning."""
-        t = ts[:, None]
-        return jnp.min(jnp.where((self.before <= t) & (t < self.after), self.before, t), axis=1)
+        i = jnp.searchsorted(self.after, ts, side="right")  # the first gap that has not ended
+        return jnp.where(i < self.after.size, jnp.minimum(ts, self.before[jnp.minimum(i, self.after.size - 1)]), ts)
 
     def inside(self, t: Time) -> tuple[Time, Time, Flag]:
         """The last time whose gap begins at t or earlier, the end of that gap, and whether t is in it."""
-        begun = self.before <= t
-        i = jnp.maximum(jnp.sum(begun) - 1, 0)
-        return self.at[i], self.after[i], begun[i] & (t < self.after[i])
+        i = jnp.maximum(jnp.searchsorted(self.before, t, side="right") - 1, 0)
+        return self.at[i], self.after[i], (self.before[i] <= t) & (t < self.after[i])

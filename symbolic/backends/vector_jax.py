@@ -26,6 +26,7 @@ FUNCTIONS = {
     **{f"a{name}": getattr(jnp, f"arc{name}") for name in ("sin", "cos", "tan", "tan2", "sinh", "cosh", "tanh")},
     "power": jnp.power,
     "abs": jnp.abs,
+    "floor": jnp.floor,
     "guard": lambda condition, x: jnp.where(condition, x, jax.lax.stop_gradient(x)),
 }
 
@@ -65,6 +66,25 @@ ARRAYS = Arrays(
 FUNCTIONS |= ARRAYS.functions()
 
 
+def lookup(table, order):
+    """A derivative of a table as a function of an array."""
+    low, high = table.reach
+
+    def at(x):
+        x = jnp.asarray(x)
+        breaks, rows = (jnp.asarray(a) for a in (table.breaks, table.derivative(order)))
+        within = (x >= low) & (x <= high)
+        x = jnp.clip(x, table.first, table.last) if table.held else x
+        i = jnp.clip(jnp.searchsorted(breaks, jax.lax.stop_gradient(x), side="right") - 1, 0, rows.shape[0] - 1)
+        row, s = rows[i], x - breaks[i]
+        value = row[..., 0]
+        for k in range(1, rows.shape[1]):
+            value = value * s + row[..., k]
+        return jnp.where(within, value, (0.0 if order else value) if table.held else jnp.nan)
+
+    return at
+
+
 class JaxNumerics(Numerics):
     functions, solve = FUNCTIONS, staticmethod(ARRAYS.solve)
 
@@ -87,6 +107,9 @@ class JaxNumerics(Numerics):
         if not values:
             return jnp.zeros((0, *shape), like.dtype)
         return jnp.stack([jnp.broadcast_to(jnp.asarray(v, like.dtype), shape) for v in values])
+
+    def lookup(self, table, order):
+        return lookup(table, order)
 
     def as_number(self, condition, like):
         return condition.astype(like.dtype)
@@ -124,7 +147,8 @@ class JaxVector(CompiledVector):
             source = self.function.values_source(ARRAY)
             if layout is not None:
                 source = self.function.entries_source(which, layout.entries, ARRAY)
-            (function,) = load(source, FUNCTIONS).values()
+            looked_up = {name: lookup(e.table, e.order) for name, e in self.function.lookups().items()}
+            (function,) = load(source, FUNCTIONS | looked_up).values()
 
             def generated(vectors, extras, shape, dtype):
                 return join_vector(function(*map(Rows, vectors), *extras), shape, dtype)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,7 +25,7 @@ MATH_FUNCTIONS = {
         *("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh"),
         *("asinh", "acosh", "atanh", "exp", "log", "sqrt"),
     )
-} | {"power": math.pow}
+} | {"power": math.pow, "floor": lambda x: float(math.floor(x))}
 
 NUMPY_FUNCTIONS = {
     **{name: getattr(np, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp", "log", "sqrt")},
@@ -32,6 +33,7 @@ NUMPY_FUNCTIONS = {
     "power": np.power,
     "where": np.where,
     "abs": np.abs,
+    "floor": np.floor,
 }
 
 
@@ -78,6 +80,9 @@ class NumpyNumerics(Numerics):
     def column(self, values, shape, like):
         return np.stack([np.broadcast_to(v, shape) for v in values]) if values else np.zeros((0, *shape))
 
+    def lookup(self, table, order):
+        return partial(table.values, order=order)
+
     def as_number(self, condition, like):
         return condition.astype(_F64)
 
@@ -106,13 +111,20 @@ class NumpyVector(CompiledVector):
         wanted = [] if which is None else [self.layout(which).entries]
         program = self.function.levelled(*wanted) if self.function.operations(*wanted) > STRAIGHT_LIMIT else None
         if program is None:
-            (batch,) = load(self._source(which, PLAIN_ARRAY), ARRAY_NAMES).values()
+            (batch,) = self._loaded(which, PLAIN_ARRAY).values()
         else:
             batch = None
         single = _no_single
         if self.function.has_scalar_form:
-            (single,) = load(self._source(which, SCALAR), SCALAR_NAMES).values()
+            (single,) = self._loaded(which, SCALAR).values()
         return SimpleNamespace(single=single, batch=batch, program=program)
+
+    def _loaded(self, which, style):
+        source = self._source(which, style)
+        looked_up = self.function.lookups().items()
+        if style is SCALAR:
+            return load(source, SCALAR_NAMES | {name: e.table.of_number(e.order) for name, e in looked_up})
+        return load(source, ARRAY_NAMES | {name: NUMERICS.lookup(e.table, e.order) for name, e in looked_up})
 
     def _source(self, which, style):
         if which is None:

@@ -45,6 +45,7 @@ FUNCTIONS = {
     "power": _two(torch.pow),
     "where": _where,
     "abs": abs,  # of tensors and of numbers
+    "floor": lambda x: torch.floor(_tensor(x)),
     "guard": lambda condition, x: torch.where(condition, x, x.detach()),
 }
 
@@ -157,7 +158,7 @@ class TorchNumerics(Numerics):
         """A table as a tensor. The table is kept beside it: another one could get its id."""
         key = (id(numbers), dtype, device)
         if key not in self._kept:
-            self._kept[key] = numbers, torch.as_tensor(numbers, dtype=dtype, device=device)
+            self._kept[key] = numbers, torch.tensor(numbers, dtype=dtype, device=device)
         return self._kept[key][1]
 
     def constant(self, numbers, like):
@@ -179,6 +180,25 @@ class TorchNumerics(Numerics):
         if not values:
             return like.new_zeros((0, *shape))
         return torch.stack([v.expand(shape) for v in values])
+
+    def lookup(self, table, order):
+        low, high = table.reach
+
+        def at(x):
+            x = _tensor(x)
+            rows, breaks = self.constant(table.derivative(order), x), self.constant(table.breaks, x)
+            within = (x >= low) & (x <= high)
+            x = x.clamp(table.first, table.last) if table.held else x
+            i = torch.searchsorted(breaks, x.detach().contiguous(), right=True) - 1
+            i = i.clamp(0, rows.shape[0] - 1)
+            row, s = rows[i], x - breaks[i]
+            value = row[..., 0]
+            for k in range(1, rows.shape[1]):
+                value = value * s + row[..., k]
+            outside = value if table.held and not order else torch.full_like(value, 0.0 if table.held else torch.nan)
+            return torch.where(within, value, outside)
+
+        return at
 
     def as_number(self, condition, like):
         return condition.to(like.dtype)
@@ -207,7 +227,8 @@ class TorchVector(CompiledVector):
             source = self.function.values_source(ARRAY)
             if layout is not None:
                 source = self.function.entries_source(which, layout.entries, ARRAY)
-            (generated,) = load(source, FUNCTIONS).values()
+            looked_up = {name: self._numerics.lookup(e.table, e.order) for name, e in self.function.lookups().items()}
+            (generated,) = load(source, FUNCTIONS | looked_up).values()
 
             def straight(vectors, extras, shape, like):
                 return join_vector(generated(*[v.unbind(-1) for v in vectors], *extras), shape, like)

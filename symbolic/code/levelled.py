@@ -15,10 +15,12 @@ import sympy as sp
 
 from ndae.symbolic.code.tape import Tape
 from ndae.symbolic.code.term_sizes import Size
-from ndae.symbolic.expressions.choices import Both, Either, Equal, Guard, Less, LessEqual, Not, Select
+from ndae.symbolic.expressions.choices import Both, Either, Equal, Floor, Guard, Less, LessEqual, Not, Select
+from ndae.symbolic.expressions.tables import Lookup, Table
 
 _SHORT = 3  # sums of up to so many terms with factors 1 and -1 are grouped by those factors
 _HALF = sp.Rational(1, 2)
+_CALLED = {Size.__name__: "abs", Floor.__name__: "floor"}
 
 
 @dataclass
@@ -161,6 +163,8 @@ class Levelled:
             entry = "power", e.exp, (self._operand(e.base, pending),)
         elif isinstance(e, sp.Pow):
             entry = "call", "power", tuple(self._operand(a, pending) for a in e.args)
+        elif isinstance(e, Lookup):
+            entry = "call", (e.table, e.order), (self._operand(e.place, pending),)
         else:
             entry = "call", type(e).__name__, tuple(self._operand(a, pending) for a in e.args)
         names = [x[1] if entry[0] == "sum" else x for x in entry[2]]
@@ -268,6 +272,10 @@ class Numerics(ABC):
         """Single values (...) below one another, (n, *shape)."""
 
     @abstractmethod
+    def lookup(self, table: Table, order: int) -> Callable:
+        """A derivative of a table as a function of arrays."""
+
+    @abstractmethod
     def as_number(self, condition: Any, like: Any) -> Any:
         """1 where a condition holds, otherwise 0."""
 
@@ -289,6 +297,8 @@ def _apply(n: Numerics, group: Group, operands: list) -> Any:
         return total
     if group.kind == "power":
         return _power(n, operands[0], group.detail)
+    if isinstance(group.detail, tuple):
+        return n.lookup(*group.detail)(*operands)
     return _call(n, group.detail, operands)
 
 
@@ -320,7 +330,7 @@ def _call(n: Numerics, name: str, x: list) -> Any:
         return n.functions["where"](x[0] > 0.5, x[1], x[2])
     if name == Guard.__name__:
         return n.functions["guard"](x[0] > 0.5, x[1])
-    return n.functions["abs" if name == Size.__name__ else name](*x)
+    return n.functions[_CALLED.get(name, name)](*x)
 
 
 def _solve(n: Numerics, step: LinearSolves, matrix: Any, right: Any) -> Any:

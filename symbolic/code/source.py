@@ -14,6 +14,7 @@ from ndae.symbolic.expressions.choices import (
     Both,
     Either,
     Equal,
+    Floor,
     Guard,
     Less,
     LessEqual,
@@ -22,6 +23,7 @@ from ndae.symbolic.expressions.choices import (
 )
 from ndae.symbolic.expressions.names import identifiers as plain_identifiers, in_docstring
 from ndae.symbolic.expressions.reading import SMOOTH_FUNCTIONS
+from ndae.symbolic.expressions.tables import Lookup
 from ndae.symbolic.ground.typed import symbols_in, symbols_of
 
 #: Every name that generated source may call besides the definitions' own.
@@ -34,6 +36,7 @@ FUNCTION_NAMES = frozenset(SMOOTH_FUNCTIONS) | {
     "newton",
     "converged",
     "abs",
+    "floor",
 }
 _COMPARISONS = {Less: "<", LessEqual: "<=", Equal: "=="}
 _JUNCTIONS = {Both: ("and", "&"), Either: ("or", "|")}
@@ -206,7 +209,9 @@ class Code:
         if kind is Select and lazy:
             condition, a = (self._tight(x, _SUM) for x in e.args[:2])
             return f"{a} if {condition} else {self.text(e.args[2])}", _CHOICE
-        name = {Select: "where", Guard: "guard", Size: "abs"}.get(kind, kind.__name__)
+        if isinstance(e, Lookup):
+            return f"{e.called}({self._argument(e.place)})", _ATOM
+        name = {Select: "where", Guard: "guard", Size: "abs", Floor: "floor"}.get(kind, kind.__name__)
         if name not in FUNCTION_NAMES:
             raise ValueError(
                 f"function {name} cannot be generated: supported are {', '.join(sorted(SMOOTH_FUNCTIONS))}"
@@ -225,11 +230,11 @@ class Code:
 def check_generated(tape: Tape, owner: str) -> None:
     """Raise ValueError if a definition is a function that no backend has."""
     for e in tape.definitions.values():
-        known = isinstance(e, (sp.Add, sp.Mul, sp.Pow, Select, Guard, Size, *COMPARISONS, *JUNCTIONS))
+        known = isinstance(e, (sp.Add, sp.Mul, sp.Pow, Select, Guard, Size, Floor, Lookup, *COMPARISONS, *JUNCTIONS))
         if not known and type(e).__name__ not in SMOOTH_FUNCTIONS:
             raise ValueError(
-                f"{owner}: {type(e).__name__} cannot be generated: there are + - * / **, sqrt, Abs, sign, Max, Min, "
-                f"Piecewise and {', '.join(sorted(SMOOTH_FUNCTIONS))}"
+                f"{owner}: {type(e).__name__} cannot be generated: there are + - * / **, sqrt, Abs, sign, floor, Max, "
+                f"Min, Piecewise, tables and {', '.join(sorted(SMOOTH_FUNCTIONS))}"
             )
 
 

@@ -16,6 +16,7 @@ from ndae.symbolic.expressions.choices import (
     NON_SMOOTH,
     Both,
     Extreme,
+    Floor,
     Guard,
     Magnitude,
     Not,
@@ -27,6 +28,7 @@ from ndae.symbolic.expressions.choices import (
     parts_of,
 )
 from ndae.symbolic.expressions.reading import substituted
+from ndae.symbolic.expressions.tables import Lookup
 from ndae.symbolic.ground.typed import arguments, symbols_of, xreplaced
 
 _HALF = sp.Rational(1, 2)
@@ -90,6 +92,10 @@ class Tape:
         if isinstance(e, (sp.Abs, Magnitude)):
             a = self.value(arguments(e)[0])
             return self.select(self.condition(at_least(a, sp.S.Zero)), a, _scaled(-sp.S.One, a))
+        if isinstance(e, Lookup):
+            return self._define(e.at(self.value(e.place)))
+        if isinstance(e, Floor):
+            return self._define(Floor(self.value(arguments(e)[0])))
         if isinstance(e, (sp.Max, sp.Min, Extreme)):
             return self._extreme(extreme_of(e))
         if isinstance(e, NON_SMOOTH):
@@ -294,6 +300,11 @@ class Tape:
                 found.add(symbol)
                 stack.extend(symbols_of(self.definitions[symbol]))
         return [s for s in self.definitions if s in found]
+
+    def lookups(self) -> dict[str, Lookup]:
+        """The tables that definitions look up, by the names that generated code calls them by."""
+        found = (e for e in self.definitions.values() if isinstance(e, Lookup))
+        return {e.called: e for e in found}
 
     def replaced(self, values: Sequence[sp.Expr], by: Mapping[sp.Symbol, sp.Expr]) -> list[sp.Expr]:
         """Values on the tape with inputs replaced by values, also where these stand behind definitions."""

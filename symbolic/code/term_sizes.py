@@ -6,8 +6,9 @@ from typing import cast
 import sympy as sp
 
 from ndae.symbolic.code.tape import Tape
-from ndae.symbolic.expressions.choices import COMPARISONS, JUNCTIONS, Guard, Node, Select
+from ndae.symbolic.expressions.choices import COMPARISONS, JUNCTIONS, Guard, Select
 from ndae.symbolic.expressions.limits import distinct
+from ndae.symbolic.expressions.nodes import Node
 from ndae.symbolic.ground.typed import symbols_of
 
 

@@ -1,28 +1,16 @@
 """Choices on a tape: comparisons, the value that a condition selects, and the SymPy functions that are written so."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import sympy as sp
 from sympy.core.relational import Relational
 from sympy.functions.elementary.piecewise import ExprCondPair
 from sympy.logic.boolalg import Boolean
 
+from ndae.symbolic.expressions.nodes import Node
+from ndae.symbolic.expressions.tables import Lookup
 from ndae.symbolic.ground.typed import arguments, branches_of
-
-if TYPE_CHECKING:
-    from typing import Self
-
-    class Node(sp.Function):
-        """A function of expressions, as SymPy makes it."""
-
-        def __new__(cls, *args: sp.Basic) -> Self: ...
-
-        @property
-        def args(self) -> tuple[sp.Expr, ...]: ...
-
-else:
-    Node = sp.Function
 
 
 class Less(Node):
@@ -111,6 +99,24 @@ class Signum(Node):
 
     def _sympystr(self, printer) -> str:
         return f"sign({printer.doprint(self.args[0])})"
+
+
+class Floor(Node):
+    """The greatest whole number ≤ a."""
+
+    nargs = 1
+
+    @classmethod
+    def eval(cls, a):
+        """Of a number, the number."""
+        return sp.floor(a) if a.is_number else None
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        """Zero."""
+        return sp.S.Zero
+
+    def _sympystr(self, printer) -> str:
+        return f"floor({printer.doprint(self.args[0])})"
 
 
 class Extreme(Node):
@@ -204,8 +210,8 @@ def at_least(a: sp.Expr, b: sp.Expr) -> sp.Basic:
 
 
 COMPARISONS, JUNCTIONS = (Less, LessEqual, Equal), (Both, Either, Not)
-#: What Abs, sign, Max and Min are in the equations of a system.
-CORNERS = (Magnitude, Signum, Extreme)
+#: What Abs, sign, floor, Max, Min and tables are in the equations of a system.
+CORNERS = (Magnitude, Signum, Floor, Extreme, Lookup)
 #: Functions whose values and derivatives are finite for every finite argument, short of overflow.
 _HARMLESS = (sp.sin, sp.cos, sp.atan, sp.asinh, sp.tanh)
 NON_SMOOTH = (sp.Abs, sp.sign, sp.Max, sp.Min, sp.Piecewise, *CORNERS)
@@ -262,6 +268,8 @@ def may_fail(e: sp.Expr) -> bool:
             continue
         if isinstance(node, sp.Pow) and node.exp.is_Integer and node.exp > 0:
             continue
+        if isinstance(node, Lookup):  # outside of what it knows
+            return True
         if isinstance(node, (*_HARMLESS, *NON_SMOOTH, Relational, Boolean, ExprCondPair)):
             continue
         return True

@@ -1,4 +1,4 @@
-"""Functions with corners in the equations of a system: Abs, Max, Min, sign as single nodes, Piecewise by branches."""
+"""Functions with corners and jumps in the equations of a system: as single nodes, and Piecewise by branches."""
 
 from collections.abc import Callable
 from typing import cast
@@ -7,25 +7,46 @@ import sympy as sp
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import ITE, And, BooleanAtom, Not, Or
 
-from ndae.symbolic.expressions.choices import CORNERS, Largest, Magnitude, Signum, Smallest
+from ndae.symbolic.expressions.choices import CORNERS, Floor, Largest, Magnitude, Signum, Smallest
 from ndae.symbolic.expressions.reading import check_smooth, rebuilt, substituted
+from ndae.symbolic.expressions.tables import Lookup, spline_of
 from ndae.symbolic.ground.typed import arguments, branches_of
 
+
+def _step(a: sp.Expr, at_zero: sp.Expr = sp.S.Half) -> sp.Expr:
+    if at_zero == sp.S.Half:
+        return (1 + Signum(a)) / 2
+    below, above = sp.Lt(a, 0, evaluate=False), sp.Gt(a, 0, evaluate=False)
+    return sp.Piecewise((sp.S.Zero, below), (sp.S.One, above), (at_zero, True), evaluate=False)
+
+
 _NODES: dict[type, Callable] = {sp.Abs: Magnitude, sp.sign: Signum, sp.Max: Largest, sp.Min: Smallest}
+_NODES |= {
+    sp.floor: Floor,
+    sp.ceiling: lambda a: -Floor(-a),
+    sp.frac: lambda a: a - Floor(a),
+    sp.Mod: lambda a, b: a - b * Floor(a / b),  # of the sign of b, as SymPy and Python have it
+    sp.Heaviside: _step,
+}
 
 
 def as_corners(expression: sp.Expr) -> sp.Expr:
-    """Write Abs, Max, Min and sign as nodes that SymPy does not open; at a corner the derivative is the first branch's.
+    """Write Abs, Max, Min, sign and floor as nodes that SymPy does not open, ceiling, frac, Mod and Heaviside by these.
 
-    As Piecewise each of them would double what is in it.
+    A spline of SymPy, a Piecewise of polynomials over intervals one after another, becomes a table.
+
+    At a corner the derivative is the first branch's. As Piecewise each of them would double what is in it. As in SymPy
+    Heaviside(0) is 1/2, unless it is given another value, sign(0) is 0, and floor and Mod have at a jump what follows.
     """
-    if not expression.has(*_NODES):
+    if not expression.has(*_NODES, sp.Piecewise):
         return expression
     known: dict[sp.Basic, sp.Basic] = {}
 
     def written(e: sp.Basic) -> sp.Basic:
-        if not e.args or e.is_number or not e.has(*_NODES):
+        if not e.args or e.is_number or not e.has(*_NODES, sp.Piecewise):
             return e
+        if e not in known and isinstance(e, sp.Piecewise) and (spline := spline_of(e)) is not None:
+            known[e] = spline
         if e not in known:
             args = [written(a) for a in e.args]
             known[e] = _NODES[type(e)](*args) if type(e) in _NODES else rebuilt(e, args)
@@ -46,7 +67,7 @@ def check_piecewise_smooth(expression: sp.Expr, where: str) -> None:
     check_smooth(substituted(expression, outer, {}), where)
     for node in outer:
         if not isinstance(node, sp.Piecewise):
-            for a in arguments(node):
+            for a in (node.place,) if isinstance(node, Lookup) else arguments(node):
                 check_piecewise_smooth(a, where)
             continue
         if branches_of(node)[-1][1] != sp.true:

@@ -5,7 +5,7 @@ from typing import overload
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
-from ndae.symbolic.expressions.choices import Node
+from ndae.symbolic.expressions.nodes import Node
 
 
 class Rate(Node):

@@ -8,6 +8,7 @@ from ndae.symbolic.code.levelled import Levelled
 from ndae.symbolic.code.source import ARRAY, Code, Style, check_generated, count_uses, identifiers, listing, unpack
 from ndae.symbolic.expressions.names import in_docstring
 from ndae.symbolic.expressions.reading import substituted
+from ndae.symbolic.expressions.tables import Lookup
 from ndae.symbolic.forms.reduced_equations import ReducedEquations
 from ndae.symbolic.forms.tearing import Plan, Solve, Tearing
 from ndae.symbolic.ground.kept import Recomputed, kept
@@ -59,6 +60,10 @@ class LeadingFunction(Recomputed):
         """The number of definitions behind the values."""
         inner = [v for s in self.plan.solves for v in (*s.right, *(a for row in s.matrix for a in row))]
         return len(self.plan.tape.needed([*self.plan.values, *inner]))
+
+    def lookups(self) -> dict[str, Lookup]:
+        """The tables in the generated code, by the names that it calls them by."""
+        return self.plan.tape.lookups()
 
     def levelled(self) -> Levelled | None:
         """The function as few operations on arrays; None where it holds Newton's iteration."""

@@ -14,6 +14,7 @@ from ndae.symbolic.code.term_sizes import term_sizes
 from ndae.symbolic.expressions.corners import as_corners
 from ndae.symbolic.expressions.names import is_identifier
 from ndae.symbolic.expressions.reading import as_expressions, check_symbols, substituted
+from ndae.symbolic.expressions.tables import Lookup
 from ndae.symbolic.ground.extras import needing
 from ndae.symbolic.ground.kept import Recomputed, kept, remembered
 
@@ -105,6 +106,10 @@ class VectorFunction(Recomputed):
     def operations(self, entries: Sequence[sp.Expr] | None = None) -> int:
         """The number of definitions behind the values, or behind entries of a Jacobian."""
         return len(self._tape[0].needed(self._tape[1] if entries is None else entries))
+
+    def lookups(self) -> dict[str, Lookup]:
+        """The tables in the generated code, by the names that it calls them by."""
+        return self._tape[0].lookups()
 
     def levelled(self, entries: Sequence[sp.Expr] | None = None) -> Levelled:
         """The values, or entries of a Jacobian, as few operations on arrays; inputs are the vectors and the rest."""

@@ -7,8 +7,9 @@ import numpy as np
 import sympy as sp
 from sympy.core.relational import Relational
 
-from ndae.symbolic.expressions.choices import Signum
+from ndae.symbolic.expressions.choices import Floor, Signum
 from ndae.symbolic.expressions.partials import partials
+from ndae.symbolic.expressions.tables import Lookup
 from ndae.symbolic.ground.typed import symbols_of
 from ndae.symbolic.ground.words import shortened
 from ndae.symbolic.numeric.sampling import Evaluator, RandomPoints
@@ -23,7 +24,9 @@ def check_continuous(expression: sp.Expr, moving: Collection[sp.Symbol], where: 
     Both sides of a condition of a Piecewise are compared in numbers that are drawn; of one that is affine in none of
     its symbols it can't be told where it changes.
     """
-    steps = sorted((e for e in expression.atoms(Signum) if e.free_symbols & set(moving)), key=str)
+    steps = sorted((e for e in expression.atoms(Signum, Floor) if e.free_symbols & set(moving)), key=str)
+    jumping = (e for e in expression.atoms(Lookup) if e.free_symbols & set(moving) and e.table.jumps(e.order).size)
+    steps += sorted(jumping, key=str)
     if steps:
         raise _refused(where, f"{shortened(steps[0])} jumps")
     for piecewise in sorted(expression.atoms(sp.Piecewise), key=str):

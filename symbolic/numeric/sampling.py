@@ -7,7 +7,8 @@ import sympy as sp
 from sympy.core.relational import Relational
 from sympy.logic.boolalg import ITE, And, Not, Or
 
-from ndae.symbolic.expressions.choices import CORNERS, Extreme, Signum, at_least
+from ndae.symbolic.expressions.choices import CORNERS, Extreme, Floor, Signum, at_least
+from ndae.symbolic.expressions.tables import Lookup
 
 ROUNDING = 1e-11  # of the magnitudes that were added: below it a sum is taken as zero
 
@@ -97,7 +98,12 @@ class Evaluator:
                 here = self.condition(keeps)
                 value, scale = (np.where(here, a, b) for a, b in zip((value, scale), self._pair(other), strict=True))
             return value, scale
+        if isinstance(e, Lookup):
+            value = e.table.sampled(self._pair(e.place)[0], e.order)
+            return value, np.abs(value)
         value, scale = self._pair(e.args[0])
+        if isinstance(e, Floor):
+            return np.floor(value), np.abs(value)
         if isinstance(e, Signum):
             value = np.where(np.isnan(value), np.nan, np.sign(value))
             return value, np.abs(value)

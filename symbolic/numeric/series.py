@@ -1,12 +1,14 @@
 """Taylor series of expressions along a curve in time, at many points at once."""
 
 from collections.abc import Callable
+from math import factorial
 from typing import cast
 
 import numpy as np
 import sympy as sp
 
-from ndae.symbolic.expressions.choices import CORNERS, Extreme, Signum
+from ndae.symbolic.expressions.choices import CORNERS, Extreme, Floor, Signum
+from ndae.symbolic.expressions.tables import Lookup
 from ndae.symbolic.ground.typed import arguments, branches_of
 from ndae.symbolic.numeric.sampling import Evaluator
 
@@ -141,8 +143,23 @@ class SeriesEvaluator:
             values = np.array([self(a)[0] for a in e.compared])
             first = (values.argmax if e.largest else values.argmin)(axis=0)
             return np.take_along_axis(np.array([self(a) for a in e.chosen]), first[None, None], axis=0)[0]
+        if isinstance(e, Lookup):
+            return self._lookup(e)
         f = self(e.args[0])
+        if isinstance(e, Floor):
+            return self._constant(np.floor(f[0]))
         return self._constant(np.sign(f[0])) if isinstance(e, Signum) else np.where(f[0] >= 0, f, -f)
+
+    def _lookup(self, e: Lookup) -> Series:
+        """Σ u⁽ᵐ⁾(f₀) (f - f₀)ᵐ / m!, as far as the polynomials of the table go."""
+        f = self(e.place)
+        step = f.copy()
+        step[0] = 0.0
+        result = self._constant(0.0)
+        for m in reversed(range(min(self.order, e.table.degree - e.order) + 1)):
+            value = e.table.sampled(f[0], e.order + m) / factorial(m)
+            result = self._product(result, step) + self._constant(value)
+        return result
 
     def _piecewise(self, e: sp.Piecewise) -> Series:
         if self._values is None:

@@ -7,12 +7,14 @@ from typing import cast
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
+from ndae.symbolic.expressions.choices import Floor
 from ndae.symbolic.expressions.corners import as_corners, check_piecewise_smooth
 from ndae.symbolic.expressions.derivatives import Rate, dot
 from ndae.symbolic.expressions.limits import check_size, distinct
 from ndae.symbolic.expressions.names import check_name
 from ndae.symbolic.expressions.partials import partials
 from ndae.symbolic.expressions.reading import as_expressions, substituted
+from ndae.symbolic.expressions.tables import Lookup, Table
 from ndae.symbolic.forms.equations import Equations
 from ndae.symbolic.ground.typed import symbols_of, xreplaced
 from ndae.symbolic.ground.words import shortened
@@ -43,6 +45,17 @@ class Reader:
                 "it as an expression of time"
             )
         check_size(expression, where)
+        known = {*self.system.parameters, self.system.time}
+        jumping = sorted((e for e in expression.atoms(Floor) if not symbols_of(e) <= known), key=str)
+        if jumping:
+            raise ValueError(
+                f"{where}: {jumping[0]} jumps when the states say so: floor, ceiling, frac and Mod are read of time "
+                "and parameters alone; write a jump by a state as Piecewise((value, x < bound), ..., (value, True))"
+            )
+        bare = substituted(expression, {e: sp.S.Zero for e in expression.atoms(Lookup)}, {}).atoms(Table)
+        if bare:
+            name = min(map(str, bare))
+            raise ValueError(f"{where} contains the table {name} itself: write {name}(t), its value at a time")
         check_piecewise_smooth(expression, where)
         check_divisors(expression, where, self.system.parameters)
         self._check_symbols(expression, where, derivatives)

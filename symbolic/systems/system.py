@@ -39,7 +39,8 @@ class System(Equations):
     `parameters` maps symbols to default values; None, or a mere list of symbols, means that every solve has to give
     the value. `definitions` names subexpressions, put in in the order given, later ones over earlier ones.
     `invariants` maps names to expressions over states, time and parameters that every solution conserves. Abs, Max,
-    Min, sign and Piecewise may be used; where two of their branches meet, derivatives are those of the first.
+    Min, sign, Heaviside and Piecewise may be used, and of time and parameters floor, ceiling, frac and Mod; where two
+    branches meet, derivatives are those of the first. dot(W*x) of an expression is its derivative by the chain rule.
 
     Raises ValueError, naming the thing and the mend, on symbols that are undeclared or declared twice and on functions
     that can't be generated. That there are as many equations as states, and that these determine a solution, is the

@@ -227,7 +227,7 @@ REFUSED = {
     "rate as invariant": (lambda: System([dot(x)], x, invariants={"e": dot(x)}), "contains the derivative x_dot"),
     "undeclared invariant": (lambda: System([dot(x)], x, invariants={"e": y}), "invariant 'e': the symbol 'y'"),
     "text as invariant": (lambda: System([dot(x)], x, invariants={"e": "x"}), "invariant 'e': .* is text"),
-    "a jump": (lambda: System([dot(x) - sp.floor(x)], x), r"floor in floor\(x\), which is not smooth"),
+    "a jump": (lambda: System([dot(x) - sp.floor(x)], x), r"floor\(x\) jumps when the states say so"),
     "a rare function": (lambda: System([dot(x) - sp.gamma(x)], x), "unsupported gamma"),
     "imaginary": (lambda: System([dot(x) - sp.I * x], x), "imaginary unit"),
     "infinity": (lambda: System([dot(x) - sp.oo], x), "only finite numbers"),

@@ -59,7 +59,7 @@ REASONS = (
     "the equations give no values of the algebraic variables and highest derivatives at the start: they are singular "
     "there, or Newton's iteration needs a nearer guess",
     "the start could not be projected onto the constraints",
-    "max_steps attempts were spent; raise max_steps, or rtol and atol",
+    "max_steps attempts were spent, or thousands that got nowhere; raise max_steps, or rtol and atol",
     "the step size fell below rounding: the equations are singular or not finite there, or the tolerances are below "
     "what float64 can do",
     "the solver failed within a step; try another solver or looser tolerances",

@@ -21,7 +21,7 @@ from ndae.solvers.solution import SUCCESS
 from ndae.solvers.stepping.esdirk import Esdirk
 from ndae.solvers.stepping.implicit_method import Work
 from ndae.solvers.stepping.jumps import Jumps
-from ndae.solvers.stepping.projected_step import EndOnSaveTimes, ProjectedSolver, StepState
+from ndae.solvers.stepping.projected_step import STALL_ATTEMPTS, EndOnSaveTimes, ProjectedSolver, StepState
 from ndae.solvers.stepping.radau_iia import RadauIIA
 
 Parameters = Mapping[str, np.ndarray] | None
@@ -128,7 +128,8 @@ class ReferenceKernel:
             for where in map(tuple, np.argwhere(stopped)):
                 ended: Any = [np.asarray(out[name])[where] for name in ("exhausted", "collapsed", "t")]
                 exhausted, collapsed, t = ended
-                result[where] = _reason(exhausted, collapsed, t, max_steps)
+                spent = int(np.asarray(resume.n_steps)[where])
+                result[where] = _reason(exhausted, collapsed, t, spent, max_steps)
             active = active & ~stopped
             keep = slice(0 if first == 0 else 1, last - first + 1)  # a chunk's first row is the last one's last
             index = (*(slice(None),) * len(shape), keep)
@@ -239,8 +240,13 @@ def joined(chunks: list[dict[str, Any]], reached: np.ndarray) -> dict[str, Any]:
     return jax.tree.map(join, *chunks)
 
 
-def _reason(exhausted: np.bool_, collapsed: np.bool_, t: np.floating, max_steps: int) -> str:
+def _reason(exhausted: np.bool_, collapsed: np.bool_, t: np.floating, spent: int, max_steps: int) -> str:
     """Why a solve stopped, in words that say what to do."""
+    if exhausted and spent < max_steps:
+        return (
+            f"steps collapsed at t = {t:.9g}, where {STALL_ATTEMPTS} attempts in a row got nowhere ({spent} in all): "
+            "the solution ends there, or goes on where the equations are not smooth enough for small errors"
+        )
     if exhausted:
         return (
             f"max_steps = {max_steps} attempts were spent at t = {t:.9g}; raise max_steps, or rtol and atol, or take "

@@ -82,12 +82,21 @@ class ProjectedSolver(diffrax.AbstractWrappedSolver):
         return y1, error, {"y1": y1}, solver_state, result
 
 
+# A solve has stalled if so many attempts, of which so many were rejected, move it by less than this share of the time
+# behind it, and the time before it would take this many times the attempts that it is allowed. Bursts of a smooth
+# solution have few rejections, and a stiff one has its small steps all the way.
+STALL_ATTEMPTS, _STALL_REJECTED, _STALL_SHARE, _STALL_TIMES = 20_000, 5_000, 1e-3, 10
+
+
 class StepState(eqx.Module):
     """What one solve hands to the next one that goes on from its end: a chunk boundary then changes no step."""
 
     dt: Time  # length of the next step, before it is cut to end on a save time; NaN: still to be chosen
     inner: PyTree[Array]
     n_steps: Count
+    begin: Time  # where the solve began; NaN: it has not
+    mark: Time  # where it was when attempts were a multiple of STALL_ATTEMPTS,
+    rejected: Count  # and how many have been rejected since
 
     @classmethod
     def fresh(cls) -> "StepState":
@@ -95,7 +104,9 @@ class StepState(eqx.Module):
         # A PIDController starts from two inverse errors of one, and not at its smallest step.
         one = jnp.ones((), dtype=jnp.float64)
         inner = (one, one, jnp.zeros((), dtype=bool))
-        return cls(jnp.full((), jnp.nan, dtype=jnp.float64), inner, jnp.zeros((), dtype=jnp.int64))
+        nan = jnp.full((), jnp.nan, dtype=jnp.float64)
+        none = jnp.zeros((), dtype=jnp.int64)
+        return cls(nan, inner, none, nan, nan, none)
 
 
 class EndOnSaveTimes(diffrax.AbstractAdaptiveStepSizeController):
@@ -103,7 +114,8 @@ class EndOnSaveTimes(diffrax.AbstractAdaptiveStepSizeController):
 
     Differs from diffrax.ClipStepSizeController in four ways: its state can be carried from one solve to the next,
     which has other `ts`; a step that would leave a sliver before a save time is stretched or halved instead; a step
-    size that falls below rounding ends the solve with that reason; and so do more than `max_steps` attempts. Save
+    size that falls below rounding ends the solve with that reason; and so do more than `max_steps` attempts, or fewer
+    if they get nowhere, as past a singularity. Save
     times are not inside gaps of jumps, but may be at their beginnings.
     """
 
@@ -131,8 +143,12 @@ class EndOnSaveTimes(diffrax.AbstractAdaptiveStepSizeController):
 
     def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
         first, _ = self.controller.init(terms, t0, t1, y0, dt0, args, func, error_order)
-        dt = jnp.where(jnp.isnan(self.resume.dt), first - t0, self.resume.dt)
-        return self._end_of_step(t0, dt), StepState(dt, self.resume.inner, self.resume.n_steps)
+        # A first step is guessed from a trial beyond the start, where the equations may have no values.
+        first = jnp.where(jnp.isfinite(first), first - t0, 1e-6 * (t1 - t0))
+        old = self.resume
+        dt = jnp.where(jnp.isnan(old.dt), first, old.dt)
+        begin, mark = (jnp.where(jnp.isnan(old.begin), t0, known) for known in (old.begin, old.mark))
+        return self._end_of_step(t0, dt), StepState(dt, old.inner, old.n_steps, begin, mark, old.rejected)
 
     def adapt_step_size(self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state):
         chosen: Any = self.controller.adapt_step_size(
@@ -142,11 +158,18 @@ class EndOnSaveTimes(diffrax.AbstractAdaptiveStepSizeController):
         dt = next_t1 - next_t0
         n_steps = controller_state.n_steps + 1
         collapsed = ~keep & ~(dt > 16 * jnp.finfo(dt.dtype).eps * jnp.abs(t0))  # or is no number
-        exhausted = (n_steps >= self.max_steps) & (next_t0 < self.t_end)
+        begin, mark = controller_state.begin, controller_state.mark
+        looked = n_steps % STALL_ATTEMPTS == 0
+        share = STALL_ATTEMPTS / (_STALL_TIMES * jnp.asarray(self.max_steps, dt.dtype))
+        stalled = next_t0 - mark < jnp.minimum(_STALL_SHARE * (mark - begin), share * (self.t_end - next_t0))
+        rejected = controller_state.rejected + ~keep
+        stalled = stalled & looked & (rejected >= _STALL_REJECTED)
+        mark, rejected = jnp.where(looked, next_t0, mark), jnp.where(looked, 0, rejected)
+        exhausted = ((n_steps >= self.max_steps) & (next_t0 < self.t_end)) | stalled
         result = RESULTS.where(exhausted, RESULTS.max_steps_reached, result)
         result = RESULTS.where(collapsed, RESULTS.dt_min_reached, result)
-        next_t0 = self.jumps.over(next_t0)
-        return keep, next_t0, self._end_of_step(next_t0, dt), made_jump, StepState(dt, inner, n_steps), result
+        next_t0, state = self.jumps.over(next_t0), StepState(dt, inner, n_steps, begin, mark, rejected)
+        return keep, next_t0, self._end_of_step(next_t0, dt), made_jump, state, result
 
     def _end_of_step(self, t, dt):
         goal = jnp.minimum(jnp.min(jnp.where(self.ts > t, self.ts, jnp.inf)), self.jumps.next_before(t))

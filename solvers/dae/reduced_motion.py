@@ -48,6 +48,7 @@ class ReducedMotion:
         self.n_y, self.n_w = len(reduced.y), len(reduced.w)
         nonlinear = [j for block in reduced.blocks if not block.linear for j in block.unknowns]
         self.guessed = places(sorted(nonlinear))
+        self._of_time = any(reduced.time in c.free_symbols for c in reduced.constraints)
 
     def begin(self, t: Any, y: Array, parameters: Parameters, guess: Leading) -> tuple[PhaseState, Flag]:
         """The state to start from, and whether its leading unknowns were found.
@@ -191,12 +192,27 @@ class ReducedMotion:
 
         first = (start, jnp.asarray(jnp.inf), jnp.asarray(0))
         y, correction, _ = jax.lax.while_loop(unfinished, correct, first)
+        good = correction <= LAST_CORRECTION
+        if self._of_time:
+            good = jax.lax.cond(good, lambda: good, lambda: self._settled(t, y, frozen, scale))
         if self.differentiable:
             # The value stays, but for rounding; its derivative is that of the point before, projected on the tangent.
             _, jacobian = self._linearised(t, y, frozen, scale)
             y = state[: self.n_y] + (y - start)
             y = y - self._nearest(jacobian, self.functions.constraints(y, t, parameters), scale)
-        return state.at[: self.n_y].set(y), correction <= LAST_CORRECTION
+        return state.at[: self.n_y].set(y), good
+
+    def _settled(self, t: Any, y: Array, parameters: Parameters, scale: Array) -> Flag:
+        """Whether a further correction of y is no more than what rounding of the terms of C(y, t) makes of one.
+
+        Of an input that comes to rest the derivatives are small, and what cancels in them is not: corrections then do
+        not end at LAST_CORRECTION, but there.
+        """
+        residual, jacobian = self._linearised(t, y, parameters, scale)
+        rounding = ROUNDING * np.finfo(float).eps * self.functions.constraints_sizes(y, t, parameters)
+        by_row = jax.vmap(lambda row: self._nearest(jacobian, row, jnp.ones_like(scale)))(jnp.diag(rounding))
+        correction = self._nearest(jacobian, residual, jnp.ones_like(scale))
+        return jnp.all(jnp.abs(correction) <= LAST_CORRECTION + jnp.sum(jnp.abs(by_row), axis=0))
 
     def project_start(self, t: Any, state: PhaseState, parameters: Parameters, floor: Any) -> tuple[PhaseState, Flag]:
         """As `project`, for a state that may be far from the constraints, with the derivatives of its nearest point.

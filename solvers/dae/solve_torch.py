@@ -25,6 +25,7 @@ from ndae.solvers.depth.integrate import ADAPTIVE
 from ndae.solvers.depth.on_manifold import integrate_on_manifold
 from ndae.solvers.errors import IntegrationError, ProjectionError
 from ndae.solvers.solution import SUCCESS, Solution, SolveError
+from ndae.symbolic.backends.solves import ROUNDING
 
 Time = float | Tensor | None
 
@@ -85,7 +86,10 @@ class TorchReduced:
             nearest, converged, iteration = y, torch.zeros(()), 0
             while not bool(converged.all()):
                 if iteration == MAX_ITERATIONS:
-                    raise self._off(t, ~converged)
+                    converged = converged | self._settled(t, nearest, scale)
+                    if not bool(converged.all()):
+                        raise self._off(t, ~converged)
+                    break
                 residual = self.functions.constraints(nearest, t, self.parameters)
                 jacobian = self._scaled_jacobian(t, nearest, scale)
                 left = residual + (jacobian @ ((y - nearest) / scale)[..., None])[..., 0]
@@ -96,6 +100,14 @@ class TorchReduced:
         # The value stays, but for rounding; its derivative is that of y, projected on the tangent space.
         nearest = y + (nearest - y.detach())
         return nearest - _smallest(jacobian, self.functions.constraints(nearest, t, self.parameters), scale)
+
+    def _settled(self, t: Time, y: State, scale: Tensor) -> Tensor:
+        """Whether a further correction is no more than what rounding makes of one, as ReducedMotion has it."""
+        jacobian, one = self._scaled_jacobian(t, y, scale), torch.ones_like(scale)
+        rounding = ROUNDING * torch.finfo(y.dtype).eps * self.functions.constraints_sizes(y, t, self.parameters)
+        by_row = sum(_smallest(jacobian, row, one).abs() for row in torch.diag_embed(rounding).unbind(-2))
+        correction = _smallest(jacobian, self.functions.constraints(y, t, self.parameters), one)
+        return (correction.abs() <= LAST_CORRECTION + by_row).all(-1)
 
     def _off(self, t: Time, samples: Tensor) -> ProjectionError:
         numbers = tuple(samples.reshape(-1).nonzero().reshape(-1).tolist())

@@ -141,6 +141,16 @@ class ReducedFunctions(Recomputed):
         self._check_constant(y, t, parameters)
         return self._constraints.jacobian("y", y, t=t, parameters=parameters)
 
+    def constraints_sizes(self, y, t=None, parameters: Mapping | None = None) -> Any:
+        """How large what is added up in C(y, t) is, as y moves, (..., n_constraints): times eps, its rounding."""
+        if "constraints_sizes" not in self._known:
+            r = self.reduced
+            function = VectorFunction(
+                r.constraints, {"y": r.y}, r.time, r.parameters, f"sizes of the constraints of {self.name}", "y"
+            )
+            self._known["constraints_sizes"] = getattr(function, self.backend)()
+        return self._known["constraints_sizes"](y, t=t, parameters=parameters)
+
     def constraints_time_derivative(self, y, t=None, parameters: Mapping | None = None) -> Any:
         """∂C/∂t at fixed y, shape (..., n_constraints)."""
         r = self.reduced

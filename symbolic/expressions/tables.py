@@ -3,7 +3,7 @@
 import hashlib
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import sympy as sp
@@ -362,7 +362,8 @@ def _interval(condition: sp.Basic, symbol: sp.Symbol) -> tuple[sp.Expr, sp.Expr]
     for part in parts:
         if not isinstance(part, (sp.Ge, sp.Gt, sp.Le, sp.Lt)):
             return None
-        difference = part.gts - part.lts
+        small, large = (cast(sp.Expr, side) for side in (part.lts, part.gts))
+        difference = large - small
         slope = difference.diff(symbol)
         if not slope.is_number or slope == 0:
             return None

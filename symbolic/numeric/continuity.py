@@ -10,7 +10,7 @@ from sympy.core.relational import Relational
 from ndae.symbolic.expressions.choices import Floor, Signum
 from ndae.symbolic.expressions.partials import partials
 from ndae.symbolic.expressions.tables import Lookup
-from ndae.symbolic.ground.typed import symbols_of
+from ndae.symbolic.ground.typed import branches_of, symbols_of
 from ndae.symbolic.ground.words import shortened
 from ndae.symbolic.numeric.sampling import Evaluator, RandomPoints
 
@@ -30,7 +30,7 @@ def check_continuous(expression: sp.Expr, moving: Collection[sp.Symbol], where: 
     if steps:
         raise _refused(where, f"{shortened(steps[0])} jumps")
     for piecewise in sorted(expression.atoms(sp.Piecewise), key=str):
-        for condition in sorted(set().union(*(c.atoms(Relational) for _, c in piecewise.args)), key=str):
+        for condition in sorted(set().union(*(c.atoms(Relational) for _, c in branches_of(piecewise))), key=str):
             if condition.free_symbols & set(moving):
                 _check_condition(piecewise, condition, where)
 

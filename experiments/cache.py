@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ndae.progress import say
+from ndae.solvers.cache_folder import cache_folder
 
 Arrays = dict[str, np.ndarray]
 _RECIPE, _CHECKSUM = "__recipe__", "__checksum__"
@@ -25,16 +26,6 @@ _RECIPE, _CHECKSUM = "__recipe__", "__checksum__"
 
 class _UnusableFile(Exception):
     """Why a cache file can not be used."""
-
-
-def cache_folder() -> Path:
-    """The folder of cached files: the environment variable `NDAE_CACHE`, or the platform's user cache folder."""
-    named = os.environ.get("NDAE_CACHE")
-    if named:
-        return Path(named).expanduser()
-    import platformdirs  # beside the environment variable, needed only here
-
-    return platformdirs.user_cache_path("ndae", appauthor=False)
 
 
 def cache_path(name: str, config: Mapping[str, object]) -> Path:

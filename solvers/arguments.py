@@ -66,6 +66,11 @@ def parameter_arrays(parameters: Mapping[str, Any] | None) -> dict[str, np.ndarr
     return None if not parameters else {name: numbers(f"parameter {name!r}", p) for name, p in parameters.items()}
 
 
+def numeric_defaults(parameters: Mapping[Any, Any]) -> dict[str, np.ndarray]:
+    """The defaults among parameters, by name or symbol, that are one number each."""
+    return {str(key): np.asarray(p, np.float64) for key, p in parameters.items() if p is not None and np.ndim(p) == 0}
+
+
 def check_system(system: Any) -> None:
     """Raises ValueError for what is no System."""
     if not isinstance(system, System):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Compiled programs of earlier runs and of other workers, not those in the user's cache folder.
+os.environ.setdefault("NDAE_COMPILED", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"))
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -21,6 +21,7 @@ from ndae.solvers.arguments import (
     check_system,
     checked_parameters,
     float64_on_cpu,
+    numeric_defaults,
     output_times,
 )
 from ndae.solvers.batches import at_index, broadcast_parameters, stand_in
@@ -84,7 +85,8 @@ def solve_dae(
     check_settings(integrator, max_steps, rtol=rtol, start_tol=start_tol)
     formulation = formulation_named(method)
     reduced = system.reduce()
-    parameters = checked_parameters(system, parameters)
+    # Defaults are arguments too: other values, here or in a system written anew, are not compiled again.
+    parameters = numeric_defaults(system.parameters) | (checked_parameters(system, parameters) or {})
     refused = None if throw else {}
     y0, w0 = resolve_start(system, start, float(ts[0]), parameters, start_tol, refused)
     atol = absolute_tolerances(system, atol, rtol)

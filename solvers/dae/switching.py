@@ -5,7 +5,7 @@ it, where every condition still has its old value, and the next begins as far be
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from jaxtyping import Array
 from ndae.solvers._jax_types import Flag, PhaseState, Time
 from ndae.solvers.arguments import float64_on_cpu
 from ndae.solvers.batches import Refused, at_index, refuse
+from ndae.solvers.programs import Program
 from ndae.solvers.stepping.jumps import Jumps
 from ndae.symbolic.expressions.tables import Lookup, outside
 from ndae.symbolic.forms.switching_times import SwitchingTimes
@@ -217,7 +218,7 @@ def find_jumps(
     for index, own in zip(np.ndindex(batch), each, strict=True):
         key = () if own is None else tuple(own.values())
         if key not in single:
-            single[key], complete = _find(switching)(*span, own, n_periods)
+            single[key], complete = _find(switching, n_periods)(*span, own)
             if not complete:
                 raise ValueError(
                     f"conditions on time in {system.name!r} change more than {MAX_CHANGES} times between {ts[0]:g} and "
@@ -227,7 +228,7 @@ def find_jumps(
         broken = np.argwhere(_broken(switching)(found[index], y0[index], own, tol))
         if broken.size:
             refuse(refused, index, _jumps_of_constraint(system.reduce(), found[index], *map(int, broken[0])))
-    return jax.tree.map(lambda *parts: jnp.stack(parts).reshape(*batch, -1), *found.reshape(-1))
+    return jax.tree.map(lambda *parts: np.stack(parts).reshape(*batch, -1), *found.reshape(-1))
 
 
 def find_gaps(
@@ -254,13 +255,14 @@ def check_asked(reduced: Any, t0: float, t1: float, parameters: Parameters) -> N
 
 
 @lru_cache(maxsize=32)
-def _find(switching: Switching) -> Any:
-    return jax.jit(switching.find, static_argnums=3)
+def _find(switching: Switching, n_periods: int) -> Any:
+    find = partial(switching.find, n_periods=n_periods)
+    return Program(find, f"switching times of {switching.reduced.system.name!r}")
 
 
 @lru_cache(maxsize=32)
 def _broken(switching: Switching) -> Any:
-    return jax.jit(switching.broken)
+    return Program(switching.broken, f"jumps of constraints of {switching.reduced.system.name!r}")
 
 
 def jump_near(reduced: Any, y: np.ndarray, t: float, parameters: Parameters) -> str:
@@ -271,7 +273,8 @@ def jump_near(reduced: Any, y: np.ndarray, t: float, parameters: Parameters) -> 
     with float64_on_cpu():
         near = 1e-6 * max(abs(t), np.finfo(float).tiny)
         span = t - near, t + near
-        jumps, _ = _find(switching)(*span, parameters or None, switching.n_periods(*span, parameters or None))
+        n_periods = switching.n_periods(*span, parameters or None)
+        jumps, _ = _find(switching, n_periods)(*span, parameters or None)
         broken = np.argwhere(_broken(switching)(jumps, y, parameters or None, TOLERATED))
         return _jumps_of_constraint(reduced, jumps, *map(int, broken[0])) if broken.size else ""
 

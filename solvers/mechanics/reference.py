@@ -16,7 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from ndae.solvers.arguments import check_settings, float64_on_cpu, output_times, parameter_arrays, points_of
+from ndae.solvers.arguments import (
+    check_settings,
+    float64_on_cpu,
+    numeric_defaults,
+    output_times,
+    parameter_arrays,
+    points_of,
+)
 from ndae.solvers.batches import Refused, refuse, stand_in
 from ndae.solvers.dae.describe import tolerances_by_name
 from ndae.solvers.dae.leading import SETTLED
@@ -69,7 +76,7 @@ def solve_points(
     max_steps = max(1_000_000, 20 * ts.size) if max_steps is None else int(max_steps)
     with float64_on_cpu():
         kernel = compiled_kernel(points, integrator, bool(project), y0.ndim > 1)
-        parameters = parameter_arrays(parameters)
+        parameters = numeric_defaults(points.parameters) | (parameter_arrays(parameters) or {})
         described = kernel.call("describe", ts[0], y0, parameters)
         for index in [()] if throw else np.ndindex(batch):
             own = {name: value[index] for name, value in described.items()}

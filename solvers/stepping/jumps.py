@@ -17,9 +17,9 @@ _GAP = 8 * np.finfo(np.float64).eps
 class Jumps(eqx.Module):
     """Times in order, each with the gap (before, after) around it; places that are not used are infinite."""
 
-    at: Float64[Array, "*batch n"]
-    before: Float64[Array, "*batch n"]
-    after: Float64[Array, "*batch n"]
+    at: Float64[Array | np.ndarray, "*batch n"]
+    before: Float64[Array | np.ndarray, "*batch n"]
+    after: Float64[Array | np.ndarray, "*batch n"]
 
     @classmethod
     def around(cls, at: Array, offset: Any = 0.0) -> "Jumps":
@@ -31,7 +31,8 @@ class Jumps(eqx.Module):
     @classmethod
     def none(cls, batch: tuple[int, ...] = ()) -> "Jumps":
         """No times at all."""
-        return cls.around(jnp.full((*batch, 1), jnp.inf))
+        never = np.full((*batch, 1), np.inf)
+        return cls(never, never, never)
 
     def next_before(self, t: Time) -> Time:
         """The beginning of the first gap behind t."""

@@ -16,11 +16,13 @@ import numpy as np
 from diffrax import RESULTS
 from optimistix import rms_norm
 
+from ndae.solvers.programs import Program
 from ndae.solvers.progress import Progress
 from ndae.solvers.solution import SUCCESS
 from ndae.solvers.stepping.esdirk import Esdirk
 from ndae.solvers.stepping.implicit_method import Work
 from ndae.solvers.stepping.jumps import Jumps
+from ndae.solvers.stepping.loop import steps_to
 from ndae.solvers.stepping.projected_step import STALL_ATTEMPTS, EndOnSaveTimes, ProjectedSolver, StepState
 from ndae.solvers.stepping.radau_iia import RadauIIA
 
@@ -72,7 +74,7 @@ class ReferenceKernel:
         self._make_solver = SOLVERS[solver]
         self._batched = batched
         self._batched_parameters = frozenset(batched_parameters)
-        self._compiled: dict[tuple, Callable] = {}
+        self._compiled: dict[tuple, Program] = {}
 
     def call(self, method: str, t: float, y: np.ndarray, parameters: Parameters, *more: Any) -> Any:
         """What `method` of the motion says of every state y at time t: a tree of arrays (*batch, ...)."""
@@ -102,7 +104,7 @@ class ReferenceKernel:
         jumps = Jumps.none(shape) if jumps is None else jax.tree.map(lambda at: self._flatten(np.asarray(at)), jumps)
         length = int(np.clip(_CHUNK_NUMBERS // y.size, 8, _CHUNK_OUTPUTS))
         length = min(length, max(8, 1 << (ts.size - 2).bit_length()))  # few outputs need no long chunk
-        resume = jax.tree.map(lambda x: jnp.broadcast_to(x, shape + x.shape), StepState.fresh())
+        resume = jax.tree.map(lambda x: np.broadcast_to(x, shape), StepState.fresh())
         active = np.ones(shape, dtype=bool)
         reached = np.ones(shape, dtype=int)
         accepted = np.zeros(shape, dtype=int)
@@ -122,30 +124,30 @@ class ReferenceKernel:
             count = np.where(active, np.minimum(out["count"], last - first), 0)
             reached += count
             accepted += out["accepted"]
-            counts = {name: counts.get(name, 0) + np.asarray(value) for name, value in out["counts"].items()}
+            counts = {name: counts.get(name, 0) + value for name, value in out["counts"].items()}
             end = np.where(active, out["t"], end)
-            stopped = active & ~np.asarray(out["successful"])
+            stopped = active & ~out["successful"]
             for where in map(tuple, np.argwhere(stopped)):
-                ended: Any = [np.asarray(out[name])[where] for name in ("exhausted", "collapsed", "t")]
+                ended: Any = [out[name][where] for name in ("exhausted", "collapsed", "t")]
                 exhausted, collapsed, t = ended
                 spent = int(np.asarray(resume.n_steps)[where])
                 result[where] = _reason(exhausted, collapsed, t, spent, max_steps)
             active = active & ~stopped
             keep = slice(0 if first == 0 else 1, last - first + 1)  # a chunk's first row is the last one's last
             index = (*(slice(None),) * len(shape), keep)
-            chunks.append(jax.tree.map(lambda value, index=index: np.asarray(value)[index], out["rows"]))
+            chunks.append(jax.tree.map(lambda value, index=index: value[index], out["rows"]))
             if progress is not None:
                 share = (ts[last] - ts[0]) / (ts[-1] - ts[0])
                 progress(float(share), f"reference solution: {ts[last]:.6g} of {ts[-1]:.6g}")
             if not active.any():
                 break
         rows = joined(chunks, reached)
-        n_steps = np.asarray(resume.n_steps)
+        n_steps = resume.n_steps
         stats = {"n_steps": n_steps, "n_accepted": accepted, "n_rejected": n_steps - accepted}
         stats |= counts
         if not counts:  # as many in every step
             stats["n_f_evals"] = n_steps * cast(Any, self._make_solver(rtol, atol)).tableau.num_stages
-        return self._outcome(y0.shape[:-1], ts, rows, reached, result, stats, end, np.asarray(y))
+        return self._outcome(y0.shape[:-1], ts, rows, reached, result, stats, end, y)
 
     def _outcome(self, batch, ts, rows, reached, result, stats, t, y) -> Outcome:
         rows, reached, result, stats, t, y = self._unflatten((rows, reached, result.astype(str), stats, t, y), batch)
@@ -161,7 +163,7 @@ class ReferenceKernel:
         if (name, names) not in self._compiled:
             own = {key: 0 if key in self._batched_parameters else None for key in names} or None
             mapped = jax.vmap(function, in_axes=(*axes, own)) if self._batched else function
-            self._compiled[name, names] = jax.jit(mapped)
+            self._compiled[name, names] = Program(mapped, name)
         return self._compiled[name, names](*arguments, parameters or None)
 
     def _flatten(self, y: np.ndarray) -> np.ndarray:
@@ -189,42 +191,31 @@ class ReferenceKernel:
         times = jnp.where(active, times, times[0])  # a solve that has stopped goes no further
         stops = jumps.under(times)
         controller = diffrax.PIDController(rtol=rtol, atol=atol, norm=self._norm)
-        out = diffrax.diffeqsolve(
-            diffrax.ODETerm(motion.derivative),
+        ended = steps_to(
             ProjectedSolver(self._make_solver(rtol, atol), after_step),
-            t0=jnp.minimum(jumps.over(times[0]), stops[-1]),
-            t1=stops[-1],
-            dt0=None,
-            y0=y0,
-            args=parameters,
-            saveat=diffrax.SaveAt(
-                subs=[diffrax.SubSaveAt(ts=stops[1:]), diffrax.SubSaveAt(t1=True)],
-                controller_state=True,
-                solver_state=True,
-            ),
+            motion.derivative,
             # rtol, atol and norm are properties of it, which Pyright takes for fields.
-            stepsize_controller=EndOnSaveTimes(  # pyright: ignore[reportCallIssue]
+            EndOnSaveTimes(  # pyright: ignore[reportCallIssue]
                 controller, stops[1:], t_end, max_steps, resume, jumps
             ),
-            adjoint=diffrax.ForwardMode(),
-            max_steps=None,  # the controller counts, over all chunks
-            throw=False,
+            jnp.minimum(jumps.over(times[0]), stops[-1]),
+            stops[1:],
+            y0,
+            parameters,
         )
-        saved: Any = out.ts, out.ys
-        (saved_ts, end_t), (saved_ys, end_y) = saved
-        states = jnp.concatenate([y0[None], saved_ys])
+        states = jnp.concatenate([y0[None], ended.rows])
         rows = jax.vmap(motion.describe, in_axes=(0, 0, None))(times, states, parameters)
         return {
             "rows": {"y": states} | rows,  # a motion whose state holds more than y says what y is
-            "count": jnp.sum(jnp.isfinite(saved_ts)),
-            "accepted": out.stats["num_accepted_steps"],
-            "counts": vars(out.solver_state) if isinstance(out.solver_state, Work) else {},
-            "t": end_t[0],
-            "y": end_y[0],
-            "successful": out.result == RESULTS.successful,
-            "exhausted": out.result == RESULTS.max_steps_reached,
-            "collapsed": out.result == RESULTS.dt_min_reached,
-            "resume": out.controller_state,
+            "count": ended.n_stops,
+            "accepted": ended.n_accepted,
+            "counts": vars(ended.solver_state) if isinstance(ended.solver_state, Work) else {},
+            "t": ended.t,
+            "y": ended.y,
+            "successful": ended.result == RESULTS.successful,
+            "exhausted": ended.result == RESULTS.max_steps_reached,
+            "collapsed": ended.result == RESULTS.dt_min_reached,
+            "resume": ended.controller_state,
         }
 
 

@@ -10,8 +10,9 @@ from typing import Any, cast
 import diffrax
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from diffrax import RESULTS
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float64, Int64, PyTree
 
 from ndae.solvers._jax_types import Count, Flag, PhaseState, Time, Times
 from ndae.solvers.stepping.end_of_step import EndOfStep
@@ -88,25 +89,26 @@ class ProjectedSolver(diffrax.AbstractWrappedSolver):
 STALL_ATTEMPTS, _STALL_REJECTED, _STALL_SHARE, _STALL_TIMES = 20_000, 5_000, 1e-3, 10
 
 
+_Number = Float64[Array | np.ndarray, ""]
+_Count = Int64[Array | np.ndarray, ""]
+
+
 class StepState(eqx.Module):
     """What one solve hands to the next one that goes on from its end: a chunk boundary then changes no step."""
 
-    dt: Time  # length of the next step, before it is cut to end on a save time; NaN: still to be chosen
-    inner: PyTree[Array]
-    n_steps: Count
-    begin: Time  # where the solve began; NaN: it has not
-    mark: Time  # where it was when attempts were a multiple of STALL_ATTEMPTS,
-    rejected: Count  # and how many have been rejected since
+    dt: _Number  # length of the next step, before it is cut to end on a save time; NaN: still to be chosen
+    inner: PyTree[Array | np.ndarray]
+    n_steps: _Count
+    begin: _Number  # where the solve began; NaN: it has not
+    mark: _Number  # where it was when attempts were a multiple of STALL_ATTEMPTS,
+    rejected: _Count  # and how many have been rejected since
 
     @classmethod
     def fresh(cls) -> "StepState":
         # Types are given, or JAX takes them for weak ones and compiles the first solve apart from those that resume it.
         # A PIDController starts from two inverse errors of one, and not at its smallest step.
-        one = jnp.ones((), dtype=jnp.float64)
-        inner = (one, one, jnp.zeros((), dtype=bool))
-        nan = jnp.full((), jnp.nan, dtype=jnp.float64)
-        none = jnp.zeros((), dtype=jnp.int64)
-        return cls(nan, inner, none, nan, nan, none)
+        one, nan, none = np.ones((), dtype=np.float64), np.full((), np.nan), np.zeros((), dtype=np.int64)
+        return cls(nan, (one, one, np.zeros((), dtype=bool)), none, nan, nan, none)
 
 
 class EndOnSaveTimes(diffrax.AbstractAdaptiveStepSizeController):

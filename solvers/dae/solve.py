@@ -35,10 +35,12 @@ from ndae.solvers.dae.switching import find_jumps
 from ndae.solvers.progress import Progress
 from ndae.solvers.solution import SUCCESS, Solution, SolveError
 from ndae.solvers.stepping.kernel import Outcome, ReferenceKernel
+from ndae.solvers.threads import one_blas_thread
 
 __all__ = ["describe_states", "output_times", "resolve_start", "solve_dae"]
 
 
+@one_blas_thread()
 def solve_dae(
     system: Any,
     start: Any,

@@ -33,6 +33,7 @@ from ndae.solvers.mechanics.motion_jax import ConstrainedMotion
 from ndae.solvers.progress import Progress
 from ndae.solvers.solution import LEVELS, SUCCESS, Solution, SolveError
 from ndae.solvers.stepping.kernel import Outcome, ReferenceKernel, joined
+from ndae.solvers.threads import one_blas_thread
 from ndae.symbolic.systems.of_points import Points
 from ndae.symbolic.systems.system import System
 
@@ -40,6 +41,7 @@ from ndae.symbolic.systems.system import System
 _START_LEVELS = (("position", "c(q, t)", ""), ("velocity", "J v + ∂c/∂t", "/s"))
 
 
+@one_blas_thread()
 def solve_points(
     system: System,
     start: Any,
@@ -92,6 +94,7 @@ def solve_points(
     return solution
 
 
+@one_blas_thread()
 def consistent_points(
     system: System,
     guess: Any,

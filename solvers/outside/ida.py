@@ -11,6 +11,7 @@ import numpy as np
 from ndae.solvers.outside.implicit_solve import ImplicitSolve
 from ndae.solvers.progress import Progress
 from ndae.solvers.solution import SUCCESS, Solution
+from ndae.solvers.threads import one_blas_thread
 from ndae.symbolic.ground.extras import needing
 
 # Where the first step fails however often it is cut, it was too long by far: IDA takes it from Y', which holds no
@@ -85,7 +86,8 @@ def solve_ida(
                 return reason
             first_step = _SHORT_STEP * (end - begin)
 
-    reason, stats = solve.over_spans(solve_span, ("n_steps", "n_f_evals", "n_jacobian_evals"))
+    with one_blas_thread():
+        reason, stats = solve.over_spans(solve_span, ("n_steps", "n_f_evals", "n_jacobian_evals"))
     return solve.solution(reason, stats, throw, "IDA")
 
 

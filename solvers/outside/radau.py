@@ -12,6 +12,7 @@ from ndae.solvers.arguments import check_settings
 from ndae.solvers.outside.implicit_solve import ImplicitSolve
 from ndae.solvers.progress import Progress
 from ndae.solvers.solution import SUCCESS, Solution
+from ndae.solvers.threads import one_blas_thread
 from ndae.symbolic.ground.extras import needing
 
 # The polynomial of a step is no guess for stages that are more than this many of its lengths away.
@@ -61,9 +62,9 @@ def solve_radau(
             )  # fmt: skip
             return _run(solver, solve, end, max_steps, stats)
 
-    reason, stats = solve.over_spans(
-        solve_span, ("n_steps", "n_accepted", "n_rejected", "n_f_evals", "n_jacobian_evals")
-    )
+    counted = "n_steps", "n_accepted", "n_rejected", "n_f_evals", "n_jacobian_evals"
+    with one_blas_thread():
+        reason, stats = solve.over_spans(solve_span, counted)
     return solve.solution(reason, stats, throw, "Radau")
 
 

@@ -21,8 +21,9 @@ ORDER = {
         "library",
     ),
     "solvers": (
-        "faces", "progress", "_types", "_jax_types", "errors", "arguments", "tensors", "batches", "solution",
-        "manifold", "depth", "stepping", "dae", "mechanics", "outside", "consistent", "solve",
+        "faces", "progress", "cache_folder", "threads", "programs", "_types", "_jax_types", "errors", "arguments",
+        "tensors", "batches", "solution", "manifold", "depth", "stepping", "dae", "mechanics", "outside",
+        "consistent", "solve",
     ),
     "ndae": (
         "_types", "users_code", "constants", "progress", "fields", "manifold", "methods", "forces", "training",

@@ -142,23 +142,26 @@ class ReducedMotion:
         def sign(jacobian):
             return jnp.linalg.slogdet(jacobian)[0]
 
-        begin, at_begin = linearised(first)
+        last = w[columns]
 
         def walk(k, carry):
-            guesses, same = carry
-            residual, jacobian = linearised(guesses)
+            """One evaluation each, compiled once: steps of the walk, and behind them w itself."""
+            guesses, begin, before, same, _ = carry
+            residual, jacobian = linearised(jnp.where(k == WALK, last, guesses))
+            begin, before = jnp.where(k == 0, residual, begin), jnp.where(k == 0, sign(jacobian), before)
             left = residual - (1 - (k + 1) / WALK) * begin
-            return guesses - jnp.linalg.solve(jacobian, left), same & (sign(jacobian) == sign(at_begin))
+            moved = jnp.where(k == WALK, guesses, guesses - jnp.linalg.solve(jacobian, left))
+            return moved, begin, before, same & (sign(jacobian) == before), jacobian
 
-        end, same = jax.lax.fori_loop(0, WALK, walk, (first, jnp.asarray(True)))
-        last = w[columns]
-        same = same & (sign(linearised(last)[1]) == sign(at_begin))
+        n = columns.size
+        empty = first, jnp.zeros(n), jnp.asarray(0.0), jnp.asarray(True), jnp.zeros((n, n))
+        end, _, _, same, at_last = jax.lax.fori_loop(0, WALK + 1, walk, empty)
         size = jnp.abs(first) + jnp.abs(last)
         size = size + LEAST_SCALE * jnp.max(size) + np.finfo(float).tiny
         off, way = jnp.abs(end - last), jnp.abs(last - first)
         # What is zero is found up to the rounding of what adds up to it: that is no way either.
         terms = self.functions.leading_sizes(y, w, t, parameters)[rows]
-        rounding = ROUNDING * np.finfo(float).eps * jnp.abs(jnp.linalg.inv(linearised(last)[1])) @ terms
+        rounding = ROUNDING * np.finfo(float).eps * jnp.abs(jnp.linalg.inv(at_last)) @ terms
         rounding = jnp.nan_to_num(rounding, nan=0.0, posinf=0.0)
         # What has hardly moved is where it was, however singular the equations are there.
         still = jnp.all(way <= 1e-6 * size + rounding)

@@ -120,7 +120,8 @@ def solve_dae(
 def _kernel(
     reduced: Any, formulation: Formulation, integrator: str, batched: bool, batched_parameters: tuple[str, ...]
 ) -> ReferenceKernel:
-    return ReferenceKernel(ReducedMotion(reduced, formulation), integrator, batched, batched_parameters, max_norm)
+    motion, name = ReducedMotion(reduced, formulation), reduced.system.name
+    return ReferenceKernel(motion, integrator, batched, batched_parameters, max_norm, name)
 
 
 def _solution(system: Any, outcome: Outcome, parameters: Mapping[str, Any] | None) -> Solution:

@@ -59,7 +59,7 @@ class ReferenceKernel:
 
     `motion` has the methods of ConstrainedMotion: derivative(t, y, parameters), after_step(t, y, parameters, floor) and
     describe(t, y, parameters). `batched_parameters` are the names of those with one value for each of the batch, `norm`
-    makes one number of the errors of all components, in units of their tolerances.
+    makes one number of the errors of all components, in units of their tolerances. `name` is what a log calls it.
     """
 
     def __init__(
@@ -69,8 +69,9 @@ class ReferenceKernel:
         batched: bool,
         batched_parameters: tuple[str, ...] = (),
         norm: Callable[[Any], Any] = rms_norm,
+        name: str = "points",
     ) -> None:
-        self.motion, self._norm = motion, norm
+        self.motion, self._norm, self._name = motion, norm, name
         self._make_solver = SOLVERS[solver]
         self._batched = batched
         self._batched_parameters = frozenset(batched_parameters)
@@ -111,11 +112,13 @@ class ReferenceKernel:
         result = np.full(shape, SUCCESS, dtype=object)
         end = np.full(shape, ts[0])
         chunks, counts = [], {}
+        if progress is not None and not self._compiled:
+            progress(0.0, "XLA compiles the equations, or loads what it has compiled before")
         for first in range(0, ts.size - 1, length):
             last = min(first + length, ts.size - 1)
             times = np.pad(ts[first : last + 1], (0, first + length - last), mode="edge")
             out = self._call(
-                f"chunk {switches=}",
+                "steps across jumps" if switches else "steps",
                 partial(self._solve_chunk, switches),
                 (0, 0, 0, 0, None, None, None, None, None, None),
                 y, resume, active, jumps, times, ts[-1], first == 0, rtol, atol, max_steps, parameters=parameters,
@@ -163,7 +166,7 @@ class ReferenceKernel:
         if (name, names) not in self._compiled:
             own = {key: 0 if key in self._batched_parameters else None for key in names} or None
             mapped = jax.vmap(function, in_axes=(*axes, own)) if self._batched else function
-            self._compiled[name, names] = Program(mapped, name)
+            self._compiled[name, names] = Program(mapped, f"{name} of {self._name!r}")
         return self._compiled[name, names](*arguments, parameters or None)
 
     def _flatten(self, y: np.ndarray) -> np.ndarray:
@@ -186,8 +189,6 @@ class ReferenceKernel:
                 good = good & continuous
             return y, good
 
-        # What the check of the start let through goes before the first step.
-        y0 = jnp.where(is_first, after_step(times[0], y0, parameters)[0], y0)
         times = jnp.where(active, times, times[0])  # a solve that has stopped goes no further
         stops = jumps.under(times)
         controller = diffrax.PIDController(rtol=rtol, atol=atol, norm=self._norm)
@@ -202,11 +203,11 @@ class ReferenceKernel:
             stops[1:],
             y0,
             parameters,
+            is_first,  # what the check of the start let through goes before the first step
         )
-        states = jnp.concatenate([y0[None], ended.rows])
-        rows = jax.vmap(motion.describe, in_axes=(0, 0, None))(times, states, parameters)
+        rows = jax.vmap(motion.describe, in_axes=(0, 0, None))(times, ended.rows, parameters)
         return {
-            "rows": {"y": states} | rows,  # a motion whose state holds more than y says what y is
+            "rows": {"y": ended.rows} | rows,  # a motion whose state holds more than y says what y is
             "count": ended.n_stops,
             "accepted": ended.n_accepted,
             "counts": vars(ended.solver_state) if isinstance(ended.solver_state, Work) else {},

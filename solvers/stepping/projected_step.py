@@ -76,11 +76,15 @@ class ProjectedSolver(diffrax.AbstractWrappedSolver):
         del made_jump
         made: Any = self.solver.step(terms, t0, t1, y0, args, solver_state, True)
         y1, error, _, solver_state, result = made
+        y1, error = self.end(t1, y1, error, args)
+        return y1, error, {"y1": y1}, solver_state, result
+
+    def end(self, t1: Any, y1: Any, error: Any, args: Any) -> tuple[PhaseState, Array]:
+        """What a step ends with, from what the solver gave: the projected state, and the error."""
         y1, converged = self.project(t1, y1, args)
         # A NaN would pass through the controller into the step size.
         good = converged & jnp.all(jnp.isfinite(y1)) & jnp.all(jnp.isfinite(error))
-        error = jnp.where(good, error, jnp.inf)
-        return y1, error, {"y1": y1}, solver_state, result
+        return y1, jnp.where(good, error, jnp.inf)
 
 
 # A solve has stalled if so many attempts, of which so many were rejected, move it by less than this share of the time

@@ -110,17 +110,38 @@ def solve_dae(
         state = np.concatenate([y0, w0[..., guessed]], axis=-1)
         tolerances = np.concatenate([atol, np.ones(guessed.size)])  # guesses have no error
         outcome = kernel.solve(state, ts, rtol, tolerances, max_steps, flat or None, progress, jumps)
+    outcome.rows.update(_described(reduced, guessed, outcome, parameters))
     solution = _solution(system, outcome, parameters).without(refused or {})
     if throw and not np.all(solution.succeeded):
         raise SolveError(_failure(system, solution), solution)
     return solution
 
 
+class _Steps(ReducedMotion):
+    """What is compiled: what is known of a state besides is found outside of it, for all outputs at once."""
+
+    def describe(self, t: Any, state: Any, parameters: Any) -> dict[str, Any]:
+        return {}
+
+
+def _described(
+    reduced: Any, guessed: np.ndarray, outcome: Outcome, parameters: Mapping[str, Any] | None
+) -> dict[str, np.ndarray]:
+    """y and w at the outputs, w NaN where it is not found."""
+    y, guesses = np.split(outcome.rows["y"], [len(reduced.y)], axis=-1)
+    guess = np.zeros((*y.shape[:-1], len(reduced.w)))
+    guess[..., guessed] = guesses
+    spread = {name: np.asarray(p)[..., None] if np.ndim(p) else float(p) for name, p in (parameters or {}).items()}
+    with np.errstate(all="ignore"):
+        w, found = reduced.numpy().solve_leading(y, outcome.ts, spread, guess=guess)
+    return {"y": y, "w": np.array(np.broadcast_to(np.where(found[..., None], w, np.nan), guess.shape))}
+
+
 @lru_cache(maxsize=32)  # compiling takes seconds, so the same system is compiled once
 def _kernel(
     reduced: Any, formulation: Formulation, integrator: str, batched: bool, batched_parameters: tuple[str, ...]
 ) -> ReferenceKernel:
-    motion, name = ReducedMotion(reduced, formulation), reduced.system.name
+    motion, name = _Steps(reduced, formulation), reduced.system.name
     return ReferenceKernel(motion, integrator, batched, batched_parameters, max_norm, name)
 
 

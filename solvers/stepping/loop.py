@@ -48,7 +48,7 @@ def steps_to(
     """Integrate y' = derivative(t, y, args) from t0 until the last of the stops (in order, some perhaps equal), or a
     failure. The controller ends steps on every stop. Where it `begins`, the start is projected first."""
     terms = diffrax.ODETerm(derivative)
-    order = solver.error_order(terms)
+    order: Any = solver.error_order(terms)
     t_next, controller_state = controller.init(terms, t0, stops[-1], y0, _FIRST, args, solver.func, order)
     solver_state = solver.init(terms, t0, t_next, y0, args)
     # Of equal stops the last one is written, once: what is written twice has no place in a buffer.

@@ -6,9 +6,11 @@ from typing import Any
 from ndae.solvers.arguments import check_system
 from ndae.solvers.dae.search import _Search
 from ndae.solvers.dae.start import ConsistentStart
+from ndae.solvers.threads import one_blas_thread
 from ndae.symbolic.systems.system import System
 
 
+@one_blas_thread()
 def consistent_initial_condition(
     system: System,
     start: Any,

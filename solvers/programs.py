@@ -35,8 +35,9 @@ _SUFFIX = ".program"
 
 # Without the emitters that XLA has for fused loops, a kernel compiles in half the time and runs as fast.
 _OPTIONS = {"xla_cpu_use_fusion_emitters": False}
-# A program this long (characters, as lowered) is not optimised much: that takes longer than what it could save.
-_LONG = 10**6
+# A program this long (characters, as lowered) is not optimised much: that takes as long again, and saves a fifth of a
+# solve. Of a batch, where loops over it become faster by more, one that is longer still.
+_LONG, _LONG_OF_BATCH = 200_000, 10**6
 _HASTY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
@@ -48,8 +49,9 @@ class Program:
     switched on.
     """
 
-    def __init__(self, function: Callable, name: str) -> None:
+    def __init__(self, function: Callable, name: str, of_batch: bool = False) -> None:
         self._jit, self._name = jax.jit(function), name
+        self._long = _LONG_OF_BATCH if of_batch else _LONG
         self._compiled: dict[Any, Any] = {}
 
     def __call__(self, *arguments: Any) -> Any:
@@ -57,13 +59,13 @@ class Program:
         leaves, tree = jax.tree.flatten(arguments)
         key = tree, tuple((x.shape, x.dtype) for x in leaves)
         if key not in self._compiled:
-            self._compiled[key] = _compiled(self._jit.lower(*arguments), self._name)
+            self._compiled[key] = _compiled(self._jit.lower(*arguments), self._name, self._long)
         return jax.tree.map(np.asarray, self._compiled[key](*arguments))
 
 
-def _compiled(lowered: Any, name: str) -> Any:
+def _compiled(lowered: Any, name: str, long: int) -> Any:
     text, begin = lowered.as_text(), time.perf_counter()
-    options = _OPTIONS | (_HASTY if len(text) > _LONG else {})
+    options = _OPTIONS | (_HASTY if len(text) > long else {})
     path = _path(text, options)
     program = None if path is None else _load(path, lowered)
     if program is None:

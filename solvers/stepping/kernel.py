@@ -166,7 +166,7 @@ class ReferenceKernel:
         if (name, names) not in self._compiled:
             own = {key: 0 if key in self._batched_parameters else None for key in names} or None
             mapped = jax.vmap(function, in_axes=(*axes, own)) if self._batched else function
-            self._compiled[name, names] = Program(mapped, f"{name} of {self._name!r}")
+            self._compiled[name, names] = Program(mapped, f"{name} of {self._name!r}", self._batched)
         return self._compiled[name, names](*arguments, parameters or None)
 
     def _flatten(self, y: np.ndarray) -> np.ndarray:

@@ -194,7 +194,7 @@ def test_kernels_do_not_call_python(folder, monkeypatch, by, batch):
     class SeenError(Exception):
         pass
 
-    def see(lowered, name):
+    def see(lowered, name, long):
         assert "callback" not in lowered.as_text()
         raise SeenError
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # What the paper calls each method, in the order of its Table 1; multipliers it writes down (eq. 6) but does not train,
 # and the soft constraint is none of its.
@@ -181,8 +181,8 @@ class Setting(NamedTuple):
     @classmethod
     def of(cls, settings: object) -> "Setting":
         """That of a run's settings."""
-        given = {name: getattr(settings, name) for name in cls._fields}
-        return cls(**given | {"trajectory": given["trajectory"] or ""})
+        given: dict[str, Any] = {name: getattr(settings, name) for name in cls._fields}
+        return cls(**given)._replace(trajectory=given["trajectory"] or "")
 
     @property
     def problem_name(self) -> str:

@@ -41,7 +41,11 @@ def main() -> None:
         print(_MARK + json.dumps(_one(*options.one)), flush=True)
         return
     result: dict[str, Any] = {"machine": machine(), "max_seconds": options.max_seconds, "cases": {}}
-    result["load"] = os.getloadavg() if hasattr(os, "getloadavg") else None
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    if load is not None:
+        shared = "others used the machine too: compare CPU seconds" if load > 0.5 else "nobody else used the machine"
+        result["load"] = f"{load:.1f} before the first process, on {os.cpu_count()} cores: {shared}"
+        print(f"load {result['load']}")
     print(f"{'':24}{'reduce':>16}{'first':>16}{'cached':>16}{'second':>16}{'memory':>10}   wall / CPU seconds, MB")
     for name in options.only:
         own = "radau13" if CASES[name].stiff else "dopri8"

@@ -37,19 +37,26 @@ class Jumps(eqx.Module):
     def next_before(self, t: Time) -> Time:
         """The beginning of the first gap behind t."""
         i = jnp.searchsorted(self.before, t, side="right")
-        return jnp.where(i < self.before.size, self.before[jnp.minimum(i, self.before.size - 1)], jnp.inf)
+        return jnp.where(i < self.before.size, _entry(self.before, jnp.minimum(i, self.before.size - 1)), jnp.inf)
 
     def over(self, t: Time) -> Time:
         """t, or the end of the gap that t is in."""
         i = jnp.searchsorted(self.before, t, side="right") - 1  # the last gap that has begun
-        return jnp.where(i >= 0, jnp.maximum(t, self.after[jnp.maximum(i, 0)]), t)
+        return jnp.where(i >= 0, jnp.maximum(t, _entry(self.after, jnp.maximum(i, 0))), t)
 
     def under(self, ts: Array) -> Array:
         """Times (n_times,), those in a gap put to its beginning."""
         i = jnp.searchsorted(self.after, ts, side="right")  # the first gap that has not ended
-        return jnp.where(i < self.after.size, jnp.minimum(ts, self.before[jnp.minimum(i, self.after.size - 1)]), ts)
+        begins = _entry(self.before, jnp.minimum(i, self.after.size - 1))
+        return jnp.where(i < self.after.size, jnp.minimum(ts, begins), ts)
 
     def inside(self, t: Time) -> tuple[Time, Time, Flag]:
         """The last time whose gap begins at t or earlier, the end of that gap, and whether t is in it."""
         i = jnp.maximum(jnp.searchsorted(self.before, t, side="right") - 1, 0)
-        return self.at[i], self.after[i], (self.before[i] <= t) & (t < self.after[i])
+        at, before, after = (_entry(times, i) for times in (self.at, self.before, self.after))
+        return at, after, (before <= t) & (t < after)
+
+
+def _entry(times: Array | np.ndarray, i: Any) -> Array:
+    """times[i] where i is traced and the times may be of NumPy."""
+    return jnp.asarray(times)[i]

@@ -15,7 +15,8 @@ from ndae.solvers import programs, solve
 from ndae.solvers.arguments import float64_on_cpu
 from ndae.solvers.programs import Program
 from ndae.symbolic import System, dot
-from tests.solvers.dae_cases import hanging, pendulum
+from tests.solvers.dae_cases import pendulum
+from tests.systems import hanging
 
 compiled_by_xla = []
 

@@ -2,9 +2,9 @@
 
 Compiled code is kept in the folder `compiled` of the user's cache (`NDAE_COMPILED` names another one, or is `off`), a
 file a program, under a digest of all that it depends on: the program before compilation, JAX's version, the processor
-and the compiler's options. It is machine code: whoever may write to that folder may run code here, as with JAX's own
-compilation cache. Where that one is set or switched off by the user (`jax_compilation_cache_dir`,
-`jax_enable_compilation_cache`), nothing is kept here.
+and the compiler's options. It is machine code, so a folder to which others may write is not used. Where the user has
+set JAX's own compilation cache or switched it off (`jax_compilation_cache_dir`, `jax_enable_compilation_cache`),
+nothing is kept here.
 """
 
 import contextlib
@@ -95,10 +95,24 @@ def _path(text: str, options: dict[str, Any]) -> Path | None:
     if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
         return None
     folder = Path(named).expanduser() if named else cache_folder() / "compiled"
+    if not _is_own(folder):
+        log.info("compiled programs are not kept in %s: others may write there, and it would be run", folder)
+        return None
     client = jax.devices("cpu")[0].client
     versions = jax.__version__, client.platform_version, os.environ.get("XLA_FLAGS", ""), platform.python_version()
     recipe = repr((versions, _processor(), sorted(options.items()), text))
     return folder / f"{hashlib.sha256(recipe.encode()).hexdigest()}{_SUFFIX}"
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether nobody else may write to a folder, or there is none yet."""
+    if not hasattr(os, "getuid"):
+        return True
+    try:
+        status = folder.stat()
+    except OSError:
+        return True
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 @lru_cache(maxsize=1)

@@ -128,6 +128,16 @@ def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path, monkeypatch):
     assert cube(2.0) == 8.0
 
 
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners of files")
+def test_a_folder_that_others_may_write_to_is_not_used(folder):
+    solve(growth(0.5), {"x": 1.0}, [0.0, 1.0])
+    (kept,) = folder.iterdir()
+    kept.write_bytes(b"")
+    folder.chmod(0o777)
+    assert solve(growth(0.5), {"x": 1.0}, [0.0, 1.0]).succeeded
+    assert [path.read_bytes() for path in folder.iterdir()] == [b""]
+
+
 def test_nothing_is_kept_where_the_user_does_not_want_it(tmp_path, monkeypatch):
     monkeypatch.setenv("NDAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NDAE_COMPILED", "off")

@@ -23,11 +23,7 @@ from ndae.solvers.solution import SolveError
 from ndae.symbolic.ground.words import check_known, listed
 
 _CONVERGED = 1e-13  # a last correction, relative to the guess
-
-
 _NEARLY = 1e-2  # a correction after which the values may be taken that are consistent, if not the nearest
-
-
 _KEPT = "; keep fewer components, or give other values for them"
 
 
@@ -48,10 +44,11 @@ class _Search:
         self.parameters = at_index(parameters, ())
         check_asked(self.reduced, self.t0, self.t0, self.parameters)
         y, w, named = read_given(system, given)
-        if y.ndim != 1:
-            raise ValueError(f"the start has batch shape {y.shape[:-1]}; give one at a time")
-        self.given = y, w
         y_guess, w_guess, _ = (y * np.nan, w * np.nan, []) if guess is None else read_given(system, guess)
+        for what, values in (("start", y), ("guess", y_guess)):
+            if values.ndim != 1:
+                raise ValueError(f"the {what} has batch shape {values.shape[:-1]}; give one at a time")
+        self.given = y, w
         self.y0, self.w0 = np.where(np.isnan(y), y_guess, y), np.where(np.isnan(w), w_guess, w)
         check_given(
             system, np.flatnonzero(np.isnan(self.y0)).tolist(), named, np.flatnonzero(~np.isnan(self.w0)).tolist()
@@ -96,7 +93,8 @@ class _Search:
     def run(self, max_iterations: int) -> ConsistentStart:
         y, w = self.y0.copy(), self.w0
         # Constraints of positions alone first: far from them velocities mean nothing.
-        lowest = [self.order[[s in c.free_symbols for s in self.reduced.y]].min() for c in self.reduced.constraints]
+        orders = dict(zip(self.reduced.y, self.order.tolist(), strict=True))
+        lowest = [min((orders[s] for s in c.free_symbols if s in orders), default=0) for c in self.reduced.constraints]
         for order in sorted(set(lowest), reverse=True)[:-1]:
             self.rows = np.array(lowest) >= order
             with suppress(SolveError, ValueError):  # then all levels together find it, or say why not

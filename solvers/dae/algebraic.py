@@ -1,5 +1,6 @@
 """The leading unknowns at a start: Newton's iteration from a guess, and a search block by block where that fails."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,9 @@ from ndae.solvers.dae.descent import Descended, Linearised, descended, far_start
 from ndae.symbolic.forms.reduced_equations import Block
 from ndae.symbolic.ground.words import listed, shortened
 from ndae.symbolic.numeric.sizes import typical_sizes
+
+#: Relatively, two roots farther apart than this are two.
+_APART = 1e-5
 
 
 def leading_at_start(
@@ -23,7 +27,7 @@ def leading_at_start(
 
     First by Newton's iteration from the guess, zero where there is none. Where that fails the blocks of T are solved
     one after the other, each from many starts: around the guess, or around zero of many sizes; of several roots it is
-    the first from a guess, else the smallest that was found, and of two as small the positive one.
+    the first from a guess, else the smallest that was found, and of two as small the positive one, with a warning.
     """
     w, found = _newton(reduced, y, np.nan_to_num(guess), t, parameters)
     if found:
@@ -32,9 +36,16 @@ def leading_at_start(
     for block in reduced.blocks:
         columns = list(block.unknowns)
         linearised = _of_block(reduced, block, y, w, t, parameters)
-        at = _searched(linearised, guess[columns], _sizes_of(reduced, block), block.linear)
+        at, others = _searched(linearised, guess[columns], _sizes_of(reduced, block), block.linear)
         if not at.holds:
             return w, _trouble(reduced, block, linearised, at, t)
+        if others:
+            names = [reduced.w[j].name for j in columns]
+            warnings.warn(
+                f"{listed(names)} can be several things at the start of {reduced.system.name!r}, t = {t:g}: taken is "
+                f"{_values(names, at.z)}, and not {_values(names, others[0])}; a guess chooses",
+                stacklevel=4,
+            )
         w[columns] = at.z
     w, found = _newton(reduced, y, w, t, parameters)
     if not found:
@@ -69,8 +80,10 @@ def _sizes_of(reduced: Any, block: Block) -> Float[np.ndarray, " n"]:
     return np.array([sizes.get(symbol, 1.0) for symbol in symbols])
 
 
-def _searched(linearised: Linearised, guess: np.ndarray, sizes: np.ndarray, linear: bool) -> Descended:
-    """The root of a block, or what comes nearest to one."""
+def _searched(
+    linearised: Linearised, guess: np.ndarray, sizes: np.ndarray, linear: bool
+) -> tuple[Descended, list[np.ndarray]]:
+    """The root of a block, or what comes nearest to one; and other roots that were met, where nothing was guessed."""
 
     def in_sizes(z):
         residual, jacobian = linearised(sizes * z)
@@ -90,13 +103,15 @@ def _searched(linearised: Linearised, guess: np.ndarray, sizes: np.ndarray, line
             at = descended(in_sizes, start)
             found.append(at._replace(z=sizes * at.z))
             if at.holds and guessed.any():
-                return found[-1]
+                return found[-1], []
         if any(at.holds for at in found):
             break
     roots = [at for at in found if at.holds]
     if not roots:
-        return min(found, key=lambda at: at.misfit)
-    return min(roots, key=lambda at: np.round(np.log(np.abs(at.z / sizes).max() + 1e-300), 6))
+        return min(found, key=lambda at: at.misfit), []
+    best = min(roots, key=lambda at: np.round(np.log(np.abs(at.z / sizes).max() + 1e-300), 6))
+    unit = np.maximum(np.abs(best.z), sizes)
+    return best, [at.z for at in roots if np.any(np.abs(at.z - best.z) > _APART * unit)]
 
 
 def _trouble(reduced: Any, block: Block, linearised: Linearised, at: Descended, t: float) -> str:
@@ -110,11 +125,14 @@ def _trouble(reduced: Any, block: Block, linearised: Linearised, at: Descended, 
     ]
     if block.linear:
         return f"the equations at t = {t:g} give no values of {listed(names)}: {_first(equations)} is singular there"
-    near = listed([f"{name} = {value:.4g}" for name, value in zip(names, at.z, strict=True)])
     return (
-        f"no values of {listed(names)} were found at t = {t:g}: the nearest to {_first(equations)} is {near}; give a "
-        "guess of them, or other values of what is given"
+        f"no values of {listed(names)} were found at t = {t:g}: the nearest to {_first(equations)} is "
+        f"{_values(names, at.z)}; give a guess of them, or other values of what is given"
     )
+
+
+def _values(names: list[str], z: np.ndarray) -> str:
+    return listed([f"{name} = {value:.4g}" for name, value in zip(names, z, strict=True)])
 
 
 def _first(equations: list[str]) -> str:

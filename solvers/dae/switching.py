@@ -235,10 +235,14 @@ def find_gaps(
     system: Any, y0: np.ndarray, ts: np.ndarray, parameters: Parameters, tol: float, refused: Refused = None
 ) -> list[tuple[float, float]]:
     """The gaps (before, after) of `find_jumps`, of a whole batch in order, as numbers."""
+    switching = switching_of(system.reduce())
+    if not switching:  # then without JAX, which a process made by fork does not have
+        for index in np.ndindex(y0.shape[:-1]):
+            switching.check_asked(float(ts[0]), float(ts[-1]), at_index(parameters, index) or None)
+        return []
     with float64_on_cpu():
         jumps = find_jumps(system, y0, ts, parameters, tol, refused)
-        if jumps is None:
-            return []
+        assert jumps is not None  # there are some to look for
         gaps = zip(np.ravel(jumps.before).tolist(), np.ravel(jumps.after).tolist(), strict=True)
     return sorted({gap for gap in gaps if np.isfinite(gap[0])})
 

@@ -26,7 +26,7 @@ from typing import Any
 import sympy as sp
 
 from ndae.experiments.problems.problem import Problem
-from ndae.experiments.problems.tables import read_table
+from ndae.experiments.problems.tables import is_number, read_table
 from ndae.symbolic.expressions.corners import as_corners
 from ndae.symbolic.expressions.derivatives import Rate, dot
 from ndae.symbolic.expressions.tables import Table
@@ -240,7 +240,7 @@ class _Reader:
         found = {}
         for name, value in self.by_state(where, values).items():
             number = self.number(f"{where}.{name}", value, {}, {})
-            found[name] = value if isinstance(value, str) and _is_plain(value) else repr(number)
+            found[name] = value if isinstance(value, str) and is_number(value) else repr(number)
         return found
 
     def exact(self, states, parameters, definitions) -> dict[str, sp.Expr] | None:
@@ -295,7 +295,7 @@ class _Reader:
 
     def number(self, where: str, value: Any, symbols: Mapping, numbers: Mapping[sp.Symbol, float]) -> float:
         text = _text(where, value)
-        if _is_plain(text):
+        if is_number(text):
             number = float(text)
         else:
             expression = self.expression(where, text, symbols)
@@ -317,14 +317,6 @@ class _Reader:
 def _check_no_rate(where: str, expression: sp.Expr) -> None:
     if expression.has(Rate):
         raise ProblemFileError(f"{where}: dot(...) stands in equations and definitions alone: write it out")
-
-
-def _is_plain(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return text.isascii() and "_" not in text
 
 
 def _quoted(value: Any) -> str:

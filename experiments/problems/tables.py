@@ -52,7 +52,7 @@ def _columns(path: Path, wanted: Any) -> tuple[list[float], list[float]]:
     if not rows:
         raise ValueError(f"csv: {path.name} is empty")
     header = [cell.strip() for cell in rows[0][1]]
-    named = not all(_is_number(cell) for cell in header)
+    named = not all(is_number(cell) for cell in header)
     places = [0, 1]
     if wanted is not None:
         if not isinstance(wanted, list) or len(wanted) != 2 or not all(isinstance(w, str) for w in wanted):
@@ -65,14 +65,15 @@ def _columns(path: Path, wanted: Any) -> tuple[list[float], list[float]]:
     found: tuple[list[float], list[float]] = ([], [])
     for line, row in rows[1:] if named else rows:
         for place, column in zip(places, found, strict=True):
-            if place >= len(row) or not _is_number(row[place].strip()):
+            if place >= len(row) or not is_number(row[place].strip()):
                 cell = repr(row[place]) if place < len(row) else "missing"
                 raise ValueError(f"csv: line {line} of {path.name}, column {place + 1}: {cell} is no number")
             column.append(float(row[place]))
     return found
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether text is one number in plain digits; float() takes underscores and the digits of other scripts too."""
     try:
         float(text)
     except ValueError:

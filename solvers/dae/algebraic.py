@@ -91,14 +91,14 @@ def _searched(
 
     guess, n = guess / sizes, guess.size
     guessed = np.isfinite(guess)
-    near = starts(n)
+    phases = [starts(n), far_starts(n)]
     if guessed.any():
         random, unit = np.random.default_rng(0), np.where(guess != 0, np.abs(guess), 1.0)
         around = [guess + far * unit * random.normal(size=n) for far in (0.1, 0.3, 1.0, 3.0)]
-        near = [np.where(guessed, start, near[1]) for start in around]
-        near = [np.where(guessed, guess, start) for start in starts(n)] + near
+        near = [np.where(guessed, guess, start) for start in phases[0]]
+        phases = [near + [np.where(guessed, start, 1.0) for start in around], *phases]
     found: list[Descended] = []
-    for begin in (near[:2],) if linear else (near, [*starts(n), *far_starts(n)]):
+    for begin in [phases[0][:2]] if linear else phases:
         for start in begin:
             at = descended(in_sizes, start)
             found.append(at._replace(z=sizes * at.z))

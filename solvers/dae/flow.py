@@ -120,7 +120,8 @@ def flow(
     strictly, `parameters` are values by name. Under jit, vmap and grad (with respect to start and parameters, not
     `ts`), with 64-bit JAX switched on by the caller: `jax.enable_x64(True)`. `method`, `integrator` (`by` there),
     `rtol`, `atol` and `start_tol` are those of ndae.solve; with `start_tol=None` the start is not checked: a
-    formulation that projects moves it to the constraints, the others integrate from it as it is,
+    formulation that projects moves it to the constraints, the others integrate from it as it is. Algebraic variables
+    follow, and values that the start gives of them are guesses, which nothing here warns of: solve_dae does.
 
     Steps end where an input of time switches, and first derivatives by parameters that say when are right as well, no
     higher ones. Other derivatives are those of the discrete solution with its steps held fixed, by `adjoint`: for

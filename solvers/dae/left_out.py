@@ -143,12 +143,9 @@ def _undetermined_at(linearised: Linearised, at: Descended, unknown: np.ndarray)
 
 def _moved_by(jacobian: np.ndarray, terms: np.ndarray) -> np.ndarray:
     """How far rounding of equations of such terms may move each unknown."""
-    rows = np.abs(jacobian).max(axis=1, keepdims=True)
-    rows = np.where(rows > 0, rows, 1.0)
-    columns = np.abs(jacobian / rows).max(axis=0)
-    columns = np.where(columns > 0, columns, 1.0)
-    inverse = np.abs(np.linalg.pinv(jacobian / rows / columns, rcond=RANK)) / columns[:, None]
-    return inverse @ (np.finfo(float).eps * terms / rows[:, 0])
+    scaled, rows, columns = _scaled(jacobian)
+    inverse = np.abs(np.linalg.pinv(scaled, rcond=RANK)) / columns[:, None]
+    return inverse @ (np.finfo(float).eps * terms / rows)
 
 
 def alike(here: Any, near: Any) -> Any:
@@ -158,9 +155,16 @@ def alike(here: Any, near: Any) -> Any:
 
 def _undetermined(jacobian: np.ndarray) -> np.ndarray:
     """Which columns take part in a null vector, rows and columns in units of their own."""
-    tiny = np.finfo(float).tiny
-    jacobian = jacobian / np.maximum(np.abs(jacobian).max(axis=1, keepdims=True, initial=0.0), tiny)
-    jacobian = jacobian / np.maximum(np.abs(jacobian).max(axis=0, keepdims=True, initial=0.0), tiny)
-    _, sizes, directions = np.linalg.svd(jacobian)
+    _, sizes, directions = np.linalg.svd(_scaled(jacobian)[0])
     sizes = np.append(sizes, np.zeros(jacobian.shape[1] - sizes.size))
     return np.abs(directions[sizes <= RANK * max(1.0, sizes[0])]).max(axis=0, initial=0.0) > 1e-6
+
+
+def _scaled(jacobian: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The matrix by the largest entry of each row, then of each column, and these."""
+    rows = np.abs(jacobian).max(axis=1, initial=0.0)
+    rows = np.where(rows > 0, rows, 1.0)
+    scaled = jacobian / rows[:, None]
+    columns = np.abs(scaled).max(axis=0, initial=0.0)
+    columns = np.where(columns > 0, columns, 1.0)
+    return scaled / columns, rows, columns

@@ -118,7 +118,7 @@ class _Search:
             raise
 
     def _iterate(self, y, w, max_iterations, nearest: bool) -> tuple[np.ndarray, np.ndarray]:
-        if self.kept_w:
+        if self.kept_w and np.isnan(w).any():
             solved, trouble = leading_at_start(self.reduced, y, w, self.t0, self.parameters)
             w = np.where(np.isnan(w), 0.0 if trouble else solved, w)
         correction, free = np.inf, self.free

@@ -26,6 +26,7 @@ from .symbolic.expressions.points import (
     point as point,
 )
 from .symbolic.expressions.tables import table as table
+from .symbolic.expressions.unknowns import unknown as unknown
 from .symbolic.functions.constraint import Constraint as Constraint
 from .symbolic.functions.function import Function as Function
 from .symbolic.ground.extras import MissingExtraError as MissingExtraError

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ndae.symbolic.backends.supplied import Supplied
 from ndae.symbolic.ground.forks import check_process
 from ndae.symbolic.ground.words import check_known
 from ndae.symbolic.systems.of_points import Points
@@ -91,6 +92,12 @@ def points_of(system: Any) -> Points:
 def check_parameter_names(system: Any, parameters: Mapping[str, Any] | None) -> None:
     """Raises ValueError unless all parameters given are the system's, and all that need a value have one."""
     known = {symbol.name: default for symbol, default in system.parameters.items()}
+    if system.missing:
+        name = system.missing[0]
+        raise ValueError(
+            f"{system.name!r} has the unknown function{'s' * (len(system.missing) > 1)} {', '.join(system.missing)}: "
+            f"say what they are by functions={{{name!r}: ...}}, a torch module, a function or ndae.table(...)"
+        )
     check_known(parameters or (), known, repr(system.name))
     missing = [name for name, default in known.items() if default is None and name not in (parameters or {})]
     if missing:
@@ -106,10 +113,16 @@ def checked_parameters(system: Any, parameters: Mapping[str, Any] | None) -> dic
     return parameters
 
 
+def with_functions(system: Any, functions: Mapping[Any, Any] | None) -> Any:
+    """The system with unknown functions given. Raises ValueError for what is no System, and as `System.given`."""
+    check_system(system)
+    return system if functions is None else system.given(functions)
+
+
 def refuse_functions(name: str, parameters: Mapping[str, Any]) -> None:
     """Raises ValueError for a parameter that is a function, such as a network of the state."""
     for key, value in parameters.items():
-        if callable(value):
+        if callable(value) and not isinstance(value, Supplied):
             raise ValueError(
                 f"{name}: parameter {key!r} is a function, parameters are numbers or tensors that do not change with "
                 "the state, for derivatives are taken with them held fixed: write what depends on the state into the "

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ndae.solvers.arguments import check_system
+from ndae.solvers.arguments import with_functions
 from ndae.solvers.dae.search import _Search
 from ndae.solvers.dae.start import ConsistentStart
 from ndae.solvers.threads import one_blas_thread
@@ -19,6 +19,7 @@ def consistent_initial_condition(
     keep: Any = (),
     t0: float = 0.0,
     parameters: Mapping[str, Any] | None = None,
+    functions: Mapping[Any, Any] | None = None,
     max_iterations: int = 100,
 ) -> ConsistentStart:
     """Consistent initial values at `t0` from what is known of them; given ones first, then guesses, then the rest.
@@ -36,6 +37,8 @@ def consistent_initial_condition(
     Algebraic variables are found by Newton's iteration from their guess, or zero, and where that fails block by block
     from many starts.
 
+    `functions` says what unknown functions of the system are, as in ndae.solve.
+
     Of a system of points, {"q": ..., "v": ...} (*batch, n) gives whole vectors, and where nothing is kept the nearest
     q, and then v, are those in the metric of the masses, (M δ, δ) least.
 
@@ -43,7 +46,7 @@ def consistent_initial_condition(
     half of its digits), and for more kept than can be, with the equations that then do not hold; SolveError where
     no consistent values are found.
     """
-    check_system(system)
+    system = with_functions(system, functions)
     if (
         system.points is not None
         and guess is None

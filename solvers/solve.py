@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ndae.solvers.arguments import INTEGRATORS, check_system
+from ndae.solvers.arguments import INTEGRATORS, with_functions
 from ndae.solvers.progress import Progress
 from ndae.solvers.solution import Solution
 from ndae.symbolic.ground.extras import needing
@@ -61,6 +61,7 @@ def solve(
     rtol: float | None = None,
     atol: Any = None,
     parameters: Mapping[str, Any] | None = None,
+    functions: Mapping[Any, Any] | None = None,
     max_steps: int | None = None,
     start_tol: float = 1e-8,
     throw: bool = True,
@@ -85,6 +86,7 @@ def solve(
       and Radau. `atol` is one number, a mapping from names of states, or an array over the differential variables.
     - `parameters`: values by name instead of the system's own: one number, or an array of the batch's shape. Of a
       system of points, what its constraint and forces take, and "mass".
+    - `functions`: what unknown functions of the system are (see System.given): torch modules, functions, tables.
     - `max_steps`: attempts after which a solve gives up; default a million, or twenty an output time if that is more.
     - `progress(fraction, text)`: called now and then while it runs; not by torch.
 
@@ -96,7 +98,7 @@ def solve(
     installed, and SolveError when a solve stops early; with `throw=False` the reason is in `solution.result`, and the
     outputs end where the last solve stopped.
     """
-    check_system(system)
+    system = with_functions(system, functions)
     kind = _OTHERS.get(by) if isinstance(by, str) else by
     given: dict[str, Any] = {
         "atol": atol, "parameters": parameters, "start_tol": start_tol, "throw": throw,

@@ -35,6 +35,7 @@ from ndae.solvers.stepping.esdirk import Esdirk
 from ndae.solvers.stepping.jumps import Jumps
 from ndae.solvers.stepping.projected_step import EndOnSaveTimes, ProjectedSolver, StepState
 from ndae.solvers.stepping.radau_iia import RadauIIA
+from ndae.symbolic.backends.supplied import Supplied
 from ndae.symbolic.ground.forks import check_process
 from ndae.symbolic.ground.words import check_known
 from ndae.symbolic.systems.system import System
@@ -113,7 +114,7 @@ def flow(
     adjoint: diffrax.AbstractAdjoint | None = None,
     throw: bool = True,
 ) -> Callable[..., FlowResult]:
-    """The flow of a System: `flow(start, ts, parameters=None) -> FlowResult`, pure JAX.
+    """The flow of a System: `flow(start, ts, parameters=None, functions=None) -> FlowResult`, pure JAX.
 
     `start` is an array (n_states,) in the order of the states or a mapping by name (algebraic variables may be left
     out, NaN in an array, and of a mapping what the constraints determine from the rest), `ts` (n_times,) increases
@@ -136,12 +137,14 @@ def flow(
     mask before use: `x = jnp.where(result.succeeded[:, None, None], result.x, 0.0)`. Where the status is known in the
     call, that is outside of jit and vmap, it is an error unless `throw=False`: ValueError for a start, parameters or
     times that are none, SolveError (its `solution` is the FlowResult) for a solve that stopped on its way.
-    Raises ValueError for bad settings and wrong shapes or names, and RuntimeError when called in 32 bits.
+    `functions` says what unknown functions of the system are, as in ndae.solve; derivatives go to the arrays in them
+    where they are pytrees, such as Equinox's modules. Raises ValueError for bad settings and wrong shapes or names, and
+    RuntimeError when called in 32 bits.
     """
     check_settings(integrator, max_steps, rtol=rtol, **({} if start_tol is None else {"start_tol": start_tol}))
     formulation = formulation_named(method)
     check_system(system)
-    motion = ReducedMotion(system.reduce(), formulation, differentiable=True)
+    motion = ReducedMotion(system.reduce().base, formulation, differentiable=True)
     atol = absolute_tolerances(system, atol, rtol)
     tolerances = np.concatenate([atol, np.ones(motion.guessed.size)])
     adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
@@ -153,7 +156,12 @@ def flow(
     switching = switching_of(motion.reduced)
     unwritten = set(np.flatnonzero(not_written(system)).tolist())
 
-    def flow(start: Any, ts: Any, parameters: Mapping[str, Any] | None = None) -> FlowResult:
+    def flow(
+        start: Any,
+        ts: Any,
+        parameters: Mapping[str, Any] | None = None,
+        functions: Mapping[Any, Any] | None = None,
+    ) -> FlowResult:
         check_process()
         if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]  # JAX adds it by name
             raise RuntimeError(
@@ -168,16 +176,19 @@ def flow(
         parameters = named_once("parameters", parameters or {})
         refuse_functions(system.name, parameters)
         parameters = {name: jnp.asarray(p, jnp.float64) for name, p in parameters.items()} or None
-        check_parameter_names(system, parameters)
+        known = system if functions is None else called_functions(system, functions)
+        check_parameter_names(known, parameters)
         for name, value in (parameters or {}).items():
             if value.ndim:
                 raise ValueError(f"parameter {name!r} has shape {value.shape}; give one number (batches: jax.vmap)")
         y0, guess, left_out, guessed = _split(system, start)
         optional = sorted(unwritten | left_out)
+        parameters = known.reduce().jax().with_functions(parameters)
         by_w = needed(motion.reduced, optional, np.where(guessed, 1.0, np.nan))
         result = solve(y0, guess, ts, parameters, tuple(optional), tuple(by_w))
         if throw and not isinstance(result.status, Tracer) and result.status != _SUCCESS:
-            raise _failure(system, result, start, parameters, start_tol)
+            numbers = {name: p for name, p in (parameters or {}).items() if not isinstance(p, Supplied)}
+            raise _failure(known, result, start, numbers, start_tol)
         return result
 
     def begin(y0, guess, times, parameters, optional, by_w):
@@ -199,7 +210,7 @@ def flow(
 
     @eqx.filter_jit
     def solve(y0, guess, ts, parameters, optional, by_w):
-        inputs = jnp.concatenate([y0, *[value[None] for value in (parameters or {}).values()]])
+        inputs = jnp.concatenate([y0, *[jnp.ravel(x) for x in jax.tree.leaves(parameters) if eqx.is_inexact_array(x)]])
         finite = jnp.all(jnp.isfinite(inputs[y0.size :])) & jnp.all(jnp.isfinite(ts)) & ~jnp.any(jnp.isinf(guess))
         increasing = jnp.all(ts[1:] > ts[:-1])
         times = jnp.where(finite & increasing, ts, jnp.arange(ts.size, dtype=ts.dtype))
@@ -268,6 +279,17 @@ def flow(
         return FlowResult(ts, x, y, w, status, t_end, jnp.asarray(out.stats["num_steps"], jnp.int64))
 
     return flow
+
+
+def called_functions(system: System, functions: Mapping[Any, Any]) -> System:
+    """The system with unknown functions given that are called, so that it is solved by what is compiled already."""
+    known = system.given(functions)
+    if known.reduce().base is not system.reduce().base:
+        raise ValueError(
+            f"{system.name!r}: tables and Lambdas are put into the equations, and of this flow these are compiled: "
+            "make it of system.given({...}) with them"
+        )
+    return known
 
 
 def _failure(system: Any, result: FlowResult, start: Any, parameters: Any, start_tol: float | None) -> Exception:

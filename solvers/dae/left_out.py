@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ndae.solvers.dae.descent import RANK, Descended, Linearised, descended, far_starts, starts
+from ndae.symbolic.backends.supplied_numpy import GenericSupplied
 
 # So many times as far from a root as rounding of the equations may put it slopes are the same; not of a double root.
 NEAR = 1e3
@@ -41,7 +42,10 @@ def left_open(reduced: Any, columns: Sequence[int], given_w: Sequence[int] = ())
     others = [n + j for j in range(len(reduced.w)) if j not in set(given_w)] if with_leading else []
     best = np.ones(len(columns), dtype=bool)
     for _ in range(4):
-        parameters = {s.name: random.uniform(0.5, 1.5) for s, v in reduced.parameters.items() if v is None}
+        parameters: dict[str, Any] = {
+            s.name: random.uniform(0.5, 1.5) for s, v in reduced.parameters.items() if v is None
+        }
+        parameters |= {u.name: GenericSupplied(u, n) for u, n in reduced.system.unknowns.items()}
         linearised = _equations(reduced, random.uniform(0.5, 1.5), parameters, with_leading)
         with np.errstate(all="ignore"):
             jacobian = linearised(random.uniform(0.5, 1.5, n + len(reduced.w)))[1][:, [*columns, *others]]

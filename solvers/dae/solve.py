@@ -105,11 +105,12 @@ def solve_dae(
             jumps = jax.tree.map(lambda at: stand_in(at, batch, refused), jumps)
         flat = {name: np.reshape(p, -1) if p.ndim else p for name, p in (parameters or {}).items()}
         batched_names = tuple(sorted(name for name, p in flat.items() if p.ndim))
-        kernel = _kernel(reduced, formulation, integrator, bool(batch), batched_names)
+        kernel = _kernel(reduced.base, formulation, integrator, bool(batch), batched_names)
         guessed = kernel.motion.guessed
         state = np.concatenate([y0, w0[..., guessed]], axis=-1)
         tolerances = np.concatenate([atol, np.ones(guessed.size)])  # guesses have no error
-        outcome = kernel.solve(state, ts, rtol, tolerances, max_steps, flat or None, progress, jumps)
+        given = reduced.jax().with_functions(flat)
+        outcome = kernel.solve(state, ts, rtol, tolerances, max_steps, given or None, progress, jumps)
     outcome.rows.update(_described(reduced, guessed, outcome, parameters))
     solution = _solution(system, outcome, parameters).without(refused or {})
     if throw and not np.all(solution.succeeded):

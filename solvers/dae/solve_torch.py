@@ -36,16 +36,28 @@ class TorchReduced:
     What the integrator needs of a DAE: called as `field(t, y)` it gives y' for y (*batch, N). `parameters` are values
     by name, numbers or tensors of the batch's shape; everything is differentiable with respect to them and to y. They
     are constants of the motion, of which hidden constraints are derivatives in time: functions raise a ValueError.
-    `floor` (N,) is the size below which a component is measured absolutely when it is projected.
+    `floor` (N,) is the size below which a component is measured absolutely when it is projected; `held` has what it is
+    projected on, where that is not the constraints alone, by their names. Where a projection does not converge, not
+    `strict`, the sample becomes NaN.
 
     Where equations for w are nonlinear, Newton's iteration starts from `guess` (*batch, n), which follows the solution
     from step to step and so stays on the branch that the start is on.
     """
 
     def __init__(
-        self, reduced: Any, parameters: Mapping[str, Any] | None = None, *, floor: Any = 1e-2, guess: Any = None
+        self,
+        reduced: Any,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        floor: Any = 1e-2,
+        guess: Any = None,
+        held: Any = None,
+        strict: bool = True,
     ) -> None:
         self.reduced, self.functions = reduced, reduced.torch()
+        self._held = self.functions if held is None else held
+        self._holds = bool(reduced.constraints) or held is not None
+        self._strict = strict
         refuse_functions(self.functions.name, parameters or {})
         self._parameters = dict(parameters or {})
         self.floor = torch.as_tensor(floor, dtype=torch.float64)
@@ -78,7 +90,7 @@ class TorchReduced:
 
         Raises ProjectionError where they do not converge.
         """
-        if not self.reduced.constraints:
+        if not self._holds:
             return y
         with torch.no_grad():
             size = y.abs()
@@ -87,10 +99,10 @@ class TorchReduced:
             while not bool(converged.all()):
                 if iteration == MAX_ITERATIONS:
                     converged = converged | self._settled(t, nearest, scale)
-                    if not bool(converged.all()):
+                    if not bool(converged.all()) and self._strict:
                         raise self._off(t, ~converged)
                     break
-                residual = self.functions.constraints(nearest, t, self.parameters)
+                residual = self._held.constraints(nearest, t, self.parameters)
                 jacobian = self._scaled_jacobian(t, nearest, scale)
                 left = residual + (jacobian @ ((y - nearest) / scale)[..., None])[..., 0]
                 before, nearest = nearest, y - _smallest(jacobian, left, scale)
@@ -99,19 +111,20 @@ class TorchReduced:
             jacobian = self._scaled_jacobian(t, nearest, scale)
         # The value stays, but for rounding; its derivative is that of y, projected on the tangent space.
         nearest = y + (nearest - y.detach())
-        return nearest - _smallest(jacobian, self.functions.constraints(nearest, t, self.parameters), scale)
+        nearest = nearest - _smallest(jacobian, self._held.constraints(nearest, t, self.parameters), scale)
+        return nearest if bool(converged.all()) else torch.where(converged[..., None], nearest, torch.nan)
 
     def _settled(self, t: Time, y: State, scale: Tensor) -> Tensor:
         """Whether a further correction is no more than what rounding makes of one, as ReducedMotion has it."""
         jacobian, one = self._scaled_jacobian(t, y, scale), torch.ones_like(scale)
-        rounding = ROUNDING * torch.finfo(y.dtype).eps * self.functions.constraints_sizes(y, t, self.parameters)
+        rounding = ROUNDING * torch.finfo(y.dtype).eps * self._held.constraints_sizes(y, t, self.parameters)
         by_row = sum(_smallest(jacobian, row, one).abs() for row in torch.diag_embed(rounding).unbind(-2))
-        correction = _smallest(jacobian, self.functions.constraints(y, t, self.parameters), one)
+        correction = _smallest(jacobian, self._held.constraints(y, t, self.parameters), one)
         return (correction.abs() <= LAST_CORRECTION + by_row).all(-1)
 
     def _off(self, t: Time, samples: Tensor) -> ProjectionError:
         numbers = tuple(samples.reshape(-1).nonzero().reshape(-1).tolist())
-        at = "" if t is None else f" at t = {float(t):.9g}"
+        at = f" at t = {float(t):.9g}" if t is not None and np.ndim(t) == 0 else ""
         return ProjectionError(
             f"the projection onto the hidden constraints of {self.functions.name} did not converge{at} in sample(s) "
             f"{list(numbers[:10])}: the constraints may lose rank there",
@@ -119,7 +132,7 @@ class TorchReduced:
         )
 
     def _scaled_jacobian(self, t: Time, y: Tensor, scale: Tensor) -> Tensor:
-        return self.functions.constraints_jacobian(y, t, self.parameters) * scale[..., None, :]
+        return self._held.constraints_jacobian(y, t, self.parameters) * scale[..., None, :]
 
 
 def torch_flow(motion: TorchReduced, y0: State, ts: Times, **options: Any) -> Trajectory:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ndae.symbolic.backends.supplied import Supplied
+from ndae.symbolic.expressions.unknowns import called
 from ndae.symbolic.ground.kept import Recomputed, kept, remembered
 from ndae.symbolic.ground.words import check_known
 
@@ -102,10 +104,39 @@ class CompiledVector(Recomputed, ABC):
         """Values of all parameters by name, in order."""
         return parameter_values(self.name, self.parameters, parameters)
 
+    def _unknowns(self, which: str | None) -> list[str]:
+        """The unknown functions in the code of the values (None) or of a Jacobian, by the names it calls them by."""
+
+        def make():
+            return self.function.unknowns(*([] if which is None else [self.layout(which).entries]))
+
+        return remembered(self._called, which, make)
+
+    @kept
+    def _called(self) -> dict[str | None, list[str]]:
+        return {}
+
+    def _functions(self, which: str | None, parameters: Mapping | None) -> dict[str, Any]:
+        """What unknown functions are, by the names that the code calls them by; raises ValueError for a missing one."""
+        needed = self._unknowns(which)
+        if not needed:
+            return {}
+        there = {called(f.unknown): f for f in (parameters or {}).values() if isinstance(f, Supplied)}
+        for name in needed:
+            if name not in there:
+                known = name.removeprefix("unknown_")
+                raise ValueError(
+                    f"{self.name}: the unknown function {known!r} is not given: pass functions={{{known!r}: ...}}, or "
+                    "make the system by system.given({...})"
+                )
+        return {name: there[name] for name in needed}
+
 
 def parameter_values(name: str, defaults: Mapping, given: Mapping | None) -> dict:
     """Values by name, in order: those given, else the defaults. Raises ValueError on unknown and missing ones."""
-    given = {getattr(key, "name", key): value for key, value in (given or {}).items()}
+    given = {
+        getattr(key, "name", key): value for key, value in (given or {}).items() if not isinstance(value, Supplied)
+    }
     check_known(given, defaults, repr(name))
     values = {key: given.get(key, default) for key, default in defaults.items()}
     for key, value in values.items():

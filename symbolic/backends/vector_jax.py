@@ -10,6 +10,7 @@ from ndae.symbolic.backends.jax_arrays import from_host, places
 from ndae.symbolic.backends.loading import load
 from ndae.symbolic.backends.small_solves import MOST_UNKNOWNS, solve_small
 from ndae.symbolic.backends.solves import Arrays
+from ndae.symbolic.backends.supplied import Supplied
 from ndae.symbolic.backends.vector import CompiledVector
 from ndae.symbolic.code.levelled import Numerics, entries
 from ndae.symbolic.code.source import ARRAY
@@ -150,12 +151,12 @@ class JaxVector(CompiledVector):
             looked_up = {name: lookup(e.table, e.order) for name, e in self.function.lookups().items()}
             (function,) = load(source, FUNCTIONS | looked_up).values()
 
-            def generated(vectors, extras, shape, dtype):
-                return join_vector(function(*map(Rows, vectors), *extras), shape, dtype)
+            def generated(vectors, extras, shape, dtype, calls):
+                return join_vector(function(*map(Rows, vectors), *extras, *calls.values()), shape, dtype)
         else:
 
-            def generated(vectors, extras, shape, dtype):
-                return jnp.moveaxis(entries(program, NUMERICS, vectors, extras, shape), 0, -1)
+            def generated(vectors, extras, shape, dtype, calls):
+                return jnp.moveaxis(entries(program, NUMERICS, vectors, extras, shape, calls), 0, -1)
 
         def join(values, shape, dtype):
             return values if layout is None else join_matrix(values, layout, shape, dtype)
@@ -167,9 +168,11 @@ class JaxVector(CompiledVector):
         vectors = [from_host(v) for v in vectors]
         self._checked(vectors)
         self._values(parameters)
-        given = {getattr(key, "name", key): jnp.asarray(value) for key, value in (parameters or {}).items()}
+        calls = self._functions(which, parameters)
+        numbers = ((k, v) for k, v in (parameters or {}).items() if not isinstance(v, Supplied))
+        given = {getattr(key, "name", key): jnp.asarray(value) for key, value in numbers}
         t = jnp.asarray(self._time(t)) if self.has_time else None
-        return self._kernel(which)(vectors, t, given)
+        return self._kernel(which)(vectors, t, given, calls)
 
     def __call__(self, *vectors, t=None, parameters: Mapping | None = None):
         return self._evaluate(None, vectors, t, parameters)
@@ -179,7 +182,7 @@ class JaxVector(CompiledVector):
         return self._evaluate(which, vectors, t, parameters)
 
 
-def call(compiled, generated, join, vectors, t, given):
+def call(compiled, generated, join, vectors, t, given, calls):
     """Run generated code on vectors (..., n) and join the entries that come out."""
     dtype = jnp.result_type(*vectors, float)
     vectors = [v.astype(dtype) for v in vectors]
@@ -189,7 +192,7 @@ def call(compiled, generated, join, vectors, t, given):
         extras.insert(0, t.astype(dtype))
     shape = jnp.broadcast_shapes(*[v.shape[:-1] for v in vectors], *[jnp.shape(e) for e in extras])
     try:
-        values = generated(vectors, extras, shape, dtype)
+        values = generated(vectors, extras, shape, dtype, calls)
     except ZeroDivisionError:
         raise ValueError(f"{compiled.name}: the defaults of its parameters divide by zero: change them") from None
     return join(values, shape, dtype)

@@ -134,16 +134,17 @@ class NumpyVector(CompiledVector):
     def _evaluate(self, which, vectors, t, parameters):
         """Entries of one point as a list of floats, or of a batch as a list of arrays; then shape and dtype."""
         kernel = self._kernels.get(which) or self._kernel(which)
+        calls = self._functions(which, parameters)
         extras = self._defaults if not parameters else self._numbers(parameters)
         if extras is not None and self._are_points(vectors):
             single = not self.has_time or t.__class__ is float or np.ndim(t) == 0
             if single:
                 extras = (float(self._time(t)), *extras) if self.has_time else extras
                 try:
-                    return kernel.single(*[v.tolist() for v in vectors], *extras), None, _F64
+                    return kernel.single(*[v.tolist() for v in vectors], *extras, *calls.values()), None, _F64
                 except _NOT_FINITE:
                     pass
-        return self._evaluate_batch(kernel, vectors, t, parameters)
+        return self._evaluate_batch(kernel, vectors, t, parameters, calls)
 
     def _are_points(self, vectors) -> bool:
         """Whether all vectors are single points in double precision, of the right lengths."""
@@ -159,7 +160,7 @@ class NumpyVector(CompiledVector):
         values = tuple(self._values(parameters).values())
         return tuple(map(float, values)) if all(isinstance(v, float | int) for v in values) else None
 
-    def _evaluate_batch(self, kernel, vectors, t, parameters):
+    def _evaluate_batch(self, kernel, vectors, t, parameters, calls):
         vectors = [np.asarray(v) for v in vectors]
         self._checked(vectors)
         dtype = np.result_type(*vectors, np.float32) if vectors else _F64
@@ -172,17 +173,17 @@ class NumpyVector(CompiledVector):
         if shape == ():
             try:
                 lists = [v.astype(_F64).tolist() for v in vectors]
-                return kernel.single(*lists, *map(float, extras)), None, dtype
+                return kernel.single(*lists, *map(float, extras), *calls.values()), None, dtype
             except _NOT_FINITE:
                 pass
         if kernel.program is not None:
             vectors = [v.astype(_F64, copy=False) for v in vectors]
             with np.errstate(all="ignore"):
-                return entries_of(kernel.program, NUMERICS, vectors, extras, shape), shape, dtype
+                return entries_of(kernel.program, NUMERICS, vectors, extras, shape, calls), shape, dtype
         columns = [np.ascontiguousarray(np.moveaxis(v, -1, 0), dtype=_F64) for v in vectors]
         columns = [[np.float64(e) for e in c] if c.ndim == 1 else c for c in columns]
         with np.errstate(all="ignore"):
-            entries = kernel.batch(*columns, *[e if e.ndim else e[()] for e in extras])
+            entries = kernel.batch(*columns, *[e if e.ndim else e[()] for e in extras], *calls.values())
         return entries, shape, dtype
 
     def __call__(self, *vectors, t=None, parameters: Mapping | None = None):

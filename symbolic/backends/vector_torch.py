@@ -8,6 +8,7 @@ from torch.autograd import forward_ad
 
 from ndae.symbolic.backends.loading import load
 from ndae.symbolic.backends.solves import Arrays, python_loop
+from ndae.symbolic.backends.supplied_torch import TorchSupplied
 from ndae.symbolic.backends.vector import CompiledVector
 from ndae.symbolic.code.levelled import Numerics, entries
 from ndae.symbolic.code.source import ARRAY
@@ -63,6 +64,8 @@ def _library(matrix, right):
 
 
 def _freeze(x):
+    if isinstance(x, TorchSupplied):
+        return x.frozen()
     return x.detach() if isinstance(x, torch.Tensor) else x
 
 
@@ -130,18 +133,22 @@ def _linearised(equations, tensors, places):
 
 def _implicit(equations, z, outer):
     places = [i for i, x in enumerate(outer) if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    functions = [(i, f, list(f.weights.values())) for i, f in enumerate(outer) if isinstance(f, TorchSupplied)]
+    weights = [w for _, _, own in functions for w in own]
 
     def of_tensors(z, tensors):
-        given = list(outer)
-        for i, x in zip(places, tensors, strict=True):
-            given[i] = x
+        given, tensors = list(outer), list(tensors)
+        for i in places:
+            given[i] = tensors.pop(0)
+        for i, f, own in functions:
+            given[i] = f.with_weights([tensors.pop(0) for _ in own])
         return equations(z, given)
 
     if torch.is_grad_enabled():
         residual, rows = equations(z, outer)
         change = ARRAYS.solve([[_freeze(a) for a in row] for row in rows], residual)
         z = [x - d for x, d in zip(z, change, strict=True)]
-    return _Implicit.apply(of_tensors, _stack(z), *[outer[i] for i in places]).unbind(-1)
+    return _Implicit.apply(of_tensors, _stack(z), *[outer[i] for i in places], *weights).unbind(-1)
 
 
 ARRAYS = Arrays(torch, _stack, _library, _freeze, python_loop, implicit=_implicit)
@@ -230,13 +237,14 @@ class TorchVector(CompiledVector):
             looked_up = {name: self._numerics.lookup(e.table, e.order) for name, e in self.function.lookups().items()}
             (generated,) = load(source, FUNCTIONS | looked_up).values()
 
-            def straight(vectors, extras, shape, like):
-                return join_vector(generated(*[v.unbind(-1) for v in vectors], *extras), shape, like)
+            def straight(vectors, extras, shape, like, calls):
+                values = generated(*[v.unbind(-1) for v in vectors], *extras, *calls.values())
+                return join_vector(values, shape, like)
 
             return straight
 
-        def levelled(vectors, extras, shape, like):
-            return entries(program, self._numerics, vectors, extras, shape).movedim(0, -1)
+        def levelled(vectors, extras, shape, like, calls):
+            return entries(program, self._numerics, vectors, extras, shape, calls).movedim(0, -1)
 
         return levelled
 
@@ -248,7 +256,8 @@ class TorchVector(CompiledVector):
             extras.insert(0, self._time(t))
         extras = [torch.as_tensor(e, dtype=like.dtype, device=like.device) for e in extras]
         shape = torch.broadcast_shapes(*[v.shape[:-1] for v in vectors], *[e.shape for e in extras])
-        return self._kernel(which)(vectors, extras, shape, like), shape, like
+        calls = self._functions(which, parameters)
+        return self._kernel(which)(vectors, extras, shape, like, calls), shape, like
 
     def __call__(self, *vectors, t=None, parameters: Mapping | None = None):
         return self._evaluate(None, vectors, t, parameters)[0]

@@ -17,6 +17,7 @@ from ndae.symbolic.code.tape import Tape
 from ndae.symbolic.code.term_sizes import Size
 from ndae.symbolic.expressions.choices import Both, Either, Equal, Floor, Guard, Less, LessEqual, Not, Select
 from ndae.symbolic.expressions.tables import Lookup, Table
+from ndae.symbolic.expressions.unknowns import Applied
 
 _SHORT = 3  # sums of up to so many terms with factors 1 and -1 are grouped by those factors
 _HALF = sp.Rational(1, 2)
@@ -163,11 +164,14 @@ class Levelled:
             entry = "power", e.exp, (self._operand(e.base, pending),)
         elif isinstance(e, sp.Pow):
             entry = "call", "power", tuple(self._operand(a, pending) for a in e.args)
+        elif isinstance(e, Applied):
+            places = tuple(self._operand(a, pending) for a in e.places)
+            entry = "unknown", e.called, (e.wanted, *places)
         elif isinstance(e, Lookup):
             entry = "call", (e.table, e.order), (self._operand(e.place, pending),)
         else:
             entry = "call", type(e).__name__, tuple(self._operand(a, pending) for a in e.args)
-        names = [x[1] if entry[0] == "sum" else x for x in entry[2]]
+        names = [x[1] if entry[0] == "sum" else x for x in entry[2][entry[0] == "unknown" :]]
         self._depth[symbol] = 1 + max((self._depth[n] for n in names), default=0)
         pending[symbol] = entry
 
@@ -205,6 +209,11 @@ class Levelled:
                 for i, (factor, name) in enumerate(terms):
                     factors[i, k], names[i][k] = factor, name
             return Group("sum", [self._fetch_keys([n for row in names for n in row])], factors), len(members)
+        if kind == "unknown":
+            places = {key: i for i, key in enumerate(dict.fromkeys(tuple(place) for _, *place in members))}
+            wanted = tuple((places[tuple(place)], *which) for which, *place in members)
+            operands = [self._fetch_keys(list(column)) for column in zip(*places, strict=True)]
+            return Group(kind, operands, (detail, wanted)), len(members)
         operands = [self._fetch_keys([m[i] for m in members]) for i in range(len(members[0]))]
         return Group(kind, operands, detail), len(members)
 
@@ -218,8 +227,8 @@ class Levelled:
 
     # -- running -----------------------------------------------------------------------------------------------------
 
-    def run(self, numerics: "Numerics", given: Sequence) -> Any:
-        """The values, (n_values, *batch)."""
+    def run(self, numerics: "Numerics", given: Sequence, unknowns: Mapping[str, Callable] = {}) -> Any:
+        """The values, (n_values, *batch); `unknowns` are the functions that calls of unknown ones go to, by name."""
         n = numerics
         constants = n.constant(self._constant_array, given[0])
         shape = (len(self.constants), *given[0].shape[1:])
@@ -235,7 +244,7 @@ class Levelled:
             if isinstance(step, LinearSolves):
                 segments.append(_solve(n, step, fetch(step.matrix), fetch(step.right)))
             else:
-                results = [_apply(n, group, [fetch(f) for f in group.operands]) for group in step.groups]
+                results = [_apply(n, group, [fetch(f) for f in group.operands], unknowns) for group in step.groups]
                 segments.append(results[0] if len(results) == 1 else n.concatenate(results))
         assert self.output is not None  # finished
         return fetch(self.output)
@@ -280,7 +289,7 @@ class Numerics(ABC):
         """1 where a condition holds, otherwise 0."""
 
 
-def _apply(n: Numerics, group: Group, operands: list) -> Any:
+def _apply(n: Numerics, group: Group, operands: list, unknowns: Mapping[str, Callable]) -> Any:
     if group.kind == "sum":
         (x,), factors = operands, group.detail
         factors = n.constant(factors, x).reshape(*factors.shape, *[1] * (x.ndim - 1))
@@ -297,6 +306,11 @@ def _apply(n: Numerics, group: Group, operands: list) -> Any:
         return total
     if group.kind == "power":
         return _power(n, operands[0], group.detail)
+    if group.kind == "unknown":
+        name, wanted = group.detail
+        x = operands[0]
+        values = unknowns[name](wanted, [list(place) for place in zip(*operands, strict=True)])
+        return n.concatenate([n.broadcast(v, x.shape[1:])[None] for v in values])
     if isinstance(group.detail, tuple):
         return n.lookup(*group.detail)(*operands)
     return _call(n, group.detail, operands)
@@ -351,7 +365,14 @@ def _padded(n: int) -> int:
     return n if n <= 4 else width
 
 
-def entries(program: Levelled, numerics: Numerics, vectors: Sequence, extras: Sequence, shape: tuple) -> Any:
+def entries(
+    program: Levelled,
+    numerics: Numerics,
+    vectors: Sequence,
+    extras: Sequence,
+    shape: tuple,
+    unknowns: Mapping[str, Callable] = {},
+) -> Any:
     """The values of a program (n_values, *shape) for vectors (..., n) and single values that broadcast to `shape`."""
     segments = [numerics.first(v, shape) for v in vectors]
-    return program.run(numerics, [*segments, numerics.column(extras, shape, segments[0])])
+    return program.run(numerics, [*segments, numerics.column(extras, shape, segments[0])], unknowns)

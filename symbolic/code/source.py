@@ -24,6 +24,7 @@ from ndae.symbolic.expressions.choices import (
 from ndae.symbolic.expressions.names import identifiers as plain_identifiers, in_docstring
 from ndae.symbolic.expressions.reading import SMOOTH_FUNCTIONS
 from ndae.symbolic.expressions.tables import Lookup
+from ndae.symbolic.expressions.unknowns import Applied
 from ndae.symbolic.ground.typed import symbols_in, symbols_of
 
 #: Every name that generated source may call besides the definitions' own.
@@ -115,6 +116,9 @@ class Code:
         for symbol in self.tape.needed(values):
             if symbol in self._names or (symbol in self._inline and symbol not in keep):
                 continue
+            if isinstance(self.tape.definitions[symbol], Applied):
+                self._define_calls(symbol, values)
+                continue
             text, level = self._inline.pop(symbol, None) or self._expression(self.tape.definitions[symbol])
             single = self.uses.get(symbol, 0) <= 1 and len(text) <= _MAX_INLINE and symbol not in keep
             if single or (isinstance(self.tape.definitions[symbol], Guard) and not self.style.guards):
@@ -122,6 +126,32 @@ class Code:
             else:
                 self._names[symbol] = self.fresh()
                 self.lines.append(f"{self._names[symbol]} = {text}")
+
+    def _define_calls(self, symbol: sp.Symbol, values: Sequence[sp.Basic]) -> None:
+        """Write a call of an unknown function, at all places at once that wait for no more calls than this one."""
+        first, depths = self.tape.definitions[symbol], self._call_depths(values)
+        assert isinstance(first, Applied)
+        calls: list[tuple[sp.Symbol, Applied]] = []
+        for s in self.tape.needed(values):
+            e = self.tape.definitions[s]
+            if isinstance(e, Applied) and e.unknown == first.unknown and depths[s] == depths[symbol]:
+                calls += [] if s in self._names else [(s, e)]
+        places = {places: i for i, places in enumerate(dict.fromkeys(e.places for _, e in calls))}
+        self.define([x for place in places for x in place])
+        wanted = tuple((places[e.places], *e.wanted) for _, e in calls)
+        where = ", ".join(f"[{', '.join(self.text(x) for x in place)}]" for place in places)
+        for s, _ in calls:
+            self._names[s] = self.fresh()
+        names = ", ".join(self._names[s] for s, _ in calls)
+        self.lines.append(f"{names}{',' * (len(calls) == 1)} = {first.called}({wanted}, [{where}])")
+
+    def _call_depths(self, values: Sequence[sp.Basic]) -> dict[sp.Symbol, int]:
+        """How many calls of unknown functions each definition behind some values waits for, one after another."""
+        depths: dict[sp.Symbol, int] = {}
+        for symbol in self.tape.needed(values):
+            e = self.tape.definitions[symbol]
+            depths[symbol] = isinstance(e, Applied) + max((depths.get(s, 0) for s in symbols_of(e)), default=0)
+        return depths
 
     def text(self, value: sp.Basic) -> str:
         """A value, once its definitions are written."""
@@ -230,7 +260,9 @@ class Code:
 def check_generated(tape: Tape, owner: str) -> None:
     """Raise ValueError if a definition is a function that no backend has."""
     for e in tape.definitions.values():
-        known = isinstance(e, (sp.Add, sp.Mul, sp.Pow, Select, Guard, Size, Floor, Lookup, *COMPARISONS, *JUNCTIONS))
+        known = isinstance(
+            e, (sp.Add, sp.Mul, sp.Pow, Select, Guard, Size, Floor, Lookup, Applied, *COMPARISONS, *JUNCTIONS)
+        )
         if not known and type(e).__name__ not in SMOOTH_FUNCTIONS:
             raise ValueError(
                 f"{owner}: {type(e).__name__} cannot be generated: there are + - * / **, sqrt, Abs, sign, floor, Max, "
@@ -267,11 +299,12 @@ def function_source(
 ) -> str:
     """Source of one function of several vectors, given as lists of their entries, and of single values, to a list."""
     inputs = [s for _, group in arguments for s in group] + list(extras)
-    taken = {s.name for s in inputs} | {a for a, _ in arguments}
+    taken = {s.name for s in inputs} | {a for a, _ in arguments} | set(tape.unknowns(values))
     code = Code(tape, count_uses(tape, values), taken, style)
     code.define(values)
     used = {s for e in (*values, *(tape.definitions[d] for d in tape.needed(values))) for s in symbols_of(e)}
-    header = f"def {name}({', '.join([a for a, _ in arguments] + [s.name for s in extras])}):"
+    names = [*(a for a, _ in arguments), *(s.name for s in extras), *tape.unknowns(values)]
+    header = f"def {name}({', '.join(names)}):"
     lines = [line for a, group in arguments for line in unpack(a, group, used)] + code.lines
     lines = [f'"""{in_docstring(doc)}"""', *lines, f"return {listing(code, values)}"]
     return "\n".join([header, *(f"    {line}" for line in lines), ""])

@@ -29,6 +29,7 @@ from ndae.symbolic.expressions.choices import (
 )
 from ndae.symbolic.expressions.reading import substituted
 from ndae.symbolic.expressions.tables import Lookup
+from ndae.symbolic.expressions.unknowns import Applied
 from ndae.symbolic.ground.typed import arguments, symbols_of, xreplaced
 
 _HALF = sp.Rational(1, 2)
@@ -94,6 +95,8 @@ class Tape:
             return self.select(self.condition(at_least(a, sp.S.Zero)), a, _scaled(-sp.S.One, a))
         if isinstance(e, Lookup):
             return self._define(e.at(self.value(e.place)))
+        if isinstance(e, Applied):
+            return self._define(e.at(map(self.value, e.places)))
         if isinstance(e, Floor):
             return self._define(Floor(self.value(arguments(e)[0])))
         if isinstance(e, (sp.Max, sp.Min, Extreme)):
@@ -305,6 +308,11 @@ class Tape:
         """The tables that definitions look up, by the names that generated code calls them by."""
         found = (e for e in self.definitions.values() if isinstance(e, Lookup))
         return {e.called: e for e in found}
+
+    def unknowns(self, values: Iterable[sp.Basic]) -> list[str]:
+        """The unknown functions behind some values, by the names that generated code calls them by."""
+        found = (self.definitions[s] for s in self.needed(values))
+        return sorted({e.called for e in found if isinstance(e, Applied)})
 
     def replaced(self, values: Sequence[sp.Expr], by: Mapping[sp.Symbol, sp.Expr]) -> list[sp.Expr]:
         """Values on the tape with inputs replaced by values, also where these stand behind definitions."""

@@ -10,6 +10,7 @@ from sympy.logic.boolalg import ITE, And, BooleanAtom, Not, Or
 from ndae.symbolic.expressions.choices import CORNERS, Floor, Largest, Magnitude, Signum, Smallest
 from ndae.symbolic.expressions.reading import check_smooth, rebuilt, substituted
 from ndae.symbolic.expressions.tables import Lookup, spline_of
+from ndae.symbolic.expressions.unknowns import Applied
 from ndae.symbolic.ground.typed import arguments, branches_of
 
 
@@ -60,14 +61,14 @@ def check_piecewise_smooth(expression: sp.Expr, where: str) -> None:
 
     Every Piecewise must have a last branch that holds otherwise.
     """
-    if not expression.has(sp.Piecewise, *CORNERS):
+    if not expression.has(sp.Piecewise, Applied, *CORNERS):
         check_smooth(expression, where)
         return
     outer = {p: sp.Dummy(real=True) for p in _outermost(expression)}
     check_smooth(substituted(expression, outer, {}), where)
     for node in outer:
         if not isinstance(node, sp.Piecewise):
-            for a in (node.place,) if isinstance(node, Lookup) else arguments(node):
+            for a in _inside(node):
                 check_piecewise_smooth(a, where)
             continue
         if branches_of(node)[-1][1] != sp.true:
@@ -81,10 +82,16 @@ def _outermost(expression: sp.Basic) -> list[sp.Basic]:
     walk = sp.preorder_traversal(expression)
     found = []
     for node in walk:
-        if isinstance(node, (sp.Piecewise, *CORNERS)):
+        if isinstance(node, (sp.Piecewise, Applied, *CORNERS)):
             found.append(node)
             walk.skip()
     return found
+
+
+def _inside(node: sp.Basic) -> tuple[sp.Expr, ...]:
+    if isinstance(node, Applied):
+        return node.places
+    return (node.place,) if isinstance(node, Lookup) else arguments(node)
 
 
 def _check_condition(condition, where: str) -> None:

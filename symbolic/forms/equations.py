@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import sympy as sp
 
 from ndae.symbolic.expressions.derivatives import dot
+from ndae.symbolic.expressions.unknowns import Unknown, arities
 from ndae.symbolic.ground.kept import Recomputed, kept
 from ndae.symbolic.ground.typed import symbols_of
 
@@ -20,6 +21,7 @@ class Equations(Recomputed):
     parameters: Mapping[sp.Symbol, float | None] = field(default_factory=dict)
     time: sp.Symbol | None = None
     invariants: Mapping[str, sp.Expr] = field(default_factory=dict)
+    outputs: Mapping[str, sp.Expr] = field(default_factory=dict)  # what instruments show
 
     @property
     def n_states(self) -> int:
@@ -41,6 +43,11 @@ class Equations(Recomputed):
         """Whether equation i contains no derivative."""
         found = (self.derivative_of(s) for s in symbols_of(self.equations[i]))
         return not any(entry is not None and entry[1] > 0 for entry in found)
+
+    @kept
+    def unknowns(self) -> dict[Unknown, int]:
+        """The functions that nobody knows, and how many arguments each has."""
+        return arities((*self.equations, *self.invariants.values(), *self.outputs.values()), self.name)
 
     @kept
     def by_name(self) -> dict[str, sp.Symbol]:

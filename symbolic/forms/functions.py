@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ndae.symbolic.backends.given import Given
 from ndae.symbolic.backends.vector import CompiledVector, parameter_values
 from ndae.symbolic.backends.vector_numpy import NumpyVector
 from ndae.symbolic.forms.leading import LeadingFunction
@@ -37,6 +38,7 @@ class ReducedFunctions(Recomputed):
         self.n_states, self.n_constraints = len(reduced.states), len(reduced.constraints)
         self.parameters = {s.name: v for s, v in reduced.parameters.items()}
         self.constant = frozenset(s.name for c in reduced.constraints for s in symbols_of(c) & set(reduced.parameters))
+        self.functions: Mapping[str, Given] = {}
         self._both = {"y": reduced.y, "w": reduced.w}
 
     def __repr__(self) -> str:
@@ -69,6 +71,18 @@ class ReducedFunctions(Recomputed):
     def _known(self) -> dict[str, CompiledVector]:
         return {}
 
+    def sharing(self, reduced: ReducedEquations, functions: Mapping[str, Given]) -> "ReducedFunctions":
+        """The same compiled code, with what its unknown functions are."""
+        own = object.__new__(ReducedFunctions)
+        own.__dict__.update(self.__dict__, _known=self._known, reduced=reduced, functions=dict(functions))
+        return own
+
+    def with_functions(self, parameters: Mapping | None) -> Mapping | None:
+        """Parameters, and with them what unknown functions are, by name, as far as that is not among them."""
+        if not self.functions:
+            return parameters
+        return {name: getattr(f, self.backend)() for name, f in self.functions.items()} | {**(parameters or {})}
+
     @property
     def _top(self) -> CompiledVector:
         return self._vector("leading system", self.reduced.equations, self._both)
@@ -82,11 +96,11 @@ class ReducedFunctions(Recomputed):
     def leading_system(self, y, w, t=None, parameters: Mapping | None = None) -> Any:
         """T(y, w, t), shape (..., n_w)."""
         self._check_constant(y, t, parameters)
-        return self._top(y, w, t=t, parameters=parameters)
+        return self._top(y, w, t=t, parameters=self.with_functions(parameters))
 
     def leading_jacobian(self, y, w, t=None, parameters: Mapping | None = None, by: str = "w") -> Any:
         """∂T/∂w, shape (..., n_w, n_w); with by="y" ∂T/∂y, shape (..., n_w, n_y)."""
-        return self._top.jacobian(by, y, w, t=t, parameters=parameters)
+        return self._top.jacobian(by, y, w, t=t, parameters=self.with_functions(parameters))
 
     def leading_sizes(self, y, w, t=None, parameters: Mapping | None = None) -> Any:
         """How large what is added up in each of T(y, w, t) is, as w moves, (..., n_w): times eps, its rounding."""
@@ -96,7 +110,7 @@ class ReducedFunctions(Recomputed):
                 r.equations, self._both, r.time, r.parameters, f"sizes of the leading system of {self.name}", "w"
             )
             self._known["sizes"] = getattr(function, self.backend)()
-        return self._known["sizes"](y, w, t=t, parameters=parameters)
+        return self._known["sizes"](y, w, t=t, parameters=self.with_functions(parameters))
 
     def leading_error(self, y, w, t=None, parameters: Mapping | None = None) -> Any:
         """How well w solves its equations: the largest |T_i(y, w, t)| over the size of what is added up in T_i, (...).
@@ -121,7 +135,7 @@ class ReducedFunctions(Recomputed):
             self._known, name, lambda: _COMPILERS[self.backend](LeadingFunction(self.reduced, shift is not None))
         )
         guess = self._array(np.zeros(self.n_w), y) if guess is None else guess
-        found = function(y, guess, *([] if shift is None else [shift]), t=t, parameters=parameters)
+        found = function(y, guess, *([] if shift is None else [shift]), t=t, parameters=self.with_functions(parameters))
         w = found[..., :-1]
         return w, (found[..., -1] > 0.5) & self._xp.isfinite(w).all(-1)
 
@@ -134,12 +148,12 @@ class ReducedFunctions(Recomputed):
     def constraints(self, y, t=None, parameters: Mapping | None = None) -> Any:
         """C(y, t), shape (..., n_constraints)."""
         self._check_constant(y, t, parameters)
-        return self._constraints(y, t=t, parameters=parameters)
+        return self._constraints(y, t=t, parameters=self.with_functions(parameters))
 
     def constraints_jacobian(self, y, t=None, parameters: Mapping | None = None) -> Any:
         """∂C/∂y, shape (..., n_constraints, n_y)."""
         self._check_constant(y, t, parameters)
-        return self._constraints.jacobian("y", y, t=t, parameters=parameters)
+        return self._constraints.jacobian("y", y, t=t, parameters=self.with_functions(parameters))
 
     def constraints_sizes(self, y, t=None, parameters: Mapping | None = None) -> Any:
         """How large what is added up in C(y, t) is, as y moves, (..., n_constraints): times eps, its rounding."""
@@ -149,7 +163,7 @@ class ReducedFunctions(Recomputed):
                 r.constraints, {"y": r.y}, r.time, r.parameters, f"sizes of the constraints of {self.name}", "y"
             )
             self._known["constraints_sizes"] = getattr(function, self.backend)()
-        return self._known["constraints_sizes"](y, t=t, parameters=parameters)
+        return self._known["constraints_sizes"](y, t=t, parameters=self.with_functions(parameters))
 
     def constraints_time_derivative(self, y, t=None, parameters: Mapping | None = None) -> Any:
         """∂C/∂t at fixed y, shape (..., n_constraints)."""
@@ -168,7 +182,7 @@ class ReducedFunctions(Recomputed):
 
         times = self._array(t, y)[..., None]
         function = remembered(self._known, "constraints in time", make)
-        return function.jacobian("t", y, times, parameters=parameters)[..., 0]
+        return function.jacobian("t", y, times, parameters=self.with_functions(parameters))[..., 0]
 
     def levels(self, y, w, t=None, parameters: Mapping | None = None) -> dict[str, Any]:
         """Residuals by level, {"level 0": (..., m_0), ...}: the algebraic equations and their derivatives."""
@@ -223,7 +237,8 @@ class ReducedFunctions(Recomputed):
         if not expressions:
             parameter_values(self.name, self.parameters, parameters)
             return {}
-        values = self._vector("invariants", list(expressions.values()), self._both)(y, w, t=t, parameters=parameters)
+        given = self.with_functions(parameters)
+        values = self._vector("invariants", list(expressions.values()), self._both)(y, w, t=t, parameters=given)
         return {name: values[..., i] for i, name in enumerate(expressions)}
 
     # -- arrays of the backend ---------------------------------------------------------------------------------------

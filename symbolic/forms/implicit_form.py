@@ -66,13 +66,13 @@ class ImplicitForm(Recomputed):
 
     def residual(self, t: float, Y: np.ndarray, Yp: np.ndarray, parameters: Mapping[str, Any] | None = None):
         """F (..., m) at Y, Y' (..., m)."""
-        return self.functions(Y, Yp, t=t, parameters=parameters)
+        return self.functions(Y, Yp, t=t, parameters=self.reduced.numpy().with_functions(parameters))
 
     def jacobians(
         self, t: float, Y: np.ndarray, Yp: np.ndarray, parameters: Mapping[str, Any] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """∂F/∂Y and ∂F/∂Y', each (..., m, m)."""
-        jacobian = self.functions.jacobian
+        jacobian, parameters = self.functions.jacobian, self.reduced.numpy().with_functions(parameters)
         return jacobian("Y", Y, Yp, t=t, parameters=parameters), jacobian("Yp", Y, Yp, t=t, parameters=parameters)
 
     def start(self, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from ndae.symbolic.code.source import ARRAY, Code, Style, check_generated, count
 from ndae.symbolic.expressions.names import in_docstring
 from ndae.symbolic.expressions.reading import substituted
 from ndae.symbolic.expressions.tables import Lookup
+from ndae.symbolic.expressions.unknowns import Applied
 from ndae.symbolic.forms.reduced_equations import ReducedEquations
 from ndae.symbolic.forms.tearing import Plan, Solve, Tearing
 from ndae.symbolic.ground.kept import Recomputed, kept
@@ -61,6 +62,16 @@ class LeadingFunction(Recomputed):
         inner = [v for s in self.plan.solves for v in (*s.right, *(a for row in s.matrix for a in row))]
         return len(self.plan.tape.needed([*self.plan.values, *inner]))
 
+    @kept
+    def _everything(self) -> list[sp.Expr]:
+        """Every value that the code computes."""
+        inner = [v for s in self.plan.solves for v in (*s.right, *(a for row in s.matrix for a in row), *s.sizes)]
+        return [*self.plan.values, *inner]
+
+    def unknowns(self) -> list[str]:
+        """The unknown functions in the generated code, by the names that it calls them by."""
+        return self.plan.tape.unknowns(self._everything)
+
     def lookups(self) -> dict[str, Lookup]:
         """The tables in the generated code, by the names that it calls them by."""
         return self.plan.tape.lookups()
@@ -77,10 +88,9 @@ class LeadingFunction(Recomputed):
     def values_source(self, style: Style) -> str:
         """Source of the function `values`."""
         plan, stages = self.plan, _stages(self.plan.solves)
-        inner = [v for s in plan.solves for v in (*s.right, *(a for row in s.matrix for a in row), *s.sizes)]
-        everything = [*plan.values, *inner]
+        everything = self._everything
         uses = count_uses(plan.tape, everything)
-        taken = {s.name for s in self._names.values()}
+        taken = {s.name for s in self._names.values()} | set(self.unknowns())
         code = Code(plan.tape, uses, taken, style)
         arguments = {key: code.unused(key, {s.name for s in self._names.values()}) for key in self._groups}
         flags = []
@@ -96,7 +106,7 @@ class LeadingFunction(Recomputed):
                 for s in e.free_symbols}  # fmt: skip
         groups = [(key, group) for key, group in self._groups.items() if key != "guess"]
         lines = [line for key, group in groups for line in unpack(arguments[key], group, used)] + code.lines
-        header = f"def values({', '.join([*arguments.values(), *[s.name for s in self._extras]])}):"
+        header = f"def values({', '.join([*arguments.values(), *[s.name for s in self._extras], *self.unknowns()])}):"
         results = listing(code, plan.values, more=[f"converged({', '.join(flags)})" if flags else "1.0"])
         body = "\n".join(f"    {line}" for line in lines)
         doc = f"{self.name}, and whether they were found."
@@ -136,12 +146,15 @@ def _write_newton(code: Code, stage: Sequence[Solve], guesses: Sequence[str], fl
     for e in (*everything, *(tape.definitions[s] for s in needed if s in inside)):
         outer |= dict.fromkeys(sorted(symbols_of(e) - inside, key=lambda s: s.name))
     code.define(outer, named=True)
-    names = ", ".join(code.text(s) for s in outer)
+    # Functions that are given are among what is outside: their weights are what derivatives are taken by.
+    calls = {e.called for s in needed if s in inside and isinstance(e := tape.definitions[s], Applied)}
+    handed = [*(code.text(s) for s in outer), *sorted(calls)]
+    names = ", ".join(handed)
     inner = code.nested()
     inner.define(values)
     z, outside = (code.unused(name, code.taken) for name in ("z", "outer"))
     lines = [f"{', '.join(w.name for w in unknowns)}{',' * (len(unknowns) == 1)} = {z}"]
-    lines += [f"{names}{',' * (len(outer) == 1)} = {outside}"] if outer else []
+    lines += [f"{names}{',' * (len(handed) == 1)} = {outside}"] if handed else []
     # The sizes are a function of their own: the last evaluation, which carries gradients, does without them.
     measure = inner.fresh()
     measuring = inner.nested()

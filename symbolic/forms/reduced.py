@@ -1,7 +1,15 @@
 """A system of index 1 whose functions are generated when they are first asked for."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import sympy as sp
+
+from ndae.symbolic.backends.given import Given
+from ndae.symbolic.expressions.reading import substituted
+from ndae.symbolic.expressions.unknowns import applied_in
+from ndae.symbolic.forms.equations import Equations
 from ndae.symbolic.forms.functions import ReducedFunctions
 from ndae.symbolic.forms.reduced_equations import ReducedEquations
 from ndae.symbolic.ground.kept import kept, remembered
@@ -23,8 +31,52 @@ class ReducedSystem(ReducedEquations):
         return self._functions("torch")
 
     def _functions(self, backend: str):
+        if self.base is not self:
+            shared = lambda: self.base._functions(backend).sharing(self, self.functions)  # noqa: E731
+            return remembered(self._compiled, backend, shared)
         return remembered(self._compiled, backend, lambda: ReducedFunctions(self, backend))
+
+    # -- unknown functions -------------------------------------------------------------------------------------------
+
+    #: What unknown functions are, by name, as far as that is given.
+    functions: Mapping[str, Given] = {}
+    _base: "ReducedSystem | None" = None
+
+    @property
+    def base(self) -> "ReducedSystem":
+        """The same without its functions, whose generated code it runs: compiled once, whatever they are."""
+        return self._base or self
+
+    def given(self, system: Equations, functions: Mapping[str, Given], formulas: Mapping[str, Any]) -> "ReducedSystem":
+        """The reduced form of `system`, this one's with some functions known: `formulas` put in, others called."""
+        base = self.base
+        if formulas:
+            put: dict[sp.Basic, sp.Basic] = {}
+            places = [*base.equations, *base.constraints, *base.invariants.values()]
+            table = with_formulas(places, formulas)
+            base = replace(
+                base,
+                system=system,
+                equations=tuple(substituted(e, table, put) for e in base.equations),
+                constraints=tuple(substituted(e, table, put) for e in base.constraints),
+                invariants={name: substituted(e, table, put) for name, e in base.invariants.items()},
+            )
+        new = replace(base, system=system)
+        object.__setattr__(new, "functions", {**self.functions, **functions})  # frozen, as its base is
+        object.__setattr__(new, "_base", base)
+        return new
 
     @kept
     def _compiled(self) -> dict[str, Any]:
         return {}
+
+
+def with_formulas(expressions: Any, formulas: Mapping[str, Any]) -> dict[sp.Basic, sp.Basic]:
+    """What stands for each application of a function that is known as a formula(partial, places)."""
+    table: dict[sp.Basic, sp.Basic] = {}
+    # The innermost first: one may stand in another's arguments.
+    for e in sorted(applied_in(expressions), key=lambda e: (len(list(sp.preorder_traversal(e))), str(e))):
+        if e.unknown.name in formulas:
+            places = [substituted(x, table, {}) for x in e.places]
+            table[e] = formulas[e.unknown.name](e.partial, places)
+    return table

@@ -9,6 +9,7 @@ from sympy.core.relational import Relational
 
 from ndae.symbolic.expressions.choices import NON_SMOOTH, Extreme, Floor, Magnitude, Signum, at_least
 from ndae.symbolic.expressions.tables import Lookup
+from ndae.symbolic.expressions.unknowns import Applied
 from ndae.symbolic.functions.vector_function import VectorFunction
 from ndae.symbolic.ground.typed import arguments, branches_of, symbols_of
 
@@ -62,12 +63,13 @@ class SwitchingTimes:
         for e in expressions:
             if time is None or time not in e.free_symbols or not e.has(*NON_SMOOTH):
                 continue
-            lookups |= {f for f in e.atoms(Lookup) if time in f.free_symbols and f.free_symbols <= known}
-            floors |= {f for f in e.atoms(Floor) if time in f.free_symbols}
+            lookups |= {f for f in e.atoms(Lookup) if _of_time(f, time) and f.free_symbols <= known}
+            floors |= {f for f in e.atoms(Floor) if _of_time(f, time)}
             differences |= {
                 cast(sp.Expr, condition.lhs) - cast(sp.Expr, condition.rhs)
                 for condition in (*e.atoms(Relational), *_of_corners(e))
-                if time in condition.free_symbols and condition.free_symbols <= known
+                # What an unknown function says is not foreseen.
+                if time in condition.free_symbols and condition.free_symbols <= known and not condition.has(Applied)
             }
         roots: set[sp.Expr] = set()
         others: list[sp.Expr] = []
@@ -186,6 +188,10 @@ def _variants(e: sp.Expr) -> Iterator[sp.Expr]:
         sides = list(node.chosen) if isinstance(node, Extreme) else [v for v, _ in branches_of(node)]
     for side in sides:
         yield from _variants(cast(sp.Expr, e.xreplace({node: side})))
+
+
+def _of_time(e: sp.Expr, time: sp.Symbol) -> bool:
+    return time in e.free_symbols and not e.has(Applied)
 
 
 def _affine(e: sp.Expr, time: sp.Symbol) -> tuple[sp.Expr, sp.Expr]:

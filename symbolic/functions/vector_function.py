@@ -111,6 +111,10 @@ class VectorFunction(Recomputed):
         """The tables in the generated code, by the names that it calls them by."""
         return self._tape[0].lookups()
 
+    def unknowns(self, entries: Sequence[sp.Expr] | None = None) -> list[str]:
+        """The unknown functions in the generated code, by the names that it calls them by."""
+        return self._tape[0].unknowns(self._tape[1] if entries is None else entries)
+
     def levelled(self, entries: Sequence[sp.Expr] | None = None) -> Levelled:
         """The values, or entries of a Jacobian, as few operations on arrays; inputs are the vectors and the rest."""
         tape, values = self._tape

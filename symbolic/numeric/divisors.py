@@ -8,6 +8,7 @@ import sympy as sp
 
 from ndae.symbolic.expressions.choices import NON_SMOOTH
 from ndae.symbolic.expressions.limits import distinct
+from ndae.symbolic.expressions.unknowns import Applied
 from ndae.symbolic.ground.typed import arguments, branches_of, symbols_of
 from ndae.symbolic.ground.words import shortened
 from ndae.symbolic.numeric.sampling import Evaluator
@@ -31,7 +32,9 @@ def check_divisors(expression: sp.Expr, where: str, parameters: Mapping[sp.Symbo
     plain = set() if not defaults else set(_unconditional(expression, defaults.keys()))
     for e in distinct(expression):
         for number, role in _must_not_vanish(e):
-            if number.free_symbols and not (number.free_symbols <= defaults.keys() and e in plain):
+            if number.has(Applied) or (
+                number.free_symbols and not (number.free_symbols <= defaults.keys() and e in plain)
+            ):
                 continue
             for values in _instances(number, defaults):
                 if _vanishes(number, values):
@@ -62,6 +65,8 @@ def _check_finite(expression: sp.Expr, where: str, defaults: Mapping[sp.Symbol, 
         return
     for e in _unconditional(expression, defaults.keys()):
         if not e.args or not isinstance(e, sp.Expr) or not e.free_symbols or not e.free_symbols <= defaults.keys():
+            continue
+        if e.has(Applied):
             continue
         for values in _instances(e, defaults):
             found = Evaluator({s: np.array([v]) for s, v in values.items()}, 1)([e])[0][0, 0]

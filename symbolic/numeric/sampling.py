@@ -9,6 +9,8 @@ from sympy.logic.boolalg import ITE, And, Not, Or
 
 from ndae.symbolic.expressions.choices import CORNERS, Extreme, Floor, Signum, at_least
 from ndae.symbolic.expressions.tables import Lookup
+from ndae.symbolic.expressions.unknowns import Applied
+from ndae.symbolic.numeric.generic import generic
 
 ROUNDING = 1e-11  # of the magnitudes that were added: below it a sum is taken as zero
 
@@ -75,7 +77,9 @@ class Evaluator:
             return self._piecewise(e)
         if isinstance(e, CORNERS):
             return self._corner(e)
-        if isinstance(e, sp.atan2):
+        if isinstance(e, Applied):
+            value = generic(e.unknown, len(e.places)).value(*e.wanted, [self._pair(a)[0] for a in e.places])
+        elif isinstance(e, sp.atan2):
             value = np.arctan2(*(self._pair(a)[0] for a in e.args))
         else:
             value = _FUNCTIONS[type(e)](self._pair(e.args[0])[0])

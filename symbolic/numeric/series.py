@@ -9,7 +9,9 @@ import sympy as sp
 
 from ndae.symbolic.expressions.choices import CORNERS, Extreme, Floor, Signum
 from ndae.symbolic.expressions.tables import Lookup
+from ndae.symbolic.expressions.unknowns import Applied
 from ndae.symbolic.ground.typed import arguments, branches_of
+from ndae.symbolic.numeric.generic import generic
 from ndae.symbolic.numeric.sampling import Evaluator
 
 Series = np.ndarray  # (order + 1, n_points): the coefficient of h^k stands in row k
@@ -53,6 +55,8 @@ class SeriesEvaluator:
             return self._piecewise(e)
         if isinstance(e, CORNERS):
             return self._corner(e)
+        if isinstance(e, Applied):
+            return self._unknown(e)
         return self._function(type(e), [self(a) for a in arguments(e)])
 
     def _constant(self, value) -> Series:
@@ -159,6 +163,16 @@ class SeriesEvaluator:
         for m in reversed(range(min(self.order, e.table.degree - e.order) + 1)):
             value = e.table.sampled(f[0], e.order + m) / factorial(m)
             result = self._product(result, step) + self._constant(value)
+        return result
+
+    def _unknown(self, e: Applied) -> Series:
+        function, (output, orders) = generic(e.unknown, len(e.places)), e.wanted
+        result = self._constant(0.0 if any(orders) else function.offset[output])
+        for k in function.waves:
+            inside = self._constant(function.phase[output, k] + sum(orders) * np.pi / 2)
+            for frequency, a in zip(function.frequency[output, k], e.places, strict=True):
+                inside = inside + frequency * self(a)
+            result = result + function.factor(output, k, orders) * self._pair(inside, False)[0]
         return result
 
     def _piecewise(self, e: sp.Piecewise) -> Series:

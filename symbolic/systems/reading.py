@@ -15,6 +15,7 @@ from ndae.symbolic.expressions.names import check_name
 from ndae.symbolic.expressions.partials import partials
 from ndae.symbolic.expressions.reading import as_expressions, substituted
 from ndae.symbolic.expressions.tables import Lookup, Table
+from ndae.symbolic.expressions.unknowns import Unknown
 from ndae.symbolic.forms.equations import Equations
 from ndae.symbolic.ground.typed import symbols_of, xreplaced
 from ndae.symbolic.ground.words import shortened
@@ -204,6 +205,18 @@ def is_empty(entries) -> bool:
 def short(expression) -> str:
     text = str(expression) if expression.count_ops() < 200 else f"{expression.count_ops()} operations"
     return shortened(text)
+
+
+def check_unknowns(unknowns: Mapping[Unknown, int], declared: Equations) -> None:
+    """Raise ValueError where an unknown function has the name of something else."""
+    time = () if declared.time is None else (declared.time,)
+    for role, symbols in {"state": declared.states, "parameter": declared.parameters, "time": time}.items():
+        for symbol in symbols:
+            if any(u.name == symbol.name for u in unknowns):
+                raise ValueError(
+                    f"{declared.name}: the name {symbol.name!r} is declared twice (as {role} and as unknown function): "
+                    "rename one"
+                )
 
 
 def check_names(declared: Equations, definitions: Mapping) -> None:

@@ -1,24 +1,29 @@
 """Differential-algebraic systems as a user writes them: equations over states, their derivatives, parameters, time."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy as sp
 from sympy.core.function import AppliedUndef
 
+from ndae.symbolic.backends.given import Given
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.expressions.limits import check_size
-from ndae.symbolic.expressions.reading import as_expressions
+from ndae.symbolic.expressions.reading import as_expressions, substituted
+from ndae.symbolic.expressions.unknowns import Unknown, arities
 from ndae.symbolic.expressions.written import lines_of
 from ndae.symbolic.forms.equations import Equations
+from ndae.symbolic.forms.reduced import with_formulas
 from ndae.symbolic.functions.constraint import Constraint
 from ndae.symbolic.functions.function import Function
 from ndae.symbolic.ground.kept import kept
+from ndae.symbolic.systems.functions import read_functions
 from ndae.symbolic.systems.of_points import Points
 from ndae.symbolic.systems.reading import (
     Reader,
     check_names,
+    check_unknowns,
     is_empty,
     read_definitions,
     read_parameters,
@@ -38,7 +43,8 @@ class System(Equations):
     `dot(x)`, `time` and `parameters`. States are symbols, or functions x(t) whose derivatives are x(t).diff(t).
     `parameters` maps symbols to default values; None, or a mere list of symbols, means that every solve has to give
     the value. `definitions` names subexpressions, put in in the order given, later ones over earlier ones.
-    `invariants` maps names to expressions over states, time and parameters that every solution conserves. Abs, Max,
+    `invariants` maps names to expressions over states, time and parameters that every solution conserves, `outputs` to
+    those, over derivatives dot(x) as well, that instruments show: what a Recording holds. Abs, Max,
     Min, sign, Heaviside and Piecewise may be used, and of time and parameters floor, ceiling, frac and Mod; where two
     branches meet, derivatives are those of the first. dot(W*x) of an expression is its derivative by the chain rule.
 
@@ -59,6 +65,7 @@ class System(Equations):
         *,
         definitions: Mapping[sp.Symbol, sp.Expr] | None = None,
         invariants: Mapping[str, sp.Expr] | None = None,
+        outputs: Mapping[str, sp.Expr] | None = None,
         name: str = "system",
     ):
         if not isinstance(name, str) or not name.strip():
@@ -72,17 +79,10 @@ class System(Equations):
             check_size(e, f"{name}: equation {i}")
         reader = Reader(declared, functions, definitions)
         read = tuple(reader.read(e, f"{name}: equation {i} ({short(e)})") for i, e in enumerate(equations))
-        if not isinstance(invariants or {}, Mapping):
-            raise ValueError(f"{name}: invariants={invariants!r}: expected a mapping, {{name: expression}}")
-        conserved = {
-            key: reader.read(
-                sized(as_expressions([value], f"{name}: invariant {key!r}")[0], f"{name}: invariant {key!r}"),
-                f"{name}: invariant {key!r}",
-                derivatives=False,
-            )
-            for key, value in (invariants or {}).items()
-        }
-        super().__init__(name, read, symbols, declared.parameters, time, conserved)
+        conserved = _named(reader, f"{name}: invariant", invariants, derivatives=False)
+        shown = _named(reader, f"{name}: output", outputs, derivatives=True)
+        check_unknowns(arities((*read, *conserved.values(), *shown.values()), name), declared)
+        super().__init__(name, read, symbols, declared.parameters, time, conserved, shown)
 
     # -- other ways to write it --------------------------------------------------------------------------------------
 
@@ -140,6 +140,7 @@ class System(Equations):
         multipliers: Sequence[str] | None = None,
         parameters=None,
         time=None,
+        outputs: Mapping[str, sp.Expr] | None = None,
         name: str = "system",
     ) -> "System":
         """Constrained motion: q' = v, M v' = F − ∂V/∂q − J(q, t)ᵀ λ − A(q, t)ᵀ μ, c(q, t) = 0, A v + b = 0.
@@ -156,7 +157,7 @@ class System(Equations):
         equations, states, invariants = mechanical_equations(
             q, v, mass, force, potential, lagrangian, holonomic, velocity_constraints, multipliers, time, name
         )
-        return cls(equations, states, parameters, time, invariants=invariants, name=name)
+        return cls(equations, states, parameters, time, invariants=invariants, outputs=outputs, name=name)
 
     @classmethod
     def of_points(
@@ -186,7 +187,27 @@ class System(Equations):
         sizes = f"n_equations={len(self.equations)}, n_states={self.n_states}"
         return f"System({self.name!r}, {sizes}, parameters={[p.name for p in self.parameters]})"
 
+    # -- unknown functions -------------------------------------------------------------------------------------------
+
+    def given(self, functions: Mapping[Any, Any]) -> "System":
+        """The same system with some of its unknown functions known, by the Unknown or its name.
+
+        Each is a torch module (..., n) -> (..., outputs); a function of n arrays, written with operators, NumPy, JAX or
+        torch; an `ndae.table` of one argument, or a SymPy Lambda, which are put into the equations. What is reduced and
+        compiled is shared with this system but for tables and Lambdas. Raises ValueError for functions that the system
+        does not have, and for what is none.
+        """
+        return GivenSystem(self, functions)
+
     # -- index reduction ---------------------------------------------------------------------------------------------
+
+    #: What unknown functions are, by name, as far as that is given.
+    functions: Mapping[str, Given] = {}
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of the unknown functions that are not given."""
+        return [u.name for u in self.unknowns if u.name not in self.functions]
 
     @kept
     def _reduced(self) -> "ReducedSystem":
@@ -218,8 +239,27 @@ class System(Equations):
         lines += ["", "  states: " + ", ".join(s.name for s in self.states)]
         if self.parameters:
             lines.append("  parameters: " + ", ".join(f"{p} = {v}" for p, v in self.parameters.items()))
+        if self.unknowns:
+            known = [
+                f"{u}({', '.join('·' * n)})" + (" (given)" * (u.name in self.functions))
+                for u, n in self.unknowns.items()
+            ]
+            lines.append("  unknown functions, taken as smooth: " + ", ".join(known))
         lines += lines_of([f"invariant {key}: " for key in self.invariants], list(self.invariants.values()))
         return "\n".join(lines)
+
+
+def _named(reader: Reader, where: str, given: Mapping[str, Any] | None, derivatives: bool) -> dict[str, sp.Expr]:
+    """Expressions by name, read."""
+    if not isinstance(given or {}, Mapping):
+        raise ValueError(f"{where}s are {given!r}: expected a mapping, {{name: expression}}")
+    found = {}
+    for key, value in (given or {}).items():
+        if not isinstance(key, str) or not key.strip():
+            raise ValueError(f"{where} {key!r}: its name is a text")
+        whole = sized(as_expressions([value], f"{where} {key!r}")[0], f"{where} {key!r}")
+        found[key] = reader.read(whole, f"{where} {key!r}", derivatives=derivatives)
+    return found
 
 
 class SystemOfPoints(System):
@@ -237,6 +277,10 @@ class SystemOfPoints(System):
     @kept
     def _written(self) -> System:
         return System.mechanical(**self.points.written())
+
+    @property
+    def unknowns(self) -> dict[Unknown, int]:
+        return {}
 
     @kept
     def states(self) -> tuple[sp.Symbol, ...]:
@@ -258,3 +302,35 @@ class SystemOfPoints(System):
     @property
     def invariants(self) -> Mapping[str, sp.Expr]:
         return self._written.invariants
+
+    @property
+    def outputs(self) -> Mapping[str, sp.Expr]:
+        return {}
+
+
+class GivenSystem(System):
+    """A system of which some unknown functions are known."""
+
+    def __init__(self, system: System, functions: Mapping[Any, Any]) -> None:
+        given, formulas = read_functions(system, functions)
+        named = (*system.invariants.values(), *system.outputs.values())
+        table = with_formulas([*system.equations, *named], formulas)
+        put: dict[sp.Basic, sp.Basic] = {}
+        equations = tuple(substituted(e, table, put) for e in system.equations)
+        invariants = {name: substituted(e, table, put) for name, e in system.invariants.items()}
+        outputs = {name: substituted(e, table, put) for name, e in system.outputs.items()}
+        declared = system.name, equations, system.states, system.parameters, system.time
+        Equations.__init__(self, *declared, invariants, outputs)
+        for name, value in {
+            "points": system.points,
+            "functions": {**system.functions, **given},
+            "_given": (system, given, formulas),
+        }.items():
+            object.__setattr__(self, name, value)  # frozen, as its base is
+
+    _given: tuple[System, Mapping[str, Given], Mapping[str, Any]]
+
+    @kept
+    def _reduced(self) -> "ReducedSystem":
+        system, given, formulas = self._given
+        return system.reduce().given(self, given, formulas)

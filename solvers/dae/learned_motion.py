@@ -1,0 +1,163 @@
+"""A reduced DAE in torch as it is learned in: constraints kept as neural DAEs do, invariants of each sample."""
+
+from collections.abc import Mapping, Sequence
+from math import comb
+from typing import Any
+
+import numpy as np
+import sympy as sp
+import torch
+from torch import Tensor
+
+from ndae.solvers.dae.formulations import GGL, Baumgarte
+from ndae.solvers.dae.solve_torch import Time, TorchReduced
+from ndae.symbolic.functions.vector_function import VectorFunction
+from ndae.symbolic.ground.kept import Recomputed, kept
+
+
+class HeldRows(Recomputed):
+    """What states are projected on: C(y, t) = 0 and I_k(y, t) = level_k, whose levels each sample has as parameters."""
+
+    def __init__(self, reduced: Any, invariants: Sequence[str]):
+        self.reduced, self.names = reduced, tuple(invariants)
+        moving = {*reduced.y, *reduced.parameters, reduced.time}
+        for name in self.names:
+            strange = reduced.invariants[name].free_symbols - moving
+            if strange:
+                raise ValueError(
+                    f"{reduced.system.name}: the invariant {name!r} depends on {min(map(str, strange))}, which follows "
+                    "from the state: write it over differential states"
+                )
+
+    def level(self, name: str) -> str:
+        """The name of the parameter that an invariant is equal to."""
+        return f"level of {name}"
+
+    @kept
+    def _levels(self) -> dict[str, sp.Symbol]:
+        return {name: sp.Symbol(self.level(name)) for name in self.names}
+
+    def _vector(self, expressions: Any, sizes_by: str | None = None) -> Any:
+        r = self.reduced
+        parameters = dict(r.parameters) | dict.fromkeys(self._levels.values())
+        name = f"what is held of {r.system.name}"
+        return VectorFunction(expressions, {"y": r.y}, r.time, parameters, name, sizes_by).torch()
+
+    @kept
+    def _rows(self) -> list[sp.Expr]:
+        r = self.reduced
+        return [*r.constraints, *(r.invariants[name] - self._levels[name] for name in self.names)]
+
+    @kept
+    def _compiled(self) -> Any:
+        return self._vector(self._rows)
+
+    @kept
+    def _sizes(self) -> Any:
+        return self._vector(self._rows, "y")
+
+    @kept
+    def _invariants(self) -> Any:
+        return self._vector([self.reduced.invariants[name] for name in self.names])
+
+    def levels(self, y: Tensor, t: Time, parameters: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The parameters that say where each sample's invariants are, from a state of it."""
+        zeros = {self.level(name): 0.0 for name in self.names}
+        values = self._invariants(y, t=t, parameters=self._with(parameters) | zeros)
+        return {self.level(name): values[..., k] for k, name in enumerate(self.names)}
+
+    def _with(self, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+        return dict(self.reduced.torch().with_functions(parameters) or {})
+
+    def constraints(self, y: Tensor, t: Time, parameters: Any) -> Tensor:
+        """All rows (*batch, n_rows), zero where they hold."""
+        return self._compiled(y, t=t, parameters=self._with(parameters))
+
+    def constraints_jacobian(self, y: Tensor, t: Time, parameters: Any) -> Tensor:
+        """Their derivatives by y (*batch, n_rows, N)."""
+        return self._compiled.jacobian("y", y, t=t, parameters=self._with(parameters))
+
+    def constraints_sizes(self, y: Tensor, t: Time, parameters: Any) -> Tensor:
+        """How large what is added up in each of them is (*batch, n_rows)."""
+        return self._sizes(y, t=t, parameters=self._with(parameters))
+
+
+class LearnedMotion(TorchReduced):
+    """y' of a reduced system, with a formulation (Baumgarte, GGL or None) and a penalty that draws to its constraints.
+
+    The penalty is −γ Cᵧᵀ H C(y, t), H the identity or, "gram", (Cᵧ Cᵧᵀ)⁻¹ (eq. 14 of the paper).
+    """
+
+    def __init__(
+        self,
+        reduced: Any,
+        parameters: Mapping[str, Any],
+        formulation: Any = None,
+        penalty: tuple[float, str] | None = None,
+        **options: Any,
+    ):
+        super().__init__(reduced, parameters, **options)
+        self._formulation = formulation if reduced.constraints else None
+        self._penalty = penalty if self._holds else None
+
+    def leading(self, t: Time, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The leading unknowns w (*batch, n), with the formulation's terms, and whether they were found."""
+        shift = self._terms(t, y)[0]
+        return self.functions.solve_leading(y.view_as(y), t, self._parameters, shift, self.guess)
+
+    def __call__(self, t: Time, y: Tensor) -> Tensor:
+        """y'; NaN where the leading unknowns are not found."""
+        shift, delta = self._terms(t, y)
+        w, found = self.functions.solve_leading(y.view_as(y), t, self._parameters, shift, self.guess)
+        rate = self.functions.rates(y, w)
+        rate = rate if delta is None else rate + delta
+        if self._penalty is not None:
+            rate = rate + self._pull(t, y, *self._penalty)
+        return torch.where(found[..., None], rate, torch.nan)
+
+    def jacobian(self, t: Time, y: Tensor) -> Tensor:
+        """∂y'/∂y (*batch, N, N), without a graph."""
+        f, r = self.functions, self.reduced
+        with torch.no_grad():
+            w, _ = f.solve_leading(y, t, self._parameters, None, self.guess)
+            by_y, by_w = (f.leading_jacobian(y, w, t, self._parameters, by=key) for key in ("y", "w"))
+            slope = torch.cat([torch.eye(f.n_y).to(y).expand(*y.shape, f.n_y), -torch.linalg.solve(by_w, by_y)], -2)
+            place = {s: i for i, s in enumerate((*r.y, *r.w))}
+            return slope[..., [place[s] for s in r.rates], :]
+
+    def _pull(self, t: Time, y: Tensor, gamma: float, kind: str) -> Tensor:
+        residual = self._held.constraints(y, t, self._parameters)[..., None]
+        jacobian = self._held.constraints_jacobian(y, t, self._parameters)
+        if kind == "gram":
+            residual = torch.linalg.solve(jacobian @ jacobian.mT, residual)
+        return -gamma * (jacobian.mT @ residual)[..., 0]
+
+    def _terms(self, t: Time, y: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        if isinstance(self._formulation, Baumgarte):
+            return self._baumgarte(t, y, self._formulation.alpha), None
+        return self._ggl(t, y) if isinstance(self._formulation, GGL) else (None, None)
+
+    def _baumgarte(self, t: Time, y: Tensor, alpha: float) -> Tensor:
+        r = self.reduced
+        weights = np.zeros((len(r.constraints), len(r.equations)))
+        for row, (i, k) in enumerate(r.constraint_of):
+            c = r.differentiations[i]
+            weights[row, i] = comb(c, k) * float(alpha) ** (c - k)
+        return self.functions.constraints(y, t, self._parameters) @ torch.as_tensor(weights).to(y)
+
+    def _ggl(self, t: Time, y: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """As ndae.solvers.dae.formulations.GGL has it."""
+        r = self.reduced
+        place, c = {which: row for row, which in enumerate(r.constraint_of)}, r.differentiations
+        low = [(i, k) for i, k in place if k <= c[i] - 2]
+        if not low:
+            return None, None
+        constrained = [i for i in range(len(c)) if c[i]]
+        jacobian = self.functions.constraints_jacobian(y, t, self._parameters)
+        residual = self.functions.constraints(y, t, self._parameters)
+        held = jacobian[..., [place[entry] for entry in low], :]
+        rates = residual[..., [place[i, k + 1] for i, k in low]]
+        delta = -(held.mT @ torch.linalg.solve(held @ held.mT, rates[..., None]))[..., 0]
+        last = jacobian[..., [place[i, c[i] - 1] for i in constrained], :]
+        shift = y.new_zeros(*y.shape[:-1], len(c))
+        return shift.index_copy(-1, torch.tensor(constrained), (last @ delta[..., None])[..., 0]), delta

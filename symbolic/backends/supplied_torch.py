@@ -1,0 +1,106 @@
+"""Unknown functions supplied to torch's code: modules and functions, with derivatives that have a graph."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ndae.symbolic.backends.supplied import Supplied, Wanted, highest, index, wrong_outputs
+from ndae.symbolic.expressions.unknowns import Unknown
+
+
+class TorchSupplied(Supplied):
+    """A module (..., n) -> (..., outputs), or a function of n tensors, with derivatives of every order by autograd.
+
+    A module computes in the precision of what it is given: weights of another one are converted, so that the rounding
+    of float32 does not reach constraints. `weights` replaces them, by name; `fixed` cuts all derivatives.
+    """
+
+    def __init__(
+        self,
+        unknown: Unknown,
+        n: int,
+        function: Callable,
+        weights: dict[str, Tensor] | None = None,
+        fixed: bool = False,
+    ):
+        self.unknown, self.n, self.function, self.fixed = unknown, n, function, fixed
+        self._weights = weights
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Parameters of a module by name; none of a function."""
+        if self._weights is not None:
+            return self._weights
+        return dict(self.function.named_parameters()) if isinstance(self.function, nn.Module) else {}
+
+    def with_weights(self, weights: Sequence[Tensor]) -> "TorchSupplied":
+        """The same with other weights, in order."""
+        named = dict(zip(self.weights, weights, strict=True))
+        return TorchSupplied(self.unknown, self.n, self.function, named, self.fixed)
+
+    def frozen(self) -> "TorchSupplied":
+        """The same as a constant."""
+        weights = {name: w.detach() for name, w in self.weights.items()}
+        return TorchSupplied(self.unknown, self.n, self.function, weights or None, True)
+
+    def values(self, x: Tensor) -> Tensor:
+        """(..., outputs) at points (..., n)."""
+        function = self.function
+        if isinstance(function, nn.Module):
+            weights = self.weights
+            other = any(w.dtype != x.dtype and w.is_floating_point() for w in weights.values())
+            if self._weights is None and not other:
+                found = function(x.reshape(-1, self.n))
+            else:
+                converted = {name: w.to(x.dtype) if w.is_floating_point() else w for name, w in weights.items()}
+                buffers = {k: b.to(x.dtype) for k, b in function.named_buffers() if b.is_floating_point()}
+                found = torch.func.functional_call(function, (converted, buffers), (x.reshape(-1, self.n),))
+            if isinstance(found, Tensor) and found.numel() == x.numel() // self.n * self.unknown.outputs:
+                return found.reshape(*x.shape[:-1], self.unknown.outputs)
+            raise wrong_outputs(self.unknown, self.n, f"a shape {tuple(getattr(found, 'shape', ()))}")
+        found = function(*x.unbind(-1))
+        if isinstance(found, list | tuple):
+            found = torch.stack([torch.as_tensor(f, dtype=x.dtype).expand(x.shape[:-1]) for f in found], -1)
+        found = torch.as_tensor(found, dtype=x.dtype)
+        if self.unknown.outputs == 1 and found.shape != (*x.shape[:-1], 1):
+            found = found.expand(x.shape[:-1])[..., None]
+        if found.shape != (*x.shape[:-1], self.unknown.outputs):
+            raise wrong_outputs(self.unknown, self.n, f"a shape {tuple(found.shape)}")
+        return found
+
+    def derivatives(self, x: Tensor, order: int) -> list[Tensor]:
+        """All derivatives up to an order, (..., outputs), (..., outputs, n), ..., each row by one backward pass."""
+        if order == 0:
+            return [self.values(x)]
+
+        def below(x: Tensor) -> tuple[Tensor, list[Tensor]]:
+            found = self.derivatives(x, order - 1)
+            return found[-1].reshape(*x.shape[:-1], -1), found
+
+        found: Any = torch.func.vjp(below, x, has_aux=True)
+        top, pull, lower = found
+        basis = torch.eye(top.shape[-1], dtype=top.dtype, device=top.device)
+        rows = [pull(row.expand(top.shape))[0] for row in basis]
+        return [*lower, torch.stack(rows, -2).reshape(*lower[-1].shape, self.n)]
+
+    def __call__(self, wanted: Sequence[Wanted], places: Sequence[Sequence[Any]]) -> list[Any]:
+        like = next((a for place in places for a in place if isinstance(a, Tensor)), None)
+        kind = {"dtype": torch.float64} if like is None else {"dtype": like.dtype, "device": like.device}
+        tensors = [[torch.as_tensor(a, **kind) for a in place] for place in places]
+        shape = torch.broadcast_shapes(*[a.shape for place in tensors for a in place])
+        return self.of_arrays(
+            wanted, torch.stack([torch.stack([a.expand(shape) for a in place], -1) for place in tensors])
+        )
+
+    def of_arrays(self, wanted: Sequence[Wanted], x: Tensor) -> list[Tensor]:
+        """The wanted values, each (*batch), at places (n_places, *batch, n)."""
+        if self.fixed:
+            with torch.no_grad():
+                return [v.detach() for v in self._of_arrays(wanted, x.detach())]
+        return self._of_arrays(wanted, x)
+
+    def _of_arrays(self, wanted: Sequence[Wanted], x: Tensor) -> list[Tensor]:
+        found = self.derivatives(x, highest(wanted))
+        return [found[sum(orders)][(place, ..., *index(output, orders))] for place, output, orders in wanted]

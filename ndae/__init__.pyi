@@ -9,8 +9,12 @@ from . import (
     symmetry as symmetry,
     training as training,
 )
+from .data.recording import Recording as Recording
+from .fields.mlp import MLP as MLP
+from .models.crosscheck import crosscheck as crosscheck
 from .models.neural_dae import NeuralDAE as NeuralDAE
 from .models.neural_motion import NeuralMotion as NeuralMotion
+from .models.neural_system import NeuralSystem as NeuralSystem
 from .solvers.consistent import consistent_initial_condition as consistent_initial_condition
 from .solvers.dae.flow import flow as flow
 from .solvers.dae.start import ConsistentStart as ConsistentStart
@@ -34,5 +38,6 @@ from .symbolic.reduction.graphs import StructureError as StructureError
 from .symbolic.systems.system import System as System
 from .training.evaluation import evaluate as evaluate
 from .training.fit import fit as fit
+from .training.recordings import Windows as Windows
 
 __version__: str

@@ -9,6 +9,48 @@ from torch import Tensor, nn
 from ndae._types import Latent
 
 
+class MLP(nn.Module):
+    """A smooth function of `n_in` numbers with `n_out` values, (..., n_in) -> (..., n_out), in float64.
+
+    `hidden` units in each of `depth` hidden layers, tanh between them; `scale` is the size of the values, where that is
+    far from one. The last layer starts a tenth as large as PyTorch's default. Arguments are counted in their own mean
+    and spread, which `fit` takes from the recordings before it trains (`scale_to`).
+    """
+
+    shift: Tensor
+    spread: Tensor
+    scaled: Tensor
+
+    def __init__(self, n_in: int, n_out: int = 1, hidden: int = 16, *, depth: int = 2, scale: float = 1.0):
+        super().__init__()
+        if min(n_in, n_out, hidden, depth) < 1:
+            raise ValueError(f"n_in={n_in}, n_out={n_out}, hidden={hidden}, depth={depth}: each is at least 1")
+        if not (scale > 0 and scale < float("inf")):
+            raise ValueError(f"scale is the size of the values, positive and finite, not {scale!r}")
+        last = nn.Linear(hidden, n_out)
+        with torch.no_grad():
+            last.weight.mul_(0.1)
+            last.bias.zero_()
+        self.n_in, self.n_out, self.scale = n_in, n_out, float(scale)
+        self.network = nn.Sequential(*tanh_layers(n_in, hidden, depth), last).double()
+        self.register_buffer("shift", torch.zeros(n_in).double())
+        self.register_buffer("spread", torch.ones(n_in).double())
+        self.register_buffer("scaled", torch.tensor(False))
+
+    def scale_to(self, x: Tensor) -> None:
+        """Count arguments by what they are at points (n, n_in); done once, before weights mean anything."""
+        if bool(self.scaled):
+            return
+        spread, size = x.std(0, unbiased=False), x.abs().amax(0)
+        self.shift.copy_(x.mean(0))
+        self.spread.copy_(torch.where(spread > 1e-9 * size, spread, torch.where(size > 0, size, 1.0)))
+        self.scaled.fill_(True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Values at points."""
+        return self.scale * self.network((x - self.shift) / self.spread)
+
+
 class MLPField(nn.Module):
     """`σ(z) = W_L tanh(… tanh(W₁ z + β₁) …) + β_L` over all nodes of a sample at once.
 

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ndae import methods
+from ndae.data.recording import Recording, sizes
+from ndae.models.pieces import Pieces, check_recordings, fitted, missed, state_units
 from ndae.models.tables import tables_of
 from ndae.solvers.arguments import check_system, checked_parameters, output_times
 from ndae.solvers.dae.describe import describe_states
@@ -44,12 +46,22 @@ class Path:
     motion: LearnedMotion
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A start that was fitted to measurements: `start` has all states by name, `spread` the standard errors of the
+    differential ones, `missed` what was missed, root mean square in standard deviations (or sizes) of the outputs."""
+
+    start: dict[str, float]
+    spread: dict[str, float]
+    missed: float
+
+
 class NeuralSystem(nn.Module):
     """A `System` of any index whose unknown functions are networks: F(x', x, t; p, u) = 0 in physical time.
 
     Equations are reduced once; the leading unknowns are solved for in every evaluation (multipliers are eliminated),
-    and the hidden constraints are kept by `method`. States, times and parameters are in the system's units, in float64;
-    weights of another precision are converted on the way.
+    and the hidden constraints are kept by `method`. States, times and parameters are in the system's units, in float64,
+    to which modules are converted.
 
     - `functions`: what unknown functions are, by the Unknown or its name: modules (..., n) -> (..., outputs), which are
       trained; functions of n tensors and `ndae.table`s, which are known. Those left out are inputs: each recording has
@@ -87,7 +99,8 @@ class NeuralSystem(nn.Module):
         self.reduced = self.system.reduce()
         self.inputs = tuple(self.system.missing)
         given = self.system.functions
-        self.networks = nn.ModuleDict({_key(name): f.module for name, f in given.items() if f.module is not None})
+        modules = {_key(name): f.module for name, f in given.items() if f.module is not None}
+        self.networks = nn.ModuleDict(modules).double()
         starts = _start_values(system, learn)
         # Counted in units of their own, so that one learning rate serves all.
         self.units = {name: abs(value) or 1.0 for name, value in starts.items()}
@@ -338,6 +351,47 @@ class NeuralSystem(nn.Module):
             result=result if batch else str(result), n_reached=reached if batch else int(reached),
         )  # fmt: skip
 
+    def shown(self, solution: Solution, recording: Recording) -> dict[str, np.ndarray]:
+        """What instruments would show along a solution of the known system, by output, each (n_times,)."""
+        system, names = self.known(recording.inputs), [s.name for s in self.system.states]
+        if not self.system.outputs:
+            return {name: solution[name] for name in names}
+        reduced, values = system.reduce(), self.parameters_now()
+        values |= {str(k): float(v) for k, v in recording.parameters.items()}
+        expressions, states = list(system.outputs.values()), set(reduced.states)
+        moving = {s for e in expressions for s in e.free_symbols} - {*reduced.parameters, reduced.time}
+        y, w = (
+            (solution.x, np.zeros((len(solution.ts), 0))) if moving <= states else _of_states(reduced, solution, values)
+        )
+        inputs = {"y": reduced.states if moving <= states else reduced.y, "w": () if moving <= states else reduced.w}
+        name = f"outputs of {self.system.name}"
+        function = VectorFunction(expressions, inputs, reduced.time, reduced.parameters, name).numpy()
+        found = function(y, w, t=solution.ts, parameters=reduced.numpy().with_functions(values))
+        return {name: found[:, i] for i, name in enumerate(system.outputs)}
+
+    def estimate(self, recording: Recording) -> "Estimate":
+        """The start that fits a recording best under the model as it is, with its spread, to predict from.
+
+        By least squares in what was seen, in standard deviations where `sigma` says them; values in the recording's
+        `start` stay. The spread is the standard error of that fit, by the size of what it misses where sigma is not
+        known. Raises ValueError for a recording of another system.
+        """
+        check_recordings(self, [recording], "the")
+        pieces = Pieces(self, [recording], None, sizes([recording]))
+        unit, one = state_units(pieces), torch.arange(1)
+        with torch.no_grad():
+            start = fitted(self, pieces, one, unit)
+            misses, path = missed(self, pieces, one, start)
+            spread = _spread(self, pieces, start[0], unit, misses, recording.sigma is not None)
+        states = torch.cat([path.y[0, 0], path.w[0, 0]]).numpy()
+        place = {s: i for i, s in enumerate((*self.reduced.y, *self.reduced.w))}
+        found = {s.name: float(states[place[s]]) for s in self.reduced.states}
+        return Estimate(
+            found,
+            {s.name: float(spread[j]) for j, s in enumerate(self.reduced.y)},
+            float(misses.square().mean().sqrt()),
+        )
+
     def forward(self, start: Any, ts: Any, **options: Any) -> Solution:
         """As `predict`."""
         return self.predict(start, ts, **options)
@@ -363,3 +417,37 @@ def _start_values(system: System, learn: Any) -> dict[str, float]:
             raise ValueError(f"{system.name}: learn has {name!r} from {value!r}: give a finite number")
         found[name] = float(value)
     return found
+
+
+def _spread(
+    model: NeuralSystem, pieces: Pieces, start: Tensor, unit: Tensor, misses: Tensor, known: bool
+) -> np.ndarray:
+    """Standard errors of a start (N,), from the slopes of what is missed."""
+    step = 1e-4 * unit
+    moved = torch.cat([start + torch.diag(step), start - torch.diag(step)])
+    ends = missed(model, pieces, torch.zeros(len(moved), dtype=torch.long), moved)[0].flatten(1)
+    slopes = ((ends[: len(start)] - ends[len(start) :]) / (2 * step[:, None])).T.numpy()
+    free = pieces.free[0].numpy()
+    n_seen = int((pieces.weight > 0).sum())
+    left = 1.0 if known else float(misses.square().sum()) / max(1, n_seen - int(free.sum()))
+    found = np.zeros(len(start))
+    u, s, vt = np.linalg.svd(slopes[:, free] * unit.numpy()[free], full_matrices=False)
+    del u
+    spread = np.sqrt(((vt.T / np.maximum(s, 1e-300)) ** 2).sum(1)) * unit.numpy()[free]
+    found[free] = np.sqrt(left) * spread
+    return found
+
+
+def _of_states(reduced: Any, solution: Solution, parameters: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
+    """y and w of a reduced system along a solution that has the states of the system."""
+    column = {s.name: j for j, s in enumerate(reduced.states)}
+    lost = [s.name for s in reduced.y if s.name not in column]
+    if lost:
+        raise ValueError(
+            f"{reduced.system.name}: outputs show derivatives, and {lost[0]}, which they follow from, is no state: "
+            f"make it one, by an equation for {lost[0]}"
+        )
+    y = np.stack([solution.x[:, column[s.name]] for s in reduced.y], -1)
+    guess = np.stack([solution.x[:, column[s.name]] if s.name in column else 0 * solution.ts for s in reduced.w], -1)
+    w, _ = reduced.numpy().solve_leading(y, solution.ts, parameters, guess=guess)
+    return y, w

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ndae.models.neural_system import NeuralSystem
 from ndae.progress import reporting, say
 from ndae.solvers.progress import Progress
 from ndae.symbolic.ground.extras import needing
@@ -21,6 +22,8 @@ from ndae.training.data_violation import DataViolation, as_plain, data_violation
 from ndae.training.evaluation import Data, as_data, evaluate, reference_tensor
 from ndae.training.history import Files, History, Row
 from ndae.training.identity import Identity, unknown_parts
+from ndae.training.optimizers import lbfgs
+from ndae.training.recordings import RecordingFit, Windows
 from ndae.training.taking_part import check_taking_part
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -60,11 +63,12 @@ class TrainingResult:
 def fit(
     model: nn.Module,
     train: Any,
-    validation: Any,
+    validation: Any = None,
     *,
     out: Path | str,
-    epochs: int,
-    batch_size: int = 10,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    windows: Windows | None = None,
     learning_rate: float = 1e-3,
     schedule: str = "constant",
     optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
@@ -119,6 +123,16 @@ def fit(
     `CheckpointError` if `out` holds a damaged checkpoint or one of another training, or can't be written (a full disk);
     `NonFiniteError` if a loss or an error stops being finite, with the checkpoints of the epochs before kept.
     """
+    if isinstance(model, NeuralSystem):
+        given = dict(out=out, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule)
+        given |= dict(optimizer=optimizer, gradient_clip=gradient_clip, early_stopping=early_stopping, seed=seed)
+        given |= dict(device=device, precision=precision, keep=keep, resume=resume, progress=progress)
+        return _fit_recordings(model, train, validation, windows or Windows(), given)
+    if windows is not None:
+        raise ValueError("windows= is for recordings of a NeuralSystem; of a NeuralMotion, see ndae.models.Shooting")
+    if validation is None or epochs is None:
+        raise ValueError("give validation data, and epochs=, the number of times that training goes through the data")
+    batch_size = 10 if batch_size is None else batch_size
     _check(epochs, batch_size, learning_rate, schedule, gradient_clip, early_stopping, seed, precision)
     if keep not in ("best", "last"):
         raise ValueError(f'keep={keep!r} is unknown: give "best" or "last", the epoch whose weights are kept')
@@ -181,6 +195,22 @@ def fit(
         log=files.log,
         data_violations=violations,
     )
+
+
+def _fit_recordings(
+    model: NeuralSystem, train: Any, validation: Any, windows: Windows, given: dict[str, Any]
+) -> TrainingResult:
+    """Training on recordings: all pieces in one batch by L-BFGS, unless other ones are asked for."""
+    train = [train] if hasattr(train, "times") else train
+    validation = [validation] if hasattr(validation, "times") else validation
+    whole = RecordingFit(model, train, validation, windows)
+    samples, checks = whole.data
+    if given["batch_size"] is None:
+        given["batch_size"] = len(samples[0])
+        if given["optimizer"] is None:
+            given["optimizer"] = lbfgs(scale=1.0, max_iter=10, history_size=50)
+    given["epochs"] = 40 if given["epochs"] is None else given["epochs"]
+    return fit(whole, samples, checks, error_unit=("sigma", 1.0), **given)
 
 
 @dataclass(frozen=True)

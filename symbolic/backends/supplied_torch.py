@@ -27,6 +27,7 @@ class TorchSupplied(Supplied):
     ):
         self.unknown, self.n, self.function, self.fixed = unknown, n, function, fixed
         self._weights = weights
+        self._own = list(function.parameters()) if isinstance(function, nn.Module) else []
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -49,11 +50,10 @@ class TorchSupplied(Supplied):
         """(..., outputs) at points (..., n)."""
         function = self.function
         if isinstance(function, nn.Module):
-            weights = self.weights
-            other = any(w.dtype != x.dtype and w.is_floating_point() for w in weights.values())
-            if self._weights is None and not other:
+            if self._weights is None and all(w.dtype == x.dtype or not w.is_floating_point() for w in self._own):
                 found = function(x.reshape(-1, self.n))
             else:
+                weights = self.weights
                 converted = {name: w.to(x.dtype) if w.is_floating_point() else w for name, w in weights.items()}
                 buffers = {k: b.to(x.dtype) for k, b in function.named_buffers() if b.is_floating_point()}
                 found = torch.func.functional_call(function, (converted, buffers), (x.reshape(-1, self.n),))
@@ -89,10 +89,11 @@ class TorchSupplied(Supplied):
         like = next((a for place in places for a in place if isinstance(a, Tensor)), None)
         kind = {"dtype": torch.float64} if like is None else {"dtype": like.dtype, "device": like.device}
         tensors = [[torch.as_tensor(a, **kind) for a in place] for place in places]
-        shape = torch.broadcast_shapes(*[a.shape for place in tensors for a in place])
-        return self.of_arrays(
-            wanted, torch.stack([torch.stack([a.expand(shape) for a in place], -1) for place in tensors])
-        )
+        shapes = {a.shape for place in tensors for a in place}
+        if len(shapes) > 1:
+            shape = torch.broadcast_shapes(*shapes)
+            tensors = [[a.expand(shape) for a in place] for place in tensors]
+        return self.of_arrays(wanted, torch.stack([torch.stack(place, -1) for place in tensors]))
 
     def of_arrays(self, wanted: Sequence[Wanted], x: Tensor) -> list[Tensor]:
         """The wanted values, each (*batch), at places (n_places, *batch, n)."""

@@ -255,7 +255,8 @@ class TorchVector(CompiledVector):
         if self.has_time:
             extras.insert(0, self._time(t))
         extras = [torch.as_tensor(e, dtype=like.dtype, device=like.device) for e in extras]
-        shape = torch.broadcast_shapes(*[v.shape[:-1] for v in vectors], *[e.shape for e in extras])
+        shapes = {v.shape[:-1] for v in vectors} | {e.shape for e in extras if e.ndim}
+        shape = shapes.pop() if len(shapes) == 1 else torch.broadcast_shapes(*shapes)
         calls = self._functions(which, parameters)
         return self._kernel(which)(vectors, extras, shape, like, calls), shape, like
 

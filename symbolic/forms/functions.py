@@ -213,8 +213,10 @@ class ReducedFunctions(Recomputed):
 
     def _gathered(self, key: str, y, w, nan: bool = False) -> Any:
         y, w = self._array(y), self._array(w)
-        batch = np.broadcast_shapes(tuple(y.shape[:-1]), tuple(w.shape[:-1]))
-        parts = [self._xp.broadcast_to(a, (*batch, a.shape[-1])) for a in (y, w)]
+        parts = [y, w]
+        if y.shape[:-1] != w.shape[:-1]:
+            batch = np.broadcast_shapes(tuple(y.shape[:-1]), tuple(w.shape[:-1]))
+            parts = [self._xp.broadcast_to(a, (*batch, a.shape[-1])) for a in parts]
         if nan:
             parts.append(self._xp.full_like(parts[1][..., :1], np.nan))  # there may be no y
         return self._xp.concatenate(parts, -1)[..., self._places[key]]

@@ -1,0 +1,156 @@
+"""What was learned, solved by solvers that had no part in it, and where its errors come from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ndae.data.recording import Recording, sizes
+from ndae.models.neural_system import IMPLICIT, NeuralSystem
+from ndae.models.pieces import check_recordings, sigma_of
+from ndae.solvers import Solution, SolveError, consistent_initial_condition, solve
+from ndae.symbolic.ground.extras import MissingExtraError
+
+REFERENCE = "diffrax, projection"
+
+
+@dataclass(frozen=True)
+class RecordingCheck:
+    """One recording under the learned system.
+
+    - `solutions`: by solver, from the start that fits the recording best. "model" makes the steps it is trained with;
+      "diffrax, projection", at `rtol`, is what the others are measured by.
+    - `digits`: by solver, those in which it agrees with the reference at its worst variable and time, against the
+      variable's largest magnitude.
+    - `residual`: by solver, the largest residual of all levels; `invariants`: by solver, the largest change of any.
+    - `missed`: by output, root mean square of seen − reference, in units of `sigma`, or of the output's size.
+    - `integrator`: the same of the model's own steps − reference: what of it is its integrator's.
+    - `failures`: by solver, why there is no solution.
+    """
+
+    name: str
+    solutions: Mapping[str, Solution]
+    digits: Mapping[str, float]
+    residual: Mapping[str, float]
+    invariants: Mapping[str, float]
+    missed: Mapping[str, float]
+    integrator: Mapping[str, float]
+    failures: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class LearnedCheck:
+    """Checks of all recordings; printed as tables. `sigma`: whether `missed` counts standard deviations."""
+
+    system: str
+    recordings: tuple[RecordingCheck, ...]
+    sigma: bool
+
+    @property
+    def least(self) -> float:
+        """Digits in which the model's own steps and all solvers agree with the reference, at the worst."""
+        return min((d for r in self.recordings for d in r.digits.values()), default=float("nan"))
+
+    def __str__(self) -> str:
+        lines = [f"{self.system} as it was learned, by {REFERENCE} and others"]
+        for r in self.recordings:
+            lines += ["", r.name, f"  {'solver':24}{'digits':>8}{'residual':>11}{'invariants':>12}"]
+            for name in r.solutions:
+                digits = "" if name == REFERENCE else f"{r.digits[name]:.1f}"
+                kept = f"{r.invariants[name]:.1e}" if name in r.invariants else ""
+                lines.append(f"  {name:24}{digits:>8}{r.residual.get(name, 0.0):>11.1e}{kept:>12}")
+            lines += [f"  {name:24}{why}" for name, why in r.failures.items()]
+            unit = "standard deviations" if self.sigma else "sizes of the outputs"
+            lines.append(f"  missed, in {unit} (of it by the model's integrator)")
+            lines += [f"    {name:22}{r.missed[name]:>8.3g}  ({r.integrator[name]:.2g})" for name in r.missed]
+        return "\n".join(lines)
+
+
+def crosscheck(
+    model: NeuralSystem,
+    recordings: Recording | Sequence[Recording],
+    *,
+    rtol: float = 1e-10,
+    by: Sequence[str] = ("GGL", "torch", "IDA"),
+) -> LearnedCheck:
+    """Solve the learned system, start by start of the recordings, by the model's own steps and by other solvers.
+
+    The reference is diffrax with projection at `rtol` (implicit where the model is). `by`: "GGL" and "plain" are
+    diffrax with other formulations, "torch" is torchdiffeq with adaptive steps, "IDA" SUNDIALS' IDA and "Radau" that of
+    solve-dae; those that are not installed are left out, and said so. The start is `model.estimate(recording)`. What
+    the reference misses of a recording is what was not learned and noise, what the model's own steps differ from it by
+    is its integrator's; with noise alone left, `missed` is one standard deviation.
+
+    Raises ValueError for recordings of another system, and SolveError where the reference does not get to the end.
+    """
+    recordings = [recordings] if isinstance(recordings, Recording) else list(recordings)
+    check_recordings(model, recordings, "the")
+    scale = sizes(recordings)
+    checks = tuple(_checked(model, r, i, scale, rtol, by) for i, r in enumerate(recordings))
+    return LearnedCheck(model.system.name, checks, all(r.sigma is not None for r in recordings))
+
+
+def _checked(
+    model: NeuralSystem, r: Recording, number: int, scale: Mapping[str, float], rtol: float, by: Sequence[str]
+) -> RecordingCheck:
+    system = model.known(r.inputs)
+    numbers = {**model.parameters_now(), **{str(k): v for k, v in r.parameters.items()}}
+    found = model.estimate(r)
+    start = consistent_initial_condition(system, found.start, t0=float(r.times[0]), parameters=numbers)
+    ts, inputs = r.times, {name: r.inputs[name] for name in model.inputs}
+    stiff = {"by": "radau13"} if model.integrator == IMPLICIT else {}
+    shared = {"parameters": numbers, "rtol": rtol}
+    solutions = {REFERENCE: solve(system, start, ts, **stiff, **shared)}
+    solutions["model"] = model.predict(start, ts, parameters=r.parameters, inputs=inputs)
+    failures = {}
+    ways = {
+        "GGL": ("diffrax, GGL", {"method": "ggl", **stiff}),
+        "plain": ("diffrax, plain", {"method": "plain", **stiff}),
+        "torch": ("torchdiffeq", {"by": "torch"}),
+        "IDA": ("IDA", {"by": "ida"}),
+        "Radau": ("Radau", {"by": "radau"}),
+    }
+    for key in by:
+        if key not in ways:
+            raise ValueError(f"by has {key!r}: choose of {', '.join(ways)}")
+        name, options = ways[key]
+        try:
+            solutions[name] = solve(system, start, ts, **options, **shared)
+        except (SolveError, MissingExtraError) as error:
+            failures[name] = str(error).splitlines()[0]
+    reference = solutions[REFERENCE]
+    others = {name: s for name, s in solutions.items() if name != REFERENCE}
+    shown = {name: model.shown(s, r) for name, s in (("reference", reference), ("model", solutions["model"]))}
+    missed, integrator = {}, {}
+    for output, values in r.values.items():
+        there = np.isfinite(values)
+        unit = np.broadcast_to(sigma_of(r, output, scale), values.shape)[there]
+        differences = (
+            values[there] - shown["reference"][output][there],
+            shown["model"][output] - shown["reference"][output],
+        )
+        if there.any():
+            missed[output] = float(np.sqrt(np.mean((differences[0] / unit) ** 2)))
+            integrator[output] = float(np.sqrt(np.mean((differences[1][there] / unit) ** 2)))
+    return RecordingCheck(
+        r.name or f"recording {number}",
+        solutions,
+        {name: _digits(s, reference) for name, s in others.items()},
+        {name: _largest(s.residual.values()) for name, s in solutions.items()},
+        {name: _largest(v - v[:1] for v in s.invariants.values()) for name, s in solutions.items() if s.invariants},
+        missed,
+        integrator,
+        failures,
+    )
+
+
+def _digits(solution: Any, reference: Any) -> float:
+    size = np.abs(reference.x).max(axis=0)
+    there = size > 0
+    error = np.abs(solution.x - reference.x).max(axis=0)[there] / size[there]
+    return float(-np.log10(max(float(error.max(initial=0.0)), np.finfo(float).eps)))
+
+
+def _largest(arrays: Any) -> float:
+    return max((float(np.abs(a).max(initial=0.0)) for a in arrays), default=0.0)

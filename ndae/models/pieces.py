@@ -1,0 +1,208 @@
+"""Recordings cut to windows: their times, what was seen in them, and where each may have started."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ndae.data.recording import Recording
+from ndae.models.fitted_starts import fitted_starts
+from ndae.symbolic.expressions.tables import Table
+from ndae.symbolic.expressions.unknowns import Applied, applied_in
+from ndae.symbolic.functions.vector_function import VectorFunction
+
+# A start is first guessed from so many observations around it, by a parabola through them.
+_AROUND = 3
+# What fitted starts are counted in, of the units of states: fine enough to end at the least squares.
+_FINE = 0.01
+
+
+class Pieces(nn.Module):
+    """Windows of recordings as tensors: times, what was seen, in which units it counts, and first guesses of starts."""
+
+    def __init__(self, model: Any, recordings: Sequence[Recording], window: int | None, scale: Mapping):
+        super().__init__()
+        self.recordings, reduced = recordings, model.reduced
+        cut, following = [], []
+        for recording in recordings:
+            n = len(recording.times) - 1
+            length = n if window is None else window
+            begins = list(range(0, n, length))
+            cut += [(recording, b, min(b + length, n)) for b in begins]
+            following += [True] * (len(begins) - 1) + [False]
+        self.inputs = {name: [r.inputs[name] for r, _, _ in cut] for name in model.inputs}
+        names, longest = model.outputs, max(end - begin for _, begin, end in cut) + 1
+
+        def filled(x: Any, begin: int, end: int) -> np.ndarray:
+            """Rows begin..end, the last one repeated."""
+            part = np.asarray(x)[begin : end + 1]
+            return np.concatenate([part, np.repeat(part[-1:], longest - len(part), axis=0)])
+
+        times, values, weights, starts, around = [], [], [], [], []
+        unseen = {r: np.stack([r.values.get(n, np.full(len(r.times), np.nan)) for n in names], -1) for r in recordings}
+        guesses = {r: _guessed_states(model, r) for r in recordings}
+        for r, begin, end in cut:
+            times.append(filled(r.times, begin, end))
+            seen = filled(unseen[r], begin, end)
+            seen[end - begin + 1 :] = np.nan
+            values.append(np.nan_to_num(seen))
+            unit = np.stack([np.broadcast_to(sigma_of(r, n, scale), len(r.times)) for n in names], -1)
+            weights.append(np.where(np.isfinite(seen), 1 / filled(unit, begin, end), 0.0))
+            starts.append(guesses[r][begin])
+            around.append(filled(guesses[r], begin, end))
+        self.states_seen = torch.as_tensor(np.stack(around))
+        for name, parts in {"t": times, "seen": values, "weight": weights, "guess": starts}.items():
+            self.register_buffer(name, torch.as_tensor(np.stack(parts)))
+        self.register_buffer("goes_on", torch.tensor(following))
+        known = np.stack([_known_start(model, r, begin) for r, begin, _ in cut])
+        self.register_buffer("free", torch.as_tensor(~known))
+        shared = {name for r in recordings for name in r.parameters}
+        default = {s.name: v for s, v in reduced.parameters.items()}
+        self.parameters_of = {
+            name: torch.tensor(
+                [float(r.parameters.get(name, default.get(name))) for r, _, _ in cut], dtype=torch.float64
+            )
+            for name in sorted(shared)
+        }
+        w = [_leading_guess(model, r, float(r.times[b]), s) for (r, b, _), s in zip(cut, starts, strict=True)]
+        self.register_buffer("w", torch.as_tensor(np.stack(w)))
+
+    t: Tensor
+    seen: Tensor
+    weight: Tensor
+    guess: Tensor
+    goes_on: Tensor
+    free: Tensor
+    w: Tensor
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    def conditions(self, which: Tensor) -> tuple[dict[str, Tensor], dict[str, list[Table]]]:
+        """Parameters and inputs of some windows."""
+        numbers = which.tolist()
+        inputs = {name: [tables[i] for i in numbers] for name, tables in self.inputs.items()}
+        return {name: v[which] for name, v in self.parameters_of.items()}, inputs
+
+
+def missed(model: Any, pieces: Pieces, which: Tensor, start: Tensor) -> tuple[Tensor, Any]:
+    """(seen − predicted) / unit of some windows from starts (batch, N), (batch, n_times, 1, n_outputs), 0 where nothing
+    was seen; and the path."""
+    parameters, inputs = pieces.conditions(which)
+    path = model.path(start, pieces.t[which], parameters, inputs, pieces.w[which])
+    found = model.seen(path)
+    misses = torch.where(pieces.weight[which] > 0, (pieces.seen[which] - found) * pieces.weight[which], 0.0)
+    return misses[:, :, None, :], path
+
+
+def fitted(model: Any, pieces: Pieces, which: Tensor, unit: Tensor) -> Tensor:
+    """Starts (batch, N) from which the model as it is comes nearest to what was seen, each window by itself."""
+    n, start = len(which), pieces.guess[which]
+    if not bool(pieces.free[which].any()):
+        return start
+
+    def path(x: Tensor, t0: Tensor) -> Tensor:
+        repeated = which.repeat(len(x) // n)
+        x = torch.where(pieces.free[repeated], x[:, 0], pieces.guess[repeated])
+        return missed(model, pieces, repeated, x)[0]
+
+    zeros = torch.zeros(n, *pieces.seen.shape[1:2], 1, pieces.seen.shape[-1], dtype=torch.float64)
+    found = fitted_starts(path, start[:, None], zeros, pieces.t[which, 0], _FINE * unit)[:, 0]
+    return torch.where(pieces.free[which], found, start)
+
+
+def check_recordings(model: Any, recordings: Sequence[Any], name: str) -> None:
+    """Raise ValueError for what is no recording of this system."""
+    if not recordings:
+        raise ValueError(f"{name} data: no recordings: give at least one")
+    for i, r in enumerate(recordings):
+        where = f"{name} recording {i}{f' ({r.name})' if getattr(r, 'name', '') else ''}"
+        if not isinstance(r, Recording):
+            raise ValueError(f"{where} is {type(r).__name__}: give ndae.Recording(times, {{output: values}})")
+        strange = sorted(set(r.values) - set(model.outputs))
+        if strange:
+            raise ValueError(
+                f"{where}: {strange[0]!r} is no output of {model.system.name!r}, which has {', '.join(model.outputs)}: "
+                "say what it shows by System(..., outputs={...})"
+            )
+        if len(r.times) < 2:
+            raise ValueError(f"{where} has one time: a motion has at least two")
+        missing = [u for u in model.inputs if u not in r.inputs]
+        if missing:
+            raise ValueError(
+                f"{where}: the unknown function {missing[0]} is neither given to the model nor an input of the "
+                f"recording: give inputs={{{missing[0]!r}: (times, values)}}"
+            )
+
+
+def sigma_of(recording: Recording, output: str, scale: Mapping[str, float]) -> Any:
+    sigma = (recording.sigma or {}).get(output) if isinstance(recording.sigma, Mapping) else recording.sigma
+    return sigma if sigma is not None else scale.get(output, 1.0)
+
+
+def _guessed_states(model: Any, r: Recording) -> np.ndarray:
+    """A first guess of the differential variables at every time, (n_times, N): as observed, or slopes of that."""
+    reduced, observed = model.reduced, {}
+    shown = model.system.outputs or {s.name: s for s in model.system.states}
+    for name, e in shown.items():
+        values = r.values.get(name)
+        if e.is_Symbol and values is not None and np.isfinite(values).sum() >= 2:
+            there = np.isfinite(values)
+            observed[e] = np.interp(r.times, r.times[there], values[there])
+    rate_of = dict(zip(reduced.rates, reduced.y, strict=True))
+    guess = np.full((len(r.times), len(reduced.y)), 0.0)
+    for j, symbol in enumerate(reduced.y):
+        if symbol in observed:
+            guess[:, j] = observed[symbol]
+        elif symbol in rate_of and rate_of[symbol] in observed:
+            guess[:, j] = _slopes(r.times, observed[rate_of[symbol]])
+        guess[0, j] = r.start.get(symbol.name, guess[0, j])
+        if symbol.name in r.start and symbol not in observed:
+            guess[1:, j] = r.start[symbol.name]
+    return guess
+
+
+def _slopes(t: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Of lines through the observations around each time."""
+    found = np.zeros(len(t))
+    for i in range(len(t)):
+        near = slice(max(0, i - _AROUND), i + _AROUND + 1)
+        found[i] = np.polyfit(t[near] - t[i], x[near], min(2, len(t[near]) - 1))[-2]
+    return found
+
+
+def _known_start(model: Any, r: Recording, begin: int) -> np.ndarray:
+    return np.array([begin == 0 and s.name in r.start for s in model.reduced.y])
+
+
+def state_units(pieces: Pieces) -> Tensor:
+    """How far states move in a window and over them, or how large they are; 1 of what is nothing."""
+    spread = pieces.guess.std(0, unbiased=False) if len(pieces) > 1 else torch.zeros_like(pieces.guess[0])
+    size = pieces.guess.abs().amax(0)
+    return torch.where(spread > 1e-6 * size, spread, torch.where(size > 0, size, 1.0))
+
+
+def _leading_guess(model: Any, r: Recording, t: float, y: np.ndarray) -> np.ndarray:
+    """Where Newton's iteration for algebraic variables begins: what of them was given, else 0."""
+    return np.array([r.start.get(s.name, 0.0) for s in model.reduced.w])
+
+
+def scale_networks(model: Any, pieces: Pieces) -> None:
+    """Tell networks that ask for it (by `scale_to`) where their functions are asked, as far as that was observed."""
+    reduced, functions = model.reduced, model.system.functions
+    asked: dict[str, list[Tensor]] = {}
+    known = {*reduced.y, reduced.time, *reduced.parameters}
+    for e in sorted(applied_in((*reduced.equations, *reduced.constraints)), key=str):
+        module = functions[e.unknown.name].module if e.unknown.name in functions else None
+        if not hasattr(module, "scale_to") or not {s for a in e.places for s in a.free_symbols} <= known:
+            continue
+        function = VectorFunction(e.places, {"y": reduced.y}, reduced.time, reduced.parameters, f"arguments of {e}")
+        values = {**model.parameters_now(), **{name: v[:, None] for name, v in pieces.parameters_of.items()}}
+        inner = any(a.has(Applied) for a in e.places)
+        if not inner:
+            x = function.torch()(pieces.states_seen, t=pieces.t, parameters=values)
+            asked.setdefault(e.unknown.name, []).append(x.flatten(0, -2))
+    for name, parts in asked.items():
+        functions[name].module.scale_to(torch.cat(parts))

@@ -1,0 +1,101 @@
+"""Recordings as samples of `fit`: their windows, the starts of these, and what predictions miss of what was seen."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ndae.data.recording import sizes
+from ndae.models.neural_system import NeuralSystem
+from ndae.models.pieces import Pieces, check_recordings, fitted, missed, scale_networks, state_units
+from ndae.models.prediction import Prediction
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How recordings are cut, and what becomes of the starts of the pieces.
+
+    - `length`: intervals between observations in a piece, None for whole recordings. Short pieces keep a training well
+      behaved where long predictions are chaotic or far off, and their predictions are made at once; whole recordings
+      weigh noise best.
+    - `continuity`: weight of what the end of a piece misses the start of the next by, in units of the states' noise.
+    - `starts`: "learned" with the network (from what was observed), or "measured", taken as they are observed.
+    """
+
+    length: int | None = None
+    continuity: float = 1.0
+    starts: str = "learned"
+
+    def __post_init__(self) -> None:
+        if self.length is not None and (isinstance(self.length, bool) or not 1 <= self.length == int(self.length)):
+            raise ValueError(f"length={self.length!r}: expected a whole number of intervals, at least 1, or None")
+        if not (math.isfinite(self.continuity) and self.continuity >= 0):
+            raise ValueError(f"continuity={self.continuity!r}: expected a weight, finite and not negative")
+        if self.starts not in ("learned", "measured"):
+            raise ValueError(f'starts={self.starts!r}: expected "learned" or "measured"')
+
+
+class RecordingFit(nn.Module):
+    """A NeuralSystem as `fit` trains it on recordings: predictions are misses, in standard deviations or sizes.
+
+    `predict(x, window=...)` rolls out pieces from starts that are learned with the model, `predict(x, check=...)` those
+    of the validation from starts fitted under the model as it is. Both give (seen − predicted) / unit, 0 where nothing
+    was seen, so that targets are zero.
+    """
+
+    def __init__(self, model: NeuralSystem, train: Any, validation: Any, windows: Windows):
+        super().__init__()
+        train, validation = list(train), list(validation or train)
+        check_recordings(model, train, "training")
+        check_recordings(model, validation, "validation")
+        self.model, self.windows = model, windows
+        scale = sizes(train)
+        self.train_pieces = Pieces(model, train, windows.length, scale)
+        self.check_pieces = Pieces(model, validation, windows.length, scale)
+        self.register_buffer("unit", state_units(self.train_pieces))
+        scale_networks(model, self.train_pieces)
+        self.moved = nn.Parameter(torch.zeros_like(self.train_pieces.guess), windows.starts == "learned")
+
+    unit: Tensor
+
+    @property
+    def data(self) -> tuple[Any, Any]:
+        """Samples and validation samples of `fit`."""
+        made = []
+        for name, pieces in (("window", self.train_pieces), ("check", self.check_pieces)):
+            zeros = torch.zeros(len(pieces), *pieces.seen.shape[1:]).double()[:, :, None, :]
+            made.append((pieces.guess[:, None, :].clone(), zeros, {name: torch.arange(len(pieces))}))
+        return made[0], made[1]
+
+    def starts(self, which: Tensor) -> Tensor:
+        """Starts of training windows as learned so far."""
+        pieces = self.train_pieces
+        return pieces.guess[which] + self.unit * self.moved[which] * pieces.free[which]
+
+    def predict(self, x: Tensor, *, window: Tensor | None = None, check: Tensor | None = None) -> Prediction:
+        """What is missed, (batch, n_times, 1, n_outputs), and the terms of continuity and of the method."""
+        if window is None:
+            assert check is not None
+            return self._checked(check)
+        pieces = self.train_pieces
+        misses, path = missed(self.model, pieces, window, self.starts(window))
+        term = path.regularisation
+        goes_on = pieces.goes_on[window]
+        if bool(goes_on.any()) and self.windows.continuity:
+            following = self.starts((window + 1).clamp_max(len(pieces) - 1))
+            gap = ((path.y[:, -1] - following) / (0.01 * self.unit)).square().sum(-1) * goes_on
+            term = term + self.windows.continuity / 2 * gap.mean()
+        return Prediction(misses, term, ())
+
+    def _checked(self, which: Tensor) -> Prediction:
+        pieces = self.check_pieces
+        learned = self.windows.starts == "learned"
+        start = fitted(self.model, pieces, which, self.unit) if learned else pieces.guess[which]
+        misses, path = missed(self.model, pieces, which, start)
+        return Prediction(misses, path.regularisation, ())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Not for use: a window says more than its start."""
+        raise NotImplementedError("RecordingFit predicts windows, by their numbers")

@@ -1,6 +1,6 @@
 """One function missing in known equations, learned from noisy recordings of a part of the states: seven problems.
 
-    python -m ndae.experiments.studies.learned_terms --only tanks --seeds 0 1 2
+python -m ndae.experiments.studies.learned_terms --only tanks --seeds 0 1 2
 """
 
 import argparse

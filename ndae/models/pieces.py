@@ -17,6 +17,8 @@ from ndae.symbolic.functions.vector_function import VectorFunction
 _AROUND = 3
 # What fitted starts are counted in, of the units of states: fine enough to end at the least squares.
 _FINE = 0.01
+# What a window that can't be predicted misses in everything, in units of the outputs.
+_LOST = 1e3
 
 
 class Pieces(nn.Module):
@@ -95,6 +97,17 @@ def missed(model: Any, pieces: Pieces, which: Tensor, start: Tensor) -> tuple[Te
     found = model.seen(path)
     misses = torch.where(pieces.weight[which] > 0, (pieces.seen[which] - found) * pieces.weight[which], 0.0)
     return misses[:, :, None, :], path
+
+
+def finite_misses(misses: Tensor) -> Tensor:
+    """Of windows whose prediction is not finite, much is missed: so that a search for better weights turns back there.
+
+    Where none is finite, or all are, as they are.
+    """
+    good = misses.flatten(1).isfinite().all(1)
+    if bool(good.all()) or not bool(good.any()):
+        return misses
+    return torch.where(good[:, None, None, None], misses, _LOST)
 
 
 def fitted(model: Any, pieces: Pieces, which: Tensor, unit: Tensor) -> Tensor:

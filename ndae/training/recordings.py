@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ndae.data.recording import sizes
 from ndae.models.neural_system import NeuralSystem
-from ndae.models.pieces import Pieces, check_recordings, fitted, missed, scale_networks, state_units
+from ndae.models.pieces import Pieces, check_recordings, finite_misses, fitted, missed, scale_networks, state_units
 from ndae.models.prediction import Prediction
 
 
@@ -81,11 +81,11 @@ class RecordingFit(nn.Module):
             return self._checked(check)
         pieces = self.train_pieces
         misses, path = missed(self.model, pieces, window, self.starts(window))
-        term = path.regularisation
+        misses, term = finite_misses(misses), path.regularisation
         goes_on = pieces.goes_on[window]
         if bool(goes_on.any()) and self.windows.continuity:
             following = self.starts((window + 1).clamp_max(len(pieces) - 1))
-            gap = ((path.y[:, -1] - following) / (0.01 * self.unit)).square().sum(-1) * goes_on
+            gap = (((path.y[:, -1] - following) / (0.01 * self.unit)).square().sum(-1) * goes_on).nan_to_num(0.0)
             term = term + self.windows.continuity / 2 * gap.mean()
         return Prediction(misses, term, ())
 
@@ -94,7 +94,7 @@ class RecordingFit(nn.Module):
         learned = self.windows.starts == "learned"
         start = fitted(self.model, pieces, which, self.unit) if learned else pieces.guess[which]
         misses, path = missed(self.model, pieces, which, start)
-        return Prediction(misses, path.regularisation, ())
+        return Prediction(finite_misses(misses), path.regularisation, ())
 
     def forward(self, x: Tensor) -> Tensor:
         """Not for use: a window says more than its start."""

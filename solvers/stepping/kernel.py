@@ -26,7 +26,7 @@ from ndae.solvers.stepping.loop import steps_to
 from ndae.solvers.stepping.projected_step import STALL_ATTEMPTS, EndOnSaveTimes, ProjectedSolver, StepState
 from ndae.solvers.stepping.radau_iia import RadauIIA
 
-Parameters = Mapping[str, np.ndarray] | None
+Parameters = Mapping[str, Any] | None  # arrays, and what unknown functions are
 
 # "lax" loops over stages: the default keeps what a reverse pass would need, which no reference has.
 SOLVERS: dict[str, Callable[[Any, Any], diffrax.AbstractSolver]] = {

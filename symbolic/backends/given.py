@@ -63,7 +63,12 @@ class Given(Recomputed):
         if self.module is not None:
             return NumpySupplied(self.unknown, self.n, None, self._through_torch)
         plain = None if self._fails(self.value, np.full(2, 0.6)) else self.value
-        return NumpySupplied(self.unknown, self.n, plain, self._through_jax)
+        otherwise = self._through_torch if plain is None and self._is_of_torch() else self._through_jax
+        return NumpySupplied(self.unknown, self.n, plain, otherwise)
+
+    def _is_of_torch(self) -> bool:
+        torch = sys.modules.get("torch")
+        return torch is not None and not self._fails(self.value, torch.full((2,), 0.6, dtype=torch.float64))
 
     def _through_torch(self, wanted: Sequence[Wanted], x: np.ndarray) -> list[np.ndarray]:
         import torch
@@ -117,8 +122,7 @@ class Given(Recomputed):
                 plain = all_leaves([function])  # a function, no pytree with weights of its own
                 return JaxSupplied(self.unknown, self.n, Partial(function) if plain else function, False)
             reasons.append(failed)
-        torch = sys.modules.get("torch")
-        if torch is not None and not self._fails(self.value, torch.full((2,), 0.6, dtype=torch.float64)):
+        if self._is_of_torch():
             return JaxSupplied(self.unknown, self.n, self._converted, True)
         raise TypeError(self._refusal("JAX", reasons))
 

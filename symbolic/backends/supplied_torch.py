@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 
 from ndae.symbolic.backends.supplied import Supplied, Wanted, highest, index, wrong_outputs
 from ndae.symbolic.expressions.unknowns import Unknown
@@ -43,8 +45,7 @@ class TorchSupplied(Supplied):
 
     def frozen(self) -> "TorchSupplied":
         """The same as a constant."""
-        weights = {name: w.detach() for name, w in self.weights.items()}
-        return TorchSupplied(self.unknown, self.n, self.function, weights or None, True)
+        return TorchSupplied(self.unknown, self.n, self.function, self._weights, True)
 
     def values(self, x: Tensor) -> Tensor:
         """(..., outputs) at points (..., n)."""
@@ -74,7 +75,23 @@ class TorchSupplied(Supplied):
         """All derivatives up to an order, (..., outputs), (..., outputs, n), ..., each row by one backward pass."""
         if order == 0:
             return [self.values(x)]
+        if peek_interpreter_stack() is None and forward_ad._current_level < 0:
+            return self._by_graph(x, order)
+        return self._by_transforms(x, order)
 
+    def _by_graph(self, x: Tensor, order: int) -> list[Tensor]:
+        """As `derivatives`, in half the time, outside of the transforms of torch.func."""
+        wanted = torch.is_grad_enabled()
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().requires_grad_()
+            found = [self.values(x)]
+            for k in range(order):
+                top, more = found[-1].reshape(*x.shape[:-1], -1), wanted or k < order - 1
+                rows = [_gradient(top[..., i].sum(), x, more) for i in range(top.shape[-1])]
+                found.append(torch.stack(rows, -2).reshape(*found[-1].shape, self.n))
+        return found if wanted else [d.detach() for d in found]
+
+    def _by_transforms(self, x: Tensor, order: int) -> list[Tensor]:
         def below(x: Tensor) -> tuple[Tensor, list[Tensor]]:
             found = self.derivatives(x, order - 1)
             return found[-1].reshape(*x.shape[:-1], -1), found
@@ -105,3 +122,10 @@ class TorchSupplied(Supplied):
     def _of_arrays(self, wanted: Sequence[Wanted], x: Tensor) -> list[Tensor]:
         found = self.derivatives(x, highest(wanted))
         return [found[sum(orders)][(place, ..., *index(output, orders))] for place, output, orders in wanted]
+
+
+def _gradient(total: Tensor, x: Tensor, more: bool) -> Tensor:
+    if not total.requires_grad:
+        return torch.zeros_like(x)
+    (found,) = torch.autograd.grad(total, x, create_graph=more, retain_graph=True, materialize_grads=True)
+    return found

@@ -114,6 +114,7 @@ class NeuralSystem(nn.Module):
             raise ValueError(f"integrator {IMPLICIT!r} has direct gradients alone: leave adjoint out")
         if step is not None and not (math.isfinite(step) and step > 0):
             raise ValueError(f"step={step!r}: expected the longest step, positive, in the unit of time")
+        self._output_function = self._compiled_outputs() if self.system.outputs else None
         self.integrator, self.step, self.adjoint = integrator, step, adjoint
         self.rtol, self.atol = float(rtol), float(atol)
         names = [s.name for s in self.reduced.y]
@@ -156,7 +157,7 @@ class NeuralSystem(nn.Module):
 
     def parameters_now(self) -> dict[str, float]:
         """The parameters that are learned, as they are now."""
-        return {name: float(value) for name, value in self._learned_values().items()}
+        return {name: float(value.detach()) for name, value in self._learned_values().items()}
 
     def _learned_values(self) -> dict[str, Tensor]:
         return {name: raw * self.units[name] for name, raw in self.learned.items()}
@@ -183,7 +184,7 @@ class NeuralSystem(nn.Module):
         floor = torch.tensor(self.sizes, dtype=torch.float64)
         return LearnedMotion(
             self.reduced, values, self.formulation, self._penalty,
-            floor=floor, guess=guess, held=self._held, strict=False,
+            floor=floor, guess=guess, strict=False,
         )  # fmt: skip
 
     def path(
@@ -221,15 +222,9 @@ class NeuralSystem(nn.Module):
     def _first(self, motion: LearnedMotion, t: Tensor, y: Tensor) -> Tensor:
         """On the constraints; the levels of its invariants are those that the start has there."""
         if self._held is None:
-            return motion.project(t, y)
-        plain = self.motion()
-        plain._parameters, plain._held, plain._holds = (
-            motion._parameters,
-            plain.functions,
-            bool(self.reduced.constraints),
-        )
-        y = plain.project(t, y)
-        motion._parameters |= self._held.levels(y, t, motion._parameters)
+            return motion.project_start(t, y)
+        y = motion.project_start(t, y)
+        motion.hold(self._held.at(self._held.levels(y, t, motion.parameters)))
         return y
 
     def _advance(
@@ -245,7 +240,7 @@ class NeuralSystem(nn.Module):
             y = self._step(motion, begin, y, h)
             end = t1 if k == n_steps - 1 else t0 + span * ((k + 1) / n_steps)
             if self._eta and self.reduced.constraints:
-                violations.append(motion.functions.constraints(y, end, motion._parameters))
+                violations.append(motion.functions.constraints(y, end, motion.parameters))
             if self._projects[0] or (self._projects[1] and last and k == n_steps - 1):
                 y = motion.project(end, y)
             motion.accepted(end, y)
@@ -270,7 +265,7 @@ class NeuralSystem(nn.Module):
         """w at all states at once, from what the last one had."""
         batch, n_times = t.shape
         flat = {name: v.repeat_interleave(n_times) if isinstance(v, Tensor) and v.ndim else v
-                for name, v in motion._parameters.items()}  # fmt: skip
+                for name, v in motion.parameters.items()}  # fmt: skip
         if self.inputs:
             tables = {name: [u for u in (inputs or {})[name] for _ in range(n_times)] for name in self.inputs}
             flat |= {name: self.motion(None, tables)._parameters[name] for name in self.inputs}
@@ -286,27 +281,24 @@ class NeuralSystem(nn.Module):
             place = {s: i for i, s in enumerate((*self.reduced.y, *self.reduced.w))}
             return both[..., [place[s] for s in self.reduced.states]]
         parameters = {
-            name: v[:, None] if isinstance(v, Tensor) and v.ndim else v for name, v in path.motion._parameters.items()
+            name: v[:, None] if isinstance(v, Tensor) and v.ndim else v for name, v in path.motion.parameters.items()
         }
         given = self.reduced.torch().with_functions(parameters)
+        assert self._output_function is not None
         return self._output_function(path.y, path.w, t=path.t, parameters=given)
 
-    @property
-    def _output_function(self) -> Any:
-        if not hasattr(self, "_compiled_outputs"):
-            r = self.reduced
-            known = {*r.y, *r.w, *r.parameters, r.time}
-            for name, e in self.system.outputs.items():
-                strange = {s for s in e.free_symbols if s not in known}
-                if strange:
-                    raise ValueError(
-                        f"{self.system.name}: the output {name!r} depends on {min(map(str, strange))}, which the "
-                        "reduced system does not have: write it over states and their first derivatives"
-                    )
-            inputs, name = {"y": r.y, "w": r.w}, f"outputs of {self.system.name}"
-            function = VectorFunction(list(self.system.outputs.values()), inputs, r.time, r.parameters, name)
-            object.__setattr__(self, "_compiled_outputs", function.torch())
-        return self._compiled_outputs
+    def _compiled_outputs(self) -> Any:
+        r = self.reduced
+        known = {*r.y, *r.w, *r.parameters, r.time}
+        for name, e in self.system.outputs.items():
+            strange = {s for s in e.free_symbols if s not in known}
+            if strange:
+                raise ValueError(
+                    f"{self.system.name}: the output {name!r} depends on {min(map(str, strange))}, which the reduced "
+                    "system does not have: write it over states and their first derivatives"
+                )
+        inputs, name = {"y": r.y, "w": r.w}, f"outputs of {self.system.name}"
+        return VectorFunction(list(self.system.outputs.values()), inputs, r.time, r.parameters, name).torch()
 
     # -- for users ---------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,14 @@ from ndae.models.neural_system import NeuralSystem
 from ndae.progress import reporting, say
 from ndae.solvers.progress import Progress
 from ndae.symbolic.ground.extras import needing
-from ndae.training.checkpoints import CheckpointError, load_weights, only_writer, writing
+from ndae.training.checkpoints import (
+    CheckpointError,
+    load_checkpoint,
+    load_weights,
+    only_writer,
+    without_prefix,
+    writing,
+)
 from ndae.training.data_violation import DataViolation, as_plain, data_violations, holds_predictions, warn_of_violations
 from ndae.training.evaluation import Data, as_data, evaluate, reference_tensor
 from ndae.training.history import Files, History, Row
@@ -210,7 +217,25 @@ def _fit_recordings(
         if given["optimizer"] is None:
             given["optimizer"] = lbfgs(scale=1.0, max_iter=10, history_size=50)
     given["epochs"] = 40 if given["epochs"] is None else given["epochs"]
+    if given["resume"]:
+        _take_up_starts(whole, Path(given["out"]) / "checkpoints")
     return fit(whole, samples, checks, error_unit=("sigma", 1.0), **given)
+
+
+def _take_up_starts(whole: RecordingFit, folder: Path) -> None:
+    """Where the model has the weights that a training there ended with, the starts of its windows are that one's too."""
+    own = {f"model.{name}": weight for name, weight in whole.model.state_dict().items()}
+    for file in (folder / "best.ckpt", folder / "last.ckpt"):
+        try:
+            weights = without_prefix(load_checkpoint(file)["state_dict"]) if file.exists() else {}
+        except CheckpointError:
+            continue  # `fit` says which one is damaged
+        if all(name in weights and torch.equal(weights[name], weight) for name, weight in own.items()):
+            moved = weights.get("moved")
+            if moved is not None and moved.shape == whole.moved.shape:
+                with torch.no_grad():
+                    whole.moved.copy_(moved)
+            return
 
 
 @dataclass(frozen=True)

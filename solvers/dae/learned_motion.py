@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from ndae.solvers.dae.formulations import GGL, Baumgarte
+from ndae.solvers.dae.reduced_motion import LEAST_SCALE
 from ndae.solvers.dae.solve_torch import Time, TorchReduced
 from ndae.symbolic.functions.vector_function import VectorFunction
 from ndae.symbolic.ground.kept import Recomputed, kept
 
 
 class HeldRows(Recomputed):
-    """What states are projected on: C(y, t) = 0 and I_k(y, t) = level_k, whose levels each sample has as parameters."""
+    """What states are projected on: C(y, t) = 0 and I_k(y, t) = level_k, whose levels each sample has as parameters.
+
+    `at(levels)` has the functions that projections ask.
+    """
 
     def __init__(self, reduced: Any, invariants: Sequence[str]):
         self.reduced, self.names = reduced, tuple(invariants)
@@ -69,17 +73,31 @@ class HeldRows(Recomputed):
     def _with(self, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
         return dict(self.reduced.torch().with_functions(parameters) or {})
 
+    def at(self, levels: Mapping[str, Tensor]) -> "Held":
+        """The rows, with each sample's levels."""
+        return Held(self, levels)
+
+
+class Held:
+    """The rows of a batch, named as those of ReducedFunctions are."""
+
+    def __init__(self, rows: HeldRows, levels: Mapping[str, Tensor]):
+        self._rows, self._levels = rows, levels
+
+    def _all(self, parameters: Any) -> dict[str, Any]:
+        return self._rows._with(parameters) | dict(self._levels)
+
     def constraints(self, y: Tensor, t: Time, parameters: Any) -> Tensor:
         """All rows (*batch, n_rows), zero where they hold."""
-        return self._compiled(y, t=t, parameters=self._with(parameters))
+        return self._rows._compiled(y, t=t, parameters=self._all(parameters))
 
     def constraints_jacobian(self, y: Tensor, t: Time, parameters: Any) -> Tensor:
         """Their derivatives by y (*batch, n_rows, N)."""
-        return self._compiled.jacobian("y", y, t=t, parameters=self._with(parameters))
+        return self._rows._compiled.jacobian("y", y, t=t, parameters=self._all(parameters))
 
     def constraints_sizes(self, y: Tensor, t: Time, parameters: Any) -> Tensor:
         """How large what is added up in each of them is (*batch, n_rows)."""
-        return self._sizes(y, t=t, parameters=self._with(parameters))
+        return self._rows._sizes(y, t=t, parameters=self._all(parameters))
 
 
 class LearnedMotion(TorchReduced):
@@ -125,6 +143,34 @@ class LearnedMotion(TorchReduced):
             place = {s: i for i, s in enumerate((*r.y, *r.w))}
             return slope[..., [place[s] for s in r.rates], :]
 
+    def hold(self, rows: Held) -> None:
+        """What states are projected on from now on."""
+        self._held, self._holds = rows, True
+
+    def project_start(self, t: Time, y: Tensor) -> Tensor:
+        """As `project`, for a state that may be far from the constraints, with the first derivatives of its nearest
+        point p: where D⁻² (p - y) + Cᵧᵀ λ = 0 and C(p) = 0, D the sizes, by one Newton step that does not move it."""
+        nearest = self.project(t, y)
+        if not self._holds or not torch.is_grad_enabled():
+            return nearest
+        held, values, n = self._held, self._parameters, y.shape[-1]
+        size = y.abs()
+        scale = size + self.floor.to(y) + LEAST_SCALE * size.amax(-1, keepdim=True)
+        point, fixed = nearest.detach().requires_grad_(), scale.detach()
+        slopes = held.constraints_jacobian(point, t, values)
+        scaled = slopes.detach() * fixed[..., None, :]
+        off = ((point - y) / fixed).detach()[..., None]
+        lam = -torch.linalg.solve_ex(scaled @ scaled.mT, scaled @ off)[0]
+        pull = (slopes.mT @ lam)[..., 0]
+        curvature = torch.stack([_slope(pull[..., i].sum(), point) for i in range(n)], -2)
+        corner = torch.zeros(*y.shape[:-1], lam.shape[-2], lam.shape[-2], dtype=y.dtype)
+        top = torch.cat([torch.diag_embed(fixed**-2) + curvature, slopes.detach().mT], -1)
+        matrix = torch.cat([top, torch.cat([slopes.detach(), corner], -1)], -2)
+        here = nearest.detach()
+        forces = (here - y) / scale**2 + (held.constraints_jacobian(here, t, values).mT @ lam)[..., 0]
+        right = torch.cat([forces, held.constraints(here, t, values)], -1)
+        return here - torch.linalg.solve_ex(matrix, right[..., None])[0][..., :n, 0]
+
     def _pull(self, t: Time, y: Tensor, gamma: float, kind: str) -> Tensor:
         residual = self._held.constraints(y, t, self._parameters)[..., None]
         jacobian = self._held.constraints_jacobian(y, t, self._parameters)
@@ -161,3 +207,10 @@ class LearnedMotion(TorchReduced):
         last = jacobian[..., [place[i, c[i] - 1] for i in constrained], :]
         shift = y.new_zeros(*y.shape[:-1], len(c))
         return shift.index_copy(-1, torch.tensor(constrained), (last @ delta[..., None])[..., 0]), delta
+
+
+def _slope(total: Tensor, x: Tensor) -> Tensor:
+    if not total.requires_grad:
+        return torch.zeros_like(x)
+    (found,) = torch.autograd.grad(total, x, retain_graph=True, materialize_grads=True)
+    return found

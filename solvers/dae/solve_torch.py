@@ -36,9 +36,8 @@ class TorchReduced:
     What the integrator needs of a DAE: called as `field(t, y)` it gives y' for y (*batch, N). `parameters` are values
     by name, numbers or tensors of the batch's shape; everything is differentiable with respect to them and to y. They
     are constants of the motion, of which hidden constraints are derivatives in time: functions raise a ValueError.
-    `floor` (N,) is the size below which a component is measured absolutely when it is projected; `held` has what it is
-    projected on, where that is not the constraints alone, by their names. Where a projection does not converge, not
-    `strict`, the sample becomes NaN.
+    `floor` (N,) is the size below which a component is measured absolutely when it is projected. Where a projection
+    does not converge, not `strict`, the sample becomes NaN.
 
     Where equations for w are nonlinear, Newton's iteration starts from `guess` (*batch, n), which follows the solution
     from step to step and so stays on the branch that the start is on.
@@ -51,12 +50,10 @@ class TorchReduced:
         *,
         floor: Any = 1e-2,
         guess: Any = None,
-        held: Any = None,
         strict: bool = True,
     ) -> None:
         self.reduced, self.functions = reduced, reduced.torch()
-        self._held = self.functions if held is None else held
-        self._holds = bool(reduced.constraints) or held is not None
+        self._held, self._holds = self.functions, bool(reduced.constraints)
         self._strict = strict
         refuse_functions(self.functions.name, parameters or {})
         self._parameters = dict(parameters or {})

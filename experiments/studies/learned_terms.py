@@ -150,8 +150,8 @@ def recordings(problem: Missing, seed: int) -> tuple[list[Any], list[Any]]:
         for name in problem.seen:
             sigma = problem.sigma[name] if isinstance(problem.sigma, Mapping) else problem.sigma
             values[name] = solution[name] + sigma * random.normal(size=len(problem.ts))
-        more = {"start": dict(start)} if problem.known else {}
-        found.append(ndae.Recording(problem.ts, values, sigma=problem.sigma, **more))
+        known_start = dict(start) if problem.known else None
+        found.append(ndae.Recording(problem.ts, values, sigma=problem.sigma, start=known_start))
         solutions.append(solution)
     return found, solutions
 
@@ -194,7 +194,7 @@ def _resimulated(model: Any, truth: Any, start: Mapping[str, float]) -> tuple[fl
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Learn the problems asked for, and write a JSON each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Learn what is missing in known equations.")
     parser.add_argument("--only", nargs="+", choices=[*PROBLEMS], default=[*PROBLEMS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=RESULTS)

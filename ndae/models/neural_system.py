@@ -136,7 +136,7 @@ class NeuralSystem(nn.Module):
             raise ValueError(f"the method {strange[0]} is none that a NeuralSystem has")
         penalty = parts.get(methods.Penalty)
         self.formulation = formulation
-        self._penalty = None if penalty is None else (penalty.gamma, penalty.H)
+        self._penalty = (penalty.gamma, penalty.H) if isinstance(penalty, methods.Penalty) else None
         self._eta = getattr(parts.get(methods.Auxiliary), "eta", 0.0)
         self._projects = methods.SmoothProjection in parts, methods.EndProjection in parts
         check_known(invariants, self.reduced.invariants, repr(self.system.name), "invariant")

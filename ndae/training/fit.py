@@ -223,7 +223,7 @@ def _fit_recordings(
 
 
 def _take_up_starts(whole: RecordingFit, folder: Path) -> None:
-    """Where the model has the weights that a training there ended with, the starts of its windows are that one's too."""
+    """Where the model has the weights that a training there ended with, so are the starts of its windows."""
     own = {f"model.{name}": weight for name, weight in whole.model.state_dict().items()}
     for file in (folder / "best.ckpt", folder / "last.ckpt"):
         try:

@@ -29,9 +29,9 @@ class NumpySupplied(Supplied):
         values = [found[place][output] for place, output, _ in wanted]
         return [float(v) for v in values] if single else values
 
-    def _outputs(self, place: Sequence[Any]) -> Sequence[Any]:
+    def _outputs(self, place: Sequence[Any]) -> Any:
         assert self.function is not None
-        values = self.function(*place)
+        values: Any = self.function(*place)
         if self.unknown.outputs == 1:
             values = values if isinstance(values, list | tuple) else [values]
         elif isinstance(values, np.ndarray):

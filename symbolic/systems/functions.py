@@ -42,7 +42,7 @@ def _formula(owner: str, unknown: Unknown, n: int, value: Table | sp.Lambda) -> 
                 "one of each: give a function"
             )
         return lambda partial, places: Lookup(value, sp.Integer(partial.order), places[0])
-    variables = list(value.signature)
+    variables: list[Any] = list(value.signature.args)
     bodies = list(value.expr) if isinstance(value.expr, sp.Tuple | sp.MatrixBase) else [value.expr]
     if len(variables) != n or len(bodies) != unknown.outputs or not all(isinstance(v, sp.Symbol) for v in variables):
         raise ValueError(

@@ -16,6 +16,8 @@ PAGES = {path.stem.lower(): path for path in (ROOT / "README.md", *sorted((ROOT 
 
 # What an example says at its end that it found, by its last line.
 CLAIMS = {
+    "print(check)": [lambda n: n["check"].least > 6, lambda n: n["result"].best.val_mae < 3],
+    "print(measured.missing)  # ['source']": [lambda n: n["measured"].missing == ["source"]],
     "print(push.matrix)  # 1.5 and 0": [
         lambda n: (n["push"].matrix.flatten() - torch.tensor([1.5, 0])).abs().max() < 0.05
     ],

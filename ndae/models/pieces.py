@@ -26,7 +26,7 @@ class Pieces(nn.Module):
 
     def __init__(self, model: Any, recordings: Sequence[Recording], window: int | None, scale: Mapping):
         super().__init__()
-        self.recordings, reduced = recordings, model.reduced
+        reduced = model.reduced
         cut, following = [], []
         for recording in recordings:
             n = len(recording.times) - 1
@@ -54,6 +54,8 @@ class Pieces(nn.Module):
             weights.append(np.where(np.isfinite(seen), 1 / filled(unit, begin, end), 0.0))
             starts.append(guesses[r][begin])
             around.append(filled(guesses[r], begin, end))
+        seen_states = [_observed_states(model, r) for r in recordings]
+        self.observed = sorted(set.intersection(*seen_states))
         self.states_seen = torch.as_tensor(np.stack(around))
         for name, parts in {"t": times, "seen": values, "weight": weights, "guess": starts}.items():
             self.register_buffer(name, torch.as_tensor(np.stack(parts)))
@@ -99,15 +101,16 @@ def missed(model: Any, pieces: Pieces, which: Tensor, start: Tensor) -> tuple[Te
     return misses[:, :, None, :], path
 
 
-def finite_misses(misses: Tensor) -> Tensor:
-    """Of windows whose prediction is not finite, much is missed: so that a search for better weights turns back there.
-
-    Where none is finite, or all are, as they are.
-    """
-    good = misses.flatten(1).isfinite().all(1)
+def finite_misses(model: Any, pieces: Pieces, which: Tensor, start: Tensor) -> tuple[Tensor, Any, Tensor]:
+    """As `missed`, and which windows could be predicted. Of the others much is missed, and they take no part in
+    derivatives: so that a search for better weights turns back. Where none can be, all is as it is."""
+    misses, path = missed(model, pieces, which, start)
+    good = misses.detach().flatten(1).isfinite().all(1) & path.y.detach().flatten(1).isfinite().all(1)
     if bool(good.all()) or not bool(good.any()):
-        return misses
-    return torch.where(good[:, None, None, None], misses, _LOST)
+        return misses, path, good
+    # Anew: of what is not finite a derivative is not either, whatever it is multiplied by.
+    found, path = missed(model, pieces, which[good], start[good])
+    return torch.full_like(misses, _LOST).index_copy(0, good.nonzero()[:, 0], found), path, good
 
 
 def fitted(model: Any, pieces: Pieces, which: Tensor, unit: Tensor) -> Tensor:
@@ -177,6 +180,13 @@ def _guessed_states(model: Any, r: Recording) -> np.ndarray:
     return guess
 
 
+def _observed_states(model: Any, r: Recording) -> set[int]:
+    """Places of the differential variables that are outputs themselves, and were seen in a recording."""
+    shown = model.system.outputs or {s.name: s for s in model.system.states}
+    symbols = {e for name, e in shown.items() if name in r.values and np.isfinite(r.values[name]).any()}
+    return {j for j, s in enumerate(model.reduced.y) if s in symbols}
+
+
 def _slopes(t: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Of lines through the observations around each time."""
     found = np.zeros(len(t))
@@ -219,3 +229,41 @@ def scale_networks(model: Any, pieces: Pieces) -> None:
             asked.setdefault(e.unknown.name, []).append(x.flatten(0, -2))
     for name, parts in asked.items():
         functions[name].module.scale_to(torch.cat(parts))
+
+
+def regress_on_constraints(model: Any, pieces: Pieces, steps: int = 60) -> None:
+    """Let networks that stand in constraints over observed states begin where these hold best for what was observed.
+
+    Minimises the mean of C_i(y)² over the observations, each in units of the spread of its known part, for those C_i of
+    which every state is observed: a regression, without a motion. Where there are none, nothing happens.
+    """
+    reduced = model.reduced
+    observed = {reduced.y[j] for j in pieces.observed}
+    known = {*observed, reduced.time, *reduced.parameters}
+    rows = [c for c in reduced.constraints if c.has(Applied) and c.free_symbols <= known]
+    trained = [p for p in model.networks.parameters() if p.requires_grad]
+    if not rows or not trained or model.inputs:
+        return
+    function = VectorFunction(rows, {"y": reduced.y}, reduced.time, reduced.parameters, "constraints").torch()
+    numbers = {name: v[:, None] for name, v in pieces.parameters_of.items()} | model.parameters_now()
+    before = [p.detach().clone() for p in trained]
+
+    def residuals() -> Tensor:
+        return function(pieces.states_seen, t=pieces.t, parameters=reduced.torch().with_functions(numbers))
+
+    with torch.no_grad():
+        unit = residuals().flatten(0, -2).std(0).clamp_min(1e-12)
+    search = torch.optim.LBFGS(trained, max_iter=steps, history_size=20, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        search.zero_grad()
+        loss = (residuals() / unit).square().mean()
+        loss.backward()
+        return loss
+
+    search.step(closure)
+    search.zero_grad(set_to_none=True)
+    if not all(bool(p.isfinite().all()) for p in trained):
+        with torch.no_grad():
+            for p, old in zip(trained, before, strict=True):
+                p.copy_(old)

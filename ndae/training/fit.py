@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ndae.models.neural_system import NeuralSystem
+from ndae.models.pieces import regress_on_constraints
 from ndae.progress import reporting, say
 from ndae.solvers.progress import Progress
 from ndae.symbolic.ground.extras import needing
@@ -217,25 +218,27 @@ def _fit_recordings(
         if given["optimizer"] is None:
             given["optimizer"] = lbfgs(scale=1.0, max_iter=10, history_size=50)
     given["epochs"] = 40 if given["epochs"] is None else given["epochs"]
-    if given["resume"]:
-        _take_up_starts(whole, Path(given["out"]) / "checkpoints")
+    if not (given["resume"] and _take_up_starts(whole, Path(given["out"]) / "checkpoints")):
+        regress_on_constraints(model, whole.train_pieces)
     return fit(whole, samples, checks, error_unit=("sigma", 1.0), **given)
 
 
-def _take_up_starts(whole: RecordingFit, folder: Path) -> None:
-    """Where the model has the weights that a training there ended with, so are the starts of its windows."""
+def _take_up_starts(whole: RecordingFit, folder: Path) -> bool:
+    """Whether the model has the weights that a training there ended with; the starts of its windows are that one's
+    then."""
     own = {f"model.{name}": weight for name, weight in whole.model.state_dict().items()}
     for file in (folder / "best.ckpt", folder / "last.ckpt"):
         try:
             weights = without_prefix(load_checkpoint(file)["state_dict"]) if file.exists() else {}
         except CheckpointError:
             continue  # `fit` says which one is damaged
-        if all(name in weights and torch.equal(weights[name], weight) for name, weight in own.items()):
+        if weights and all(name in weights and torch.equal(weights[name], weight) for name, weight in own.items()):
             moved = weights.get("moved")
             if moved is not None and moved.shape == whole.moved.shape:
                 with torch.no_grad():
                     whole.moved.copy_(moved)
-            return
+            return True
+    return False
 
 
 @dataclass(frozen=True)

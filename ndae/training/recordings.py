@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ndae.data.recording import sizes
 from ndae.models.neural_system import NeuralSystem
-from ndae.models.pieces import Pieces, check_recordings, finite_misses, fitted, missed, scale_networks, state_units
+from ndae.models.pieces import Pieces, check_recordings, finite_misses, fitted, scale_networks, state_units
 from ndae.models.prediction import Prediction
 
 
@@ -80,12 +80,12 @@ class RecordingFit(nn.Module):
             assert check is not None
             return self._checked(check)
         pieces = self.train_pieces
-        misses, path = missed(self.model, pieces, window, self.starts(window))
-        misses, term = finite_misses(misses), path.regularisation
-        goes_on = pieces.goes_on[window]
+        misses, path, good = finite_misses(self.model, pieces, window, self.starts(window))
+        term, there = path.regularisation, window if len(path.y) == len(window) else window[good]
+        goes_on = pieces.goes_on[there]
         if bool(goes_on.any()) and self.windows.continuity:
-            following = self.starts((window + 1).clamp_max(len(pieces) - 1))
-            gap = (((path.y[:, -1] - following) / (0.01 * self.unit)).square().sum(-1) * goes_on).nan_to_num(0.0)
+            following = self.starts((there + 1).clamp_max(len(pieces) - 1))
+            gap = ((path.y[:, -1] - following) / (0.01 * self.unit)).square().sum(-1) * goes_on
             term = term + self.windows.continuity / 2 * gap.mean()
         return Prediction(misses, term, ())
 
@@ -93,8 +93,8 @@ class RecordingFit(nn.Module):
         pieces = self.check_pieces
         learned = self.windows.starts == "learned"
         start = fitted(self.model, pieces, which, self.unit) if learned else pieces.guess[which]
-        misses, path = missed(self.model, pieces, which, start)
-        return Prediction(finite_misses(misses), path.regularisation, ())
+        misses, path, _ = finite_misses(self.model, pieces, which, start)
+        return Prediction(misses, path.regularisation, ())
 
     def forward(self, x: Tensor) -> Tensor:
         """Not for use: a window says more than its start."""

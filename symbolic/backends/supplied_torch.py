@@ -104,7 +104,9 @@ class TorchSupplied(Supplied):
 
     def __call__(self, wanted: Sequence[Wanted], places: Sequence[Sequence[Any]]) -> list[Any]:
         like = next((a for place in places for a in place if isinstance(a, Tensor)), None)
-        kind: dict[str, Any] = {"dtype": torch.float64} if like is None else {"dtype": like.dtype, "device": like.device}
+        kind: dict[str, Any] = (
+            {"dtype": torch.float64} if like is None else {"dtype": like.dtype, "device": like.device}
+        )
         tensors = [[torch.as_tensor(a, **kind) for a in place] for place in places]
         shapes = {a.shape for place in tensors for a in place}
         if len(shapes) > 1:

@@ -1,4 +1,5 @@
 from . import (
+    data as data,
     experiments as experiments,
     fields as fields,
     forces as forces,
@@ -9,6 +10,8 @@ from . import (
     symmetry as symmetry,
     training as training,
 )
+from .data.reading import read_recordings as read_recordings
+from .data.recording import Recording as Recording
 from .models.neural_dae import NeuralDAE as NeuralDAE
 from .models.neural_motion import NeuralMotion as NeuralMotion
 from .solvers.consistent import consistent_initial_condition as consistent_initial_condition

@@ -9,6 +9,7 @@ import numpy as np
 
 from ndae.data.frames import parts_of
 from ndae.data.numbers import frozen, instants, name_of, numbers
+from ndae.symbolic.expressions.names import check_name
 from ndae.symbolic.expressions.tables import Table, table
 from ndae.symbolic.ground.words import check_known, listed
 

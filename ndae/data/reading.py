@@ -54,7 +54,7 @@ def read_recordings(
             frame = _frame(path, reading)
             parts = parts_of(
                 frame, time=time, every=every, outputs=outputs, inputs=inputs, parameters=parameters, by=by,
-                sigma=sigma, sort=sort, name=path.name.split(".")[0],
+                sigma=sigma, sort=sort, name=_stem(path),
             )  # fmt: skip
             found += [Recording(**part) for part in parts]
         except ValueError as error:
@@ -82,18 +82,21 @@ def _matching(file: str | Path) -> list[Path]:
     return found
 
 
+def _stem(path: Path) -> str:
+    """The name of a file without what tells its kind."""
+    inner = path.with_suffix("") if path.suffix.lower() in _PACKED else path
+    return inner.stem
+
+
 def _frame(path: Path, reading: dict[str, Any]) -> Any:
-    kinds = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in _PACKED]
-    kind = kinds[-1] if kinds else ""
-    readers = {".csv": _text, ".tsv": _text, ".txt": _text, ".dat": _text, ".parquet": _parquet, ".pq": _parquet} | {
-        ".nc": _netcdf, ".nc4": _netcdf, ".h5": _hdf5, ".hdf5": _hdf5, ".hdf": _hdf5,
-    }  # fmt: skip
-    if kind not in readers:
-        raise ValueError(f"files {kind or 'without a suffix'} are not read: expected one of {listed(readers, 20)}")
-    if reading and readers[kind] not in (_text, _parquet):
+    kind = (path.with_suffix("") if path.suffix.lower() in _PACKED else path).suffix.lower()
+    if kind not in _READERS:
+        raise ValueError(f"files {kind or 'without a suffix'} are not read: expected one of {listed(_READERS, 20)}")
+    reader = _READERS[kind]
+    if reading and reader not in (_text, _parquet):
         raise ValueError(f"{listed(reading)}: arguments of pandas, which does not read {kind}")
     with needing(f"reading {kind}"):
-        return readers[kind](path, reading)
+        return reader(path, reading)
 
 
 def _text(path: Path, reading: dict[str, Any]) -> Any:
@@ -104,6 +107,8 @@ def _text(path: Path, reading: dict[str, Any]) -> Any:
         frame = pd.read_csv(path, **usual | reading)
     except pd.errors.EmptyDataError:
         raise ValueError("the file is empty") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the text is not in UTF-8 ({error}): give encoding=, such as encoding='latin-1'") from None
     except pd.errors.ParserError as error:
         raise ValueError(f"no table of columns ({error}): give sep=, comment= or skiprows=") from None
     if len(frame.columns) == 1:
@@ -142,3 +147,9 @@ def _hdf5(path: Path, _: dict[str, Any]) -> dict[str, np.ndarray]:
     with h5py.File(path) as file:
         file.visititems(visit)
     return found
+
+
+_READERS = {
+    ".csv": _text, ".tsv": _text, ".txt": _text, ".dat": _text, ".parquet": _parquet, ".pq": _parquet,
+    ".nc": _netcdf, ".nc4": _netcdf, ".h5": _hdf5, ".hdf5": _hdf5, ".hdf": _hdf5,
+}  # fmt: skip

@@ -328,6 +328,12 @@ def test_several_files_and_what_is_wrong_in_them(tmp_path, monkeypatch):
     }.items():
         with pytest.raises(ValueError, match=message):
             ndae.read_recordings(written("a.csv", text), outputs="x")
+    (tmp_path / "old.2026.csv").write_bytes(b"t,x\n0,1\n1,2\n")
+    assert ndae.read_recordings("old.2026.csv", outputs="x")[0].name == "old.2026"
+    (tmp_path / "old.csv").write_bytes("t,größe\n0,1\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="encoding='latin-1'"):
+        ndae.read_recordings("old.csv", outputs="größe")
+    assert ndae.read_recordings("old.csv", outputs="größe", encoding="latin-1")[0].outputs == ("größe",)
     with pytest.raises(FileNotFoundError, match=r"no file none\.csv; in \. there is: .*run_1\.csv"):
         ndae.read_recordings("none.csv", outputs="x")
     with pytest.raises(ValueError, match=r"files \.xyz are not read"):

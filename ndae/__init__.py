@@ -1,7 +1,8 @@
 """Neural differential-algebraic equations: constraints in SymPy, continuous-depth networks that obey them.
 
-The nouns and verbs are here, each loaded when it is first used; the rest stands one level down, in `ndae.methods`,
-`ndae.forces`, `ndae.fields`, `ndae.models`, `ndae.training`, `ndae.symmetry`, `ndae.solvers` and `ndae.symbolic`.
+The nouns and verbs are here, each loaded when it is first used; the rest stands one level down, in `ndae.data`,
+`ndae.methods`, `ndae.forces`, `ndae.fields`, `ndae.models`, `ndae.training`, `ndae.symmetry`, `ndae.solvers` and
+`ndae.symbolic`.
 """
 
 from importlib.metadata import PackageNotFoundError, version

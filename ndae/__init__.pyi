@@ -1,4 +1,5 @@
 from . import (
+    data as data,
     experiments as experiments,
     fields as fields,
     forces as forces,
@@ -9,6 +10,7 @@ from . import (
     symmetry as symmetry,
     training as training,
 )
+from .data.reading import read_recordings as read_recordings
 from .data.recording import Recording as Recording
 from .fields.mlp import MLP as MLP
 from .models.crosscheck import crosscheck as crosscheck

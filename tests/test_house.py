@@ -26,7 +26,7 @@ ORDER = {
         "consistent", "solve",
     ),
     "ndae": (
-        "_types", "users_code", "constants", "progress", "fields", "manifold", "methods", "forces", "training",
+        "_types", "users_code", "constants", "progress", "data", "fields", "manifold", "methods", "forces", "training",
         "models", "symmetry",
     ),
     "experiments": (

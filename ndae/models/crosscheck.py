@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ndae.data.recording import Recording, sizes
+from ndae.data.change import sizes
+from ndae.data.recording import Recording
 from ndae.models.neural_system import IMPLICIT, NeuralSystem
 from ndae.models.pieces import check_recordings, sigma_of
 from ndae.solvers import Solution, SolveError, consistent_initial_condition, solve
@@ -88,7 +89,7 @@ def crosscheck(
     check_recordings(model, recordings, "the")
     scale = sizes(recordings)
     checks = tuple(_checked(model, r, i, scale, rtol, by) for i, r in enumerate(recordings))
-    return LearnedCheck(model.system.name, checks, all(r.sigma is not None for r in recordings))
+    return LearnedCheck(model.system.name, checks, all(r.sigma for r in recordings))
 
 
 def _checked(

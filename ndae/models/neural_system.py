@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ndae import methods
-from ndae.data.recording import Recording, sizes
+from ndae.data.change import sizes
+from ndae.data.recording import Recording
 from ndae.models.pieces import Pieces, check_recordings, fitted, missed, state_units
 from ndae.models.tables import tables_of
 from ndae.solvers.arguments import check_system, checked_parameters, output_times
@@ -374,7 +375,7 @@ class NeuralSystem(nn.Module):
         with torch.no_grad():
             start = fitted(self, pieces, one, unit)
             misses, path = missed(self, pieces, one, start)
-            spread = _spread(self, pieces, start[0], unit, misses, recording.sigma is not None)
+            spread = _spread(self, pieces, start[0], unit, misses, bool(recording.sigma))
         states = torch.cat([path.y[0, 0], path.w[0, 0]]).numpy()
         place = {s: i for i, s in enumerate((*self.reduced.y, *self.reduced.w))}
         found = {s.name: float(states[place[s]]) for s in self.reduced.states}

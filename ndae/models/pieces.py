@@ -154,8 +154,7 @@ def check_recordings(model: Any, recordings: Sequence[Any], name: str) -> None:
 
 
 def sigma_of(recording: Recording, output: str, scale: Mapping[str, float]) -> Any:
-    sigma = (recording.sigma or {}).get(output) if isinstance(recording.sigma, Mapping) else recording.sigma
-    return sigma if sigma is not None else scale.get(output, 1.0)
+    return recording.sigma.get(output, scale.get(output, 1.0))
 
 
 def _guessed_states(model: Any, r: Recording) -> np.ndarray:

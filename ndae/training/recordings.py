@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ndae.data.recording import sizes
+from ndae.data.change import sizes
 from ndae.models.neural_system import NeuralSystem
 from ndae.models.pieces import Pieces, check_recordings, finite_misses, fitted, scale_networks, state_units
 from ndae.models.prediction import Prediction

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Container
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ _PLACEMENT = ("device", "layout", "memory_format", "pin_memory", "non_blocking")
 _OWN = torch.library.Library("ndae", "DEF")
 _OWN.define("cut(Tensor x) -> Tensor")
 _OWN.impl("cut", lambda x: x.clone(), "CompositeExplicitAutograd")
+_DETACHING: tuple[Any, ...] = (Tensor.detach, torch.detach, cast(Any, Tensor.data).__get__)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class _Cuts(TorchFunctionMode):
         if func is torch.autograd.grad:
             cut = not (kwargs or {}).get("create_graph", len(args) > 4 and args[4])
         else:
-            cut = func in (Tensor.detach, torch.detach, Tensor.data.__get__) or not torch.is_grad_enabled()
+            cut = func in _DETACHING or not torch.is_grad_enabled()
         return pytree.tree_map_only(Tensor, self._cut, out) if cut else out
 
     def _cut(self, x: Tensor) -> Tensor:
@@ -123,7 +124,9 @@ def traced(module: Callable, n_in: int, dtype: torch.dtype, known: Container[str
 
 
 def _made(at: Callable, known: Container[str], *given: Tensor) -> GraphModule:
-    table = {op: fn for op, fn in torch.export.default_decompositions().items() if str(op) not in known}
+    table: dict[Any, Callable] = {
+        op: fn for op, fn in torch.export.default_decompositions().items() if str(op) not in known
+    }
     return make_fx(at, decomposition_table=table, tracing_mode="fake", _allow_non_fake_inputs=True)(*given)
 
 
@@ -286,7 +289,7 @@ def _plain(value: Any, refs: dict[Node, Ref]) -> Any:
 def _results(node: Node) -> tuple:
     value = node.meta["val"]
     many = isinstance(value, (tuple, list))
-    taken = {user.args[1] for user in node.users} if many else {0}
+    taken: set[Any] = {cast(Any, user.args[1]) for user in node.users} if many else {0}
     return tuple(
         (tuple(v.shape), str(v.dtype).removeprefix("torch.")) if i in taken and isinstance(v, Tensor) else None
         for i, v in enumerate(value if many else (value,))

@@ -394,7 +394,7 @@ def _variance(x, dim=None, *, correction=None, keepdim=False):
     )
 
 
-def _norm(x, ord=2, dim=None, keepdim=False, *, dtype=None):
+def _norm(x, ord: float | None = 2, dim=None, keepdim=False, *, dtype=None):
     x, axes = (x if dtype is None else jnp.asarray(x, dtype)), _axes(dim)
     ord = 2 if ord is None else ord
     if ord == 2:

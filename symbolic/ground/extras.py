@@ -8,6 +8,7 @@ _OF_EXTRAS = {
     "e3nn": ("e3nn",),
     "water": ("openmm", "ase"),
     "crosscheck": ("sksundae", "solve_dae"),
+    "data": ("pandas", "pyarrow", "xarray", "h5netcdf", "h5py"),
 }
 # The extra that installs what is imported by a name.
 EXTRAS = {package: extra for extra, packages in _OF_EXTRAS.items() for package in packages}

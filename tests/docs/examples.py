@@ -54,6 +54,17 @@ CLAIMS = {
         lambda n: n["many"].succeeded.tolist() == [True, False, False],
         lambda n: np.isnan(n["many"].x).any((1, 2)).tolist() == [False, True, True],
     ],
+    "print(run)  # Recording('run 3'; 0 to 0.8 in 5 times; seen level 4; inputs pump; area=1.2)": [
+        lambda n: repr(n["run"]) == "Recording('run 3'; 0 to 0.8 in 5 times; seen level 4; inputs pump; area=1.2)",
+    ],
+    "print([len(part) for part in run.windows(duration=2.5)])  # by time": [
+        lambda n: [len(part) for part in n["run"].windows(6)] == [6, 6, 6, 2],
+        lambda n: [len(part) for part in n["run"].windows(duration=2.5)] == [5, 5, 5, 5],
+    ],
+    'print(*arm, sep="\\n")': [
+        lambda n: [recording.name for recording in n["arm"]] == ["arm trial=a", "arm trial=b"],
+        lambda n: [int(recording.seen["q"].sum()) for recording in n["arm"]] == [2, 2],
+    ],
     'print(f"{100 * result.best.val_mae:.2f} cm")': [lambda n: n["result"].best.val_mae < 0.01],
 }
 

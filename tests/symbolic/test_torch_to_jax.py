@@ -444,7 +444,7 @@ def test_an_operator_that_is_unknown_runs_in_torch_with_all_derivatives(made_in_
     np.testing.assert_allclose(f.updated(net)(x), net(POINTS).detach(), rtol=1e-14)
 
 
-def test_equivariant_networks_need_the_host():
+def test_equivariant_networks_need_the_host(made_in_double):
     """How many neighbours a molecule has is a number made of values."""
     from ndae.forces.equivariant import EquivariantForce
 

@@ -1,4 +1,4 @@
-"""One function missing in known equations, learned from noisy recordings of a part of the states: seven problems.
+"""One function missing in known equations, learned from noisy recordings of a part of the states: five problems.
 
 python -m ndae.experiments.studies.learned_terms --only tanks --seeds 0 1 2
 """
@@ -70,7 +70,7 @@ def tanks() -> Missing:
     return Missing(
         system, {"V": lambda h: 0.1 + 0.12 * h**2}, "V", (0.5, 1.9), [{"h1": a} for a in (0.5, 1.2, 1.9, 0.8)],
         np.linspace(0, 4, 41), {"h1": 0.01, "h2": 0.01}, ("h1", "h2"),
-        options={"step": 0.2}, fit={"epochs": 8, "windows": ndae.Windows(10)},
+        options={"step": 0.2}, fit={"epochs": 8, "windows": ndae.Windows(10), "keep": "last"},
     )  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def rectifier() -> Missing:
     return Missing(
         system, {"D": lambda u: 0.05 * (np.exp(2.0 * u) - 1)}, "D", (-1.5, 1.5), [{"v": a} for a in (0.0, 0.5, 1.0)],
         np.linspace(0, 4, 81), {"v": 0.002}, ("v",),
-        options={"step": 0.05}, fit={"epochs": 10, "windows": ndae.Windows(20)},
+        options={"step": 0.05}, fit={"epochs": 8, "windows": ndae.Windows(4), "keep": "last"},
     )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def bead() -> Missing:
     return Missing(
         system, {"f": lambda x: 0.5 * x**2 + 0.1 * np.sin(3 * x)}, "f", (-0.9, 0.9),
         [{"x": a, "vx": 0.0} for a in (0.9, -0.7, 0.5)], np.linspace(0, 2, 81), {"x": 0.002, "z": 0.002}, ("x", "z"),
-        options={"step": 0.025}, fit={"epochs": 10, "windows": ndae.Windows(10)},
+        options={"step": 0.025}, fit={"epochs": 6, "windows": ndae.Windows(5), "keep": "last"},
     )  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def robertson() -> Missing:
     return Missing(
         system, {"r": lambda b: 3e7 * b**2}, "r", (1.0e-5, 3.6e-5), [{"y1": 1.0, "y3": 0.0}, {"y1": 0.8, "y3": 0.2}],
         np.concatenate([[0.0], np.geomspace(1e-4, 40.0, 40)]), 1e-4, ("y1", "y3"), known=True, by="radau13",
-        options={"integrator": "radau5"}, fit={"epochs": 8},
+        options={"integrator": "radau5"}, fit={"epochs": 3, "keep": "last"},
         network=lambda: Scaled(ndae.MLP(1, 1, 12, depth=1), 3e-5, 0.03),
     )  # fmt: skip
 

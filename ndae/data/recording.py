@@ -28,7 +28,7 @@ class Recording:
     - `parameters`: by name, a number each that holds for this run.
     - `sigma`: the standard deviation of the noise in the unit of the output: one number, or by output a number or an
       array `(n,)`. Not given, it is not known.
-    - `start`: values of states at the first time that are known exactly, by name; others are estimated from what is seen.
+    - `start`: values of states at the first time that are known exactly, by name; others are estimated.
     - `name`: what it is called in messages.
 
     The mappings and arrays cannot be changed. Raises ValueError, naming row and mend, for times that do not increase,

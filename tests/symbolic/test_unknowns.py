@@ -40,10 +40,11 @@ def compared(equations, formulas, functions, states, start=None):
 
     want = results(exact.numpy(), y, guess, np)
     errors = []
+    points = [results(found.numpy(), *p, np) for p in zip(y, guess, strict=True)]
     with jax.enable_x64(True):
         got = [
             results(found.numpy(), y, guess, np),
-            [np.stack(rows) for rows in zip(*(results(found.numpy(), *p, np) for p in zip(y, guess)), strict=True)],
+            [np.stack(rows) for rows in zip(*points, strict=True)],
             results(found.torch(), torch.as_tensor(y), torch.as_tensor(guess), torch),
             results(found.jax(), y, guess, jax.numpy),
         ]

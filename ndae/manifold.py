@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ class Manifold:
     close_weight: Tensor
     orthonormal: bool
     time: float | Tensor | None = None
+    parameters: Mapping[str, Tensor] | None = None  # of the constraint, one number for each sample
     projections: list[Projection] = field(default_factory=list)
     _unprojected: list[tuple[Latent, float | Tensor | None]] = field(default_factory=list)
 
@@ -34,7 +36,8 @@ class Manifold:
 
     def violations(self) -> list[Tensor]:
         """`c` of the states recorded, each `(batch, n_residuals)`."""
-        return [self.constraint.residual(self.close(z).flatten(-2), t) for z, t in self._unprojected]
+        given = () if self.parameters is None else (self.parameters,)
+        return [self.constraint.residual(self.close(z).flatten(-2), t, *given) for z, t in self._unprojected]
 
     def close(self, z: Latent) -> Output:
         """`y = K_c z`, node by node."""
@@ -43,7 +46,14 @@ class Manifold:
     def project(self, z: Latent, **options) -> Latent:
         """The nearest latent state with `c(K_c z) = 0` (eq. 12); the outcome is recorded."""
         z, projection = project_latent(
-            self.constraint, z, self.close_weight, orthonormal=self.orthonormal, t=self.time, throw=False, **options
+            self.constraint,
+            z,
+            self.close_weight,
+            orthonormal=self.orthonormal,
+            t=self.time,
+            parameters=self.parameters,
+            throw=False,
+            **options,
         )
         self.projections.append(projection)
         return z

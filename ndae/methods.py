@@ -96,6 +96,7 @@ class Penalty(Method):
             self.H,
             orthonormal=manifold.orthonormal,
             t=manifold.time,
+            parameters=manifold.parameters,
         )
 
 
@@ -115,6 +116,7 @@ class Multiplier(Method):
             manifold.close_weight,
             orthonormal=manifold.orthonormal,
             t=manifold.time,
+            parameters=manifold.parameters,
         )
 
 

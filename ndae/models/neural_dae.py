@@ -1,6 +1,6 @@
 """The neural DAE: open, flow through depth under a method, close (eq. 2 and 11)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -15,6 +15,7 @@ from ndae.solvers import integrate
 from ndae.solvers.depth.integrate import ADAPTIVE
 from ndae.solvers.tensors import compiled, of_states
 from ndae.symbolic.backends._runtime_torch import TorchFunction
+from ndae.symbolic.ground.words import check_known
 from ndae.users_code.captured import captured
 
 
@@ -98,11 +99,16 @@ class NeuralDAE(nn.Module):
         return self.predict(x).y
 
     @of_states
-    def predict(self, x: Features) -> Prediction:
-        """The prediction with the method's loss term and the projections' outcomes."""
+    def predict(self, x: Features, **parameters: Tensor) -> Prediction:
+        """The prediction with the method's loss term and the projections' outcomes.
+
+        `parameters` are those of the constraint that differ from sample to sample, (batch,) each: what an invariant is
+        for each of them, say, c(y) = energy(y) - E. `fit` takes them as the third part of its data.
+        """
         self._check(x)
         close = self.close.matrix()
-        manifold = Manifold(self.constraint, close, self.close.orthonormal)
+        given = self._of_samples(x, parameters)
+        manifold = Manifold(self.constraint, close, self.close.orthonormal, parameters=given)
         z: Latent = x @ self.open.matrix().mT
         steps = self.log_step.exp()
         for layer in range(self.n_layers):
@@ -114,11 +120,27 @@ class NeuralDAE(nn.Module):
             manifold.record(z)
         z = self.method.after_last(z, manifold)
         term: Scalar | None = self.method.regularisation(manifold)
+        y = manifold.close(z)
+        residual = None if given is None else lambda: self.constraint.residual(y.flatten(-2), None, given)
         return Prediction(
-            y=manifold.close(z),
+            y=y,
             regularisation=z.new_zeros(()) if term is None else term,
             projections=tuple(manifold.projections),
+            residual=residual,
         )
+
+    def _of_samples(self, x: Tensor, parameters: Mapping[str, Any]) -> dict[str, Tensor] | None:
+        if not parameters:
+            return None
+        known = getattr(self.constraint, "_names", ())
+        check_known(parameters, known, f"the constraint {getattr(self.constraint, 'name', '')!r}")
+        found = {name: torch.as_tensor(value, dtype=x.dtype, device=x.device) for name, value in parameters.items()}
+        for name, value in found.items():
+            if value.shape != x.shape[:-2]:
+                raise ValueError(
+                    f"parameter {name!r} has shape {tuple(value.shape)}, expected {tuple(x.shape[:-2])}: one a sample"
+                )
+        return found
 
     def _layer(self, layer: int, z: Latent, step: Tensor, manifold: Manifold) -> Latent:
         flow = _Flow(self.field(layer), self.method, manifold, step, float(layer))

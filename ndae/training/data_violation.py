@@ -63,7 +63,8 @@ def data_violations(model: nn.Module, data: Data) -> dict[str, DataViolation]:
     spread = _size(targets[:, -1] - targets[:, -1].mean(0))
     found = {}
     for name, t, states in _parts(model, motion, constraint, starts, targets, data.conditions):
-        measured = _measure(constraint, states, t)
+        of_samples = {k: v for k, v in data.conditions.items() if k in getattr(constraint, "_names", ())}
+        measured = _measure(constraint, states, t, of_samples)
         if measured is not None:
             distance, residual = measured
             found[name] = _summary(distance, residual, chosen, movement, spread)
@@ -136,11 +137,13 @@ def _parts(model, motion, constraint, starts, targets, conditions) -> Iterator[t
     yield "targets", t1, targets.flatten(-2)
 
 
-def _measure(constraint: Any, y: Tensor, t: Any) -> tuple[Tensor, Tensor] | None:
+def _measure(constraint: Any, y: Tensor, t: Any, parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
     """`c / |∇c|` and c, (n, ..., n_residuals); None of a constraint without a Jacobian, or that is not asked so."""
     with torch.no_grad():
         if hasattr(constraint, "local_jacobian"):
-            c, local = (f(y) if t is None else f(y, t) for f in (constraint.residual, constraint.local_jacobian))
+            spread = {name: v.reshape(len(y), *[1] * (y.ndim - 2)) for name, v in parameters.items()}
+            given = () if t is None and not spread else (t, spread) if spread else (t,)
+            c, local = (f(y, *given) for f in (constraint.residual, constraint.local_jacobian))
             slope = torch.linalg.vector_norm(local, dim=-1).flatten(-2)
         else:
             try:

@@ -147,7 +147,8 @@ class Given(Recomputed):
         import jax
 
         try:
-            jax.eval_shape(function, *[jax.ShapeDtypeStruct((), np.float32)] * self.n)
+            # Behind a function of Python's own: JAX crashes on one of NumPy's.
+            jax.eval_shape(lambda *x: function(*x), *[jax.ShapeDtypeStruct((), np.float32)] * self.n)
         except _TRIED as error:
             return f"{type(error).__name__}: {str(error).splitlines()[0]}"
         return ""
@@ -155,7 +156,8 @@ class Given(Recomputed):
     def _refusal(self, library: str, reasons: Sequence[str]) -> str:
         return (
             f"the function given for {self.unknown} can't be used in {library}, which is where values or derivatives "
-            f"of it are needed ({reasons[0]}): write it with operators, NumPy's functions, or those of {library}"
+            f"of it are needed ({reasons[0]}): write it with operators, NumPy's functions, or those of "
+            f"{library}; values on a grid are a function by ndae.table(x, values, kind='cubic')"
         )
 
 

@@ -47,6 +47,8 @@ class _Array:
         given = _taken(list(args))
         if self.module.__name__ == "torch" and function is not self._named("where"):
             given = [self._tensor(a) if isinstance(a, float | int | np.generic) else a for a in given]
+        elif self.module.__name__ != "torch":  # JAX takes no lists
+            given = [np.asarray(a) if isinstance(a, list) and not _holds_arrays(a) else a for a in given]
         return _wrapped(function(*given, **{k: _taken(v) for k, v in more.items()}), self.module)
 
     def _tensor(self, number: Any) -> Any:
@@ -79,6 +81,10 @@ for _name in ("add", "sub", "mul", "truediv", "pow", "floordiv", "mod", "matmul"
     setattr(_Array, f"__r{_name}__", _operator(_name, True))
 for _name in ("neg", "pos", "abs", "lt", "le", "gt", "ge"):
     setattr(_Array, f"__{_name}__", _operator(_name, False))
+
+
+def _holds_arrays(entries: Any) -> bool:
+    return any(hasattr(a, "shape") and a.shape for a in entries)
 
 
 def _taken(value: Any) -> Any:

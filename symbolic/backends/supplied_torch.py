@@ -48,19 +48,10 @@ class TorchSupplied(Supplied):
         return TorchSupplied(self.unknown, self.n, self.function, self._weights, True)
 
     def values(self, x: Tensor) -> Tensor:
-        """(..., outputs) at points (..., n)."""
+        """(..., outputs) at points (..., n). Raises ValueError for a module that does not take n numbers."""
         function = self.function
         if isinstance(function, nn.Module):
-            if self._weights is None and all(w.dtype == x.dtype or not w.is_floating_point() for w in self._own):
-                found = function(x.reshape(-1, self.n))
-            else:
-                weights = self.weights
-                converted = {name: w.to(x.dtype) if w.is_floating_point() else w for name, w in weights.items()}
-                buffers = {k: b.to(x.dtype) for k, b in function.named_buffers() if b.is_floating_point()}
-                found = torch.func.functional_call(function, (converted, buffers), (x.reshape(-1, self.n),))
-            if isinstance(found, Tensor) and found.numel() == x.numel() // self.n * self.unknown.outputs:
-                return found.reshape(*x.shape[:-1], self.unknown.outputs)
-            raise wrong_outputs(self.unknown, self.n, f"a shape {tuple(getattr(found, 'shape', ()))}")
+            return self._of_module(function, x)
         found = function(*x.unbind(-1))
         if isinstance(found, list | tuple):
             found = torch.stack([torch.as_tensor(f, dtype=x.dtype).expand(x.shape[:-1]) for f in found], -1)
@@ -70,6 +61,26 @@ class TorchSupplied(Supplied):
         if found.shape != (*x.shape[:-1], self.unknown.outputs):
             raise wrong_outputs(self.unknown, self.n, f"a shape {tuple(found.shape)}")
         return found
+
+    def _of_module(self, module: nn.Module, x: Tensor) -> Tensor:
+        points = x.reshape(-1, self.n)
+        try:
+            if self._weights is None and all(w.dtype == x.dtype or not w.is_floating_point() for w in self._own):
+                found = module(points)
+            else:
+                weights = {name: w.to(x.dtype) if w.is_floating_point() else w for name, w in self.weights.items()}
+                buffers = {k: b.to(x.dtype) for k, b in module.named_buffers() if b.is_floating_point()}
+                found = torch.func.functional_call(module, (weights, buffers), (points,))
+        except RuntimeError as error:
+            if "mat1 and mat2" not in str(error) and "normalized_shape" not in str(error):
+                raise
+            raise ValueError(
+                f"what is given for the unknown function {self.unknown} does not take {self.n} "
+                f"number{'s' * (self.n != 1)} a point, (..., {self.n}): {error}"
+            ) from error
+        if isinstance(found, Tensor) and found.numel() == len(points) * self.unknown.outputs:
+            return found.reshape(*x.shape[:-1], self.unknown.outputs)
+        raise wrong_outputs(self.unknown, self.n, f"a shape {tuple(getattr(found, 'shape', ()))}")
 
     def derivatives(self, x: Tensor, order: int) -> list[Tensor]:
         """All derivatives up to an order, (..., outputs), (..., outputs, n), ..., each row by one backward pass."""

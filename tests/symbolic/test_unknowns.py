@@ -240,3 +240,28 @@ def test_flow_is_differentiable_by_the_weights_of_a_pytree():
         end = lambda k: flow({"x": 1.0}, TS, functions={r: Linear(k)}).x[-1, 0]  # noqa: E731
         value, slope = jax.value_and_grad(end)(jnp.asarray(0.7))
     assert np.allclose([value, slope], [np.exp(-1.05), -1.5 * np.exp(-1.05)], rtol=1e-9)
+
+
+def test_functions_of_many_makers():
+    """NumPy's own functions, polynomials, interpolation, a module of float32; what can't be differentiated says so."""
+    import torch
+    from scipy.interpolate import CubicSpline
+
+    x, y, q, r = *sp.symbols("x y q"), ndae.unknown("r")
+    system = ndae.System([dot(x) + q, dot(y) - q, y - r(x)], [x, y, q], time=t)  # r' is asked
+    point = np.array([0.5, 0.5])
+    for function, slope in (
+        (np.sin, np.cos(0.5)),
+        (np.poly1d([2, 0, 0]), 2.0),
+        (lambda x: np.interp(x, [0, 1, 2], [0, 3, 4]), 3.0),
+        (lambda x: np.where(x > 0, np.exp(x), 0.0), np.exp(0.5)),
+        (torch.nn.Linear(1, 1), None),
+    ):
+        reduced = system.given({r: function}).reduce()
+        slope = float(function.weight.detach()) if slope is None else slope
+        jacobian = reduced.numpy().constraints_jacobian(point, 0.0)
+        assert np.allclose(jacobian[0], [-slope, 1.0], rtol=1e-6)
+    with pytest.raises(TypeError, match="table"):
+        system.given({r: CubicSpline([0, 1, 2, 3], [0, 1, 2, 3])}).reduce().numpy().constraints_jacobian(point, 0.0)
+    with pytest.raises(ValueError, match="1 number"):
+        system.given({r: torch.nn.Linear(2, 1)}).reduce().numpy().constraints_jacobian(point, 0.0)

@@ -93,6 +93,11 @@ class Levelled:
         self._depth: dict[Any, int] = dict.fromkeys(self._where, 0)
         self.output: Fetch | None = None
 
+    @property
+    def n_operations(self) -> int:
+        """The number of operations on arrays, a solve counted as one."""
+        return sum(len(step.groups) if isinstance(step, Level) else 1 for step in self.steps)
+
     # -- building ----------------------------------------------------------------------------------------------------
 
     def need(self, values: Sequence[sp.Basic]) -> None:

@@ -13,7 +13,7 @@ from ndae.symbolic.expressions.unknowns import Applied
 from ndae.symbolic.forms.reduced_equations import ReducedEquations
 from ndae.symbolic.forms.tearing import Plan, Solve, Tearing
 from ndae.symbolic.ground.kept import Recomputed, kept
-from ndae.symbolic.ground.typed import symbols_of
+from ndae.symbolic.ground.typed import symbols_in, symbols_of
 
 
 class LeadingFunction(Recomputed):
@@ -52,6 +52,26 @@ class LeadingFunction(Recomputed):
     def has_scalar_form(self) -> bool:
         """Whether the code can be run with Python floats: Newton's iteration is written for arrays."""
         return all(solve.linear for solve in self.plan.solves)
+
+    def behind(self) -> list[int]:
+        """For each leading unknown the entries of y that it depends on, bit j for y_j."""
+        tape = self.plan.tape
+        masks = {s: 1 << j for j, s in enumerate(self._groups["y"])}
+
+        def mask(values):
+            total = 0
+            for s in symbols_in(values):
+                total |= masks.get(s, 0)
+            return total
+
+        for solve in sorted(self.plan.solves, key=lambda solve: solve.level):
+            values = [*solve.right, *(a for row in solve.matrix for a in row)]
+            # Each of its unknowns depends on all that is in it, itself left out: of definitions nothing is kept yet.
+            total = mask([*values, *(tape.definitions[s] for s in tape.needed(values))])
+            masks |= dict.fromkeys(solve.unknowns, total)
+        for s in tape.needed(self.plan.values):
+            masks[s] = mask([tape.definitions[s]])
+        return [mask([value]) for value in self.plan.values]
 
     def source(self) -> str:
         """The generated code, to read."""

@@ -89,7 +89,7 @@ def lookup(table, order):
 
 
 class JaxNumerics(Numerics):
-    functions, solve = FUNCTIONS, staticmethod(ARRAYS.solve)
+    functions, arrays = FUNCTIONS, ARRAYS
 
     def constant(self, numbers, like):
         return jnp.asarray(numbers, like.dtype)

@@ -5,7 +5,7 @@ in every product with the Jacobian and the Hessian; whole expressions, different
 subexpressions afterwards, cost two to three times the operations.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import sympy as sp
@@ -299,13 +299,13 @@ class Tape:
             self._partials[symbol] = [(a, self.value(p)) for a, p in pairs]
         return self._partials[symbol]
 
-    def needed(self, values: Iterable[sp.Basic]) -> list[sp.Symbol]:
-        """The definitions behind some values, in their order."""
+    def needed(self, values: Iterable[sp.Basic], known: Container[sp.Symbol] = ()) -> list[sp.Symbol]:
+        """The definitions behind some values, in their order, but those `known` and what is behind them."""
         found: set[sp.Symbol] = set()
         stack = [s for v in values for s in symbols_of(v)]
         while stack:
             symbol = stack.pop()
-            if symbol in self.definitions and symbol not in found:
+            if symbol in self.definitions and symbol not in found and symbol not in known:
                 found.add(symbol)
                 stack.extend(symbols_of(self.definitions[symbol]))
         return sorted(found, key=self._places.__getitem__)

@@ -50,10 +50,10 @@ class ReducedFunctions(Recomputed):
             r = self.reduced
             return VectorFunction(expressions, inputs, r.time, r.parameters, f"{name} of {self.name}")
 
-        return getattr(remembered(self.reduced.shared, name, make), self.backend)()
+        return getattr(remembered(self._shared, name, make), self.backend)()
 
     def _sizes(self, of: CompiledVector, by: str) -> CompiledVector:
-        sizes = remembered(self.reduced.shared, ("sizes", of.name), lambda: of.function.sizes(by))
+        sizes = remembered(self._shared, ("sizes", of.name), lambda: of.function.sizes(by))
         return getattr(sizes, self.backend)()
 
     def _check_constant(self, y, t, parameters: Mapping | None) -> None:
@@ -74,10 +74,15 @@ class ReducedFunctions(Recomputed):
     def _known(self) -> dict[str, CompiledVector]:
         return {}
 
+    @kept
+    def _shared(self) -> dict[Any, Any]:
+        return self.reduced.shared
+
     def sharing(self, reduced: ReducedEquations, functions: Mapping[str, Given]) -> "ReducedFunctions":
         """The same compiled code, with what its unknown functions are."""
         own = object.__new__(ReducedFunctions)
-        own.__dict__.update(self.__dict__, _known=self._known, reduced=reduced, functions=dict(functions))
+        known = {"_known": self._known, "_shared": self._shared}
+        own.__dict__.update(self.__dict__, **known, reduced=reduced, functions=dict(functions))
         return own
 
     def with_functions(self, parameters: Mapping | None) -> Mapping | None:
@@ -136,7 +141,7 @@ class ReducedFunctions(Recomputed):
 
     def _leading(self, with_shift: bool) -> LeadingFunction:
         name = "leading unknowns" + " with shift" * with_shift
-        return remembered(self.reduced.shared, name, lambda: LeadingFunction(self.reduced, with_shift))
+        return remembered(self._shared, name, lambda: LeadingFunction(self.reduced, with_shift))
 
     def leading_source(self) -> str:
         """The generated code of `solve_leading`, to read."""
@@ -173,7 +178,7 @@ class ReducedFunctions(Recomputed):
             return VectorFunction(r.constraints, inputs, None, r.parameters, f"constraints of {self.name}")
 
         times = self._array(t, y)[..., None]
-        function = getattr(remembered(self.reduced.shared, "constraints in time", make), self.backend)()
+        function = getattr(remembered(self._shared, "constraints in time", make), self.backend)()
         return function.jacobian("t", y, times, parameters=self.with_functions(parameters))[..., 0]
 
     def levels(self, y, w, t=None, parameters: Mapping | None = None) -> dict[str, Any]:

@@ -161,11 +161,89 @@ def _cars(n: int = 8):
     return System(equations, [*x, *v, force], time=t), start
 
 
+_STAGES, _FEED = 15, 7
+
+
+def _column():
+    """A distillation of benzene and toluene: on each stage the fractions x and y and the temperature of boiling.
+
+    Stage 1 is the condenser, the last one the reboiler; holdups are constant, pressures in mmHg (Antoine's law). The
+    heat of the reboiler makes the vapour V, and the reflux L is a part of it.
+    """
+    n = _STAGES
+    x, y, theta = sp.symbols(f"x1:{n + 1}"), sp.symbols(f"y1:{n + 1}"), sp.symbols(f"theta1:{n + 1}")
+    vapour, reflux, heat, part, feed, fraction = sp.symbols("V L Q r F z")
+    equations = []
+    for k in range(n):
+        celsius = 100 * theta[k]
+        benzene = 10 ** (6.90565 - 1211.033 / (celsius + 220.79))
+        toluene = 10 ** (6.95464 - 1344.8 / (celsius + 219.482))
+        equations += [x[k] * benzene + (1 - x[k]) * toluene - 760, y[k] - x[k] * benzene / 760]
+        down = reflux + (feed if k >= _FEED else 0)
+        if k == 0:
+            change = vapour * (y[1] - x[0])
+        elif k == n - 1:
+            change = down * (x[k - 1] - x[k]) - vapour * (y[k] - x[k])
+        else:
+            change = vapour * (y[k + 1] - y[k]) + down * (x[k - 1] - x[k])
+            change += feed * (fraction - x[k - 1]) if k == _FEED else 0
+        equations.append((5 if k in (0, n - 1) else 1) * dot(x[k]) - change)
+    equations += [vapour * (33.2 - 2.5 * x[-1]) - heat, reflux - part * vapour]
+    parameters = {heat: 100.0, part: 0.7, feed: 1.0, fraction: 0.5}
+    start = {s.name: 0.5 for s in x} | {s.name: 0.9 for s in theta}
+    return System(equations, [*x, *y, *theta, vapour, reflux], parameters), start
+
+
+_BASE, _PLATE, _REST, _STROKE = (-10, 10, 110, 130, 230, 250), (-50, 50, 70, 170, 190, 290), 0.8, 0.04
+
+
+def _platform():
+    """A platform on six legs whose lengths are prescribed, turned by a quaternion: index 3, 20 states.
+
+    Each leg's length moves as 1 - cos 2t, so that all begins at rest. p' is half of p w, with a multiplier nu for
+    |p| = 1; f are the forces of the legs by their lengths.
+    """
+    t, nu = sp.symbols("t nu")
+    position, v, w = (sp.Matrix(sp.symbols(f"{name}0:3")) for name in "Xvw")
+    p, f = sp.Matrix(sp.symbols("p0:4")), sp.symbols("f0:6")
+    a, b, c, d = p
+    rotation = sp.Matrix(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a - b * b + c * c - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a - b * b - c * c + d * d],
+        ]
+    )
+    turning = sp.Matrix([[-b, -c, -d], [a, -d, c], [d, a, -b], [-c, b, a]]) * w / 2
+    force, torque, lengths = sp.Matrix([0, 0, -20 * 9.81]), sp.zeros(3, 1), []
+    for i, (below, above) in enumerate(zip(_BASE, _PLATE, strict=True)):
+        corner = sp.Matrix([0.35 * np.cos(np.deg2rad(above)), 0.35 * np.sin(np.deg2rad(above)), 0])
+        foot = sp.Matrix([0.6 * np.cos(np.deg2rad(below)), 0.6 * np.sin(np.deg2rad(below)), 0])
+        leg = position + rotation * corner - foot
+        force, torque = force + f[i] * leg, torque + f[i] * corner.cross(rotation.T * leg)
+        at_rest = float(sp.sqrt((corner - foot).dot(corner - foot) + _REST**2))
+        lengths.append(leg.dot(leg) - (at_rest + _STROKE * float(np.cos(i)) * (1 - sp.cos(2 * t))) ** 2)
+    inertia = sp.diag(0.6, 0.7, 1.1)
+    rate = lambda group: sp.Matrix([dot(s) for s in group])  # noqa: E731
+    equations = [
+        *(rate(position) - v),
+        *(rate(p) - turning - nu * p),
+        *(20 * rate(v) - force),
+        *(inertia * rate(w) + w.cross(inertia * w) - torque),
+        *lengths,
+        p.dot(p) - 1,
+    ]
+    start = {s.name: 0.0 for s in (*position, *p, *v, *w)} | {"X2": _REST, "p0": 1.0}
+    return System(equations, [*position, *p, *v, *w, *f, nu], time=t), start
+
+
 CASES = {
     "pendulum": Case(_pendulum, "x", 1.0, _pendulum_by_hand),
     "battery 26": Case(_battery, "a10", 0.2, _battery_by_hand, stiff=True),
     "wheelset 17": Case(wheelset, "x", 0.01, rtol=1e-6),
     "cars 17": Case(_cars, "x1", 1.0),
+    "column 47": Case(_column, "x1", 1.0, stiff=True),
+    "platform 20": Case(_platform, "X2", 1.0),
     **{f"heat {n}": Case(_heat(n), f"u{n}", 1.0, _heat_by_hand(n), stiff=True) for n in (50, 400, 1000)},
     **{f"ladder {n}": Case(_ladder(n), f"v{n // 40 + 1}", 5.0, _ladder_by_hand(n)) for n in (600, 5000)},
 }

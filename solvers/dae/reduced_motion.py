@@ -15,9 +15,10 @@ from jaxtyping import Array
 
 from ndae.solvers._jax_types import Flag, Leading, PhaseState
 from ndae.solvers.dae.descent import SIZES
-from ndae.solvers.dae.formulations import Formulation
+from ndae.solvers.dae.formulations import Formulation, Plain
 from ndae.solvers.dae.leading import GONE_WRONG
 from ndae.solvers.dae.switching import switching_of
+from ndae.solvers.stepping.jacobians import SparseJacobian, WholeJacobian, jacobian_of
 from ndae.solvers.stepping.jumps import Jumps
 from ndae.symbolic.backends.jax_arrays import places
 from ndae.symbolic.backends.solves import ROUNDING
@@ -90,6 +91,16 @@ class ReducedMotion:
         rates = self.functions.rates(y, w)
         rates = jnp.where(converged, rates if delta is None else rates + delta, jnp.nan)
         return jnp.concatenate([rates, jnp.zeros(self.guessed.size)])
+
+    def jacobians(self) -> WholeJacobian | SparseJacobian:
+        """How implicit methods find and invert the Jacobian of `derivative`."""
+
+        def sparsity():
+            # What dampens constraints, or moves y along them, joins all that is in one.
+            plain = not self.reduced.constraints or isinstance(self.formulation, Plain)
+            return self.functions.rates_sparsity() if plain else None
+
+        return jacobian_of(self.n_y + self.guessed.size, sparsity)
 
     def after_step(
         self, t: Any, state: PhaseState, parameters: Parameters, floor: Any, first: bool = False

@@ -143,7 +143,7 @@ def _kernel(
     reduced: Any, formulation: Formulation, integrator: str, batched: bool, batched_parameters: tuple[str, ...]
 ) -> ReferenceKernel:
     motion, name = _Steps(reduced, formulation), reduced.system.name
-    return ReferenceKernel(motion, integrator, batched, batched_parameters, max_norm, name)
+    return ReferenceKernel(motion, integrator, batched, batched_parameters, max_norm, name, motion.jacobians)
 
 
 def _solution(system: Any, outcome: Outcome, parameters: Mapping[str, Any] | None) -> Solution:

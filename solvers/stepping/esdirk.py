@@ -48,8 +48,8 @@ class Esdirk(Implicit):
             return terms.vf(t, y, frozen_args)
 
         scale = self.scale(frozen_y0)
-        jacobian = jax.jacfwd(frozen, argnums=1)(t0, frozen_y0)
-        inverse = jnp.linalg.inv(identity - h * gamma * jacobian * (scale / scale[:, None]))
+        jacobian = self.jacobians.jacobian(lambda y: frozen(t0, y), frozen_y0, h * gamma, scale)
+        inverse = self.jacobians.inverse(1.0, jacobian)
 
         def stage(carry, row):
             k, good, n_iterations = carry
@@ -58,7 +58,8 @@ class Esdirk(Implicit):
             frozen_known = jax.lax.stop_gradient(known)
 
             def correction(z):
-                return inverse @ ((frozen_known + h * gamma * frozen(t, frozen_y0 + z) - z) / scale)
+                rest = frozen_known + h * gamma * frozen(t, frozen_y0 + z) - z
+                return self.jacobians.times(inverse, rest / scale)
 
             guess = frozen_known + h * gamma * (predictor_i @ jax.lax.stop_gradient(k))
             z, converged, n = newton(correction, guess, scale)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ndae.solvers._jax_types import Count
 from ndae.solvers.stepping.end_of_step import EndOfStep
+from ndae.solvers.stepping.jacobians import WHOLE, SparseJacobian, WholeJacobian
 
 # A stage may be wrong by this share of what the error test allows: its error then neither shows in the error estimate
 # nor adds up over the steps.
@@ -33,11 +34,13 @@ class Implicit(diffrax.AbstractAdaptiveSolver):
     """What implicit methods here have in common: tolerances of their own, and counts of what their steps cost.
 
     With `differentiable`, derivatives of a solve are those of exactly solved stages (implicit function theorem).
+    `jacobians` finds the Jacobian of a step and inverts what is made of it.
     """
 
     rtol: Any
     atol: Any
     differentiable: bool = eqx.field(static=True, default=False)
+    jacobians: WholeJacobian | SparseJacobian = eqx.field(static=True, default=WHOLE, kw_only=True)
 
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar = EndOfStep

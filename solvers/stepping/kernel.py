@@ -21,6 +21,7 @@ from ndae.solvers.progress import Progress
 from ndae.solvers.solution import SUCCESS
 from ndae.solvers.stepping.esdirk import Esdirk
 from ndae.solvers.stepping.implicit_method import Work
+from ndae.solvers.stepping.jacobians import WHOLE
 from ndae.solvers.stepping.jumps import Jumps
 from ndae.solvers.stepping.loop import steps_to
 from ndae.solvers.stepping.projected_step import STALL_ATTEMPTS, EndOnSaveTimes, ProjectedSolver, StepState
@@ -60,6 +61,7 @@ class ReferenceKernel:
     `motion` has the methods of ConstrainedMotion: derivative(t, y, parameters), after_step(t, y, parameters, floor) and
     describe(t, y, parameters). `batched_parameters` are the names of those with one value for each of the batch, `norm`
     makes one number of the errors of all components, in units of their tolerances. `name` is what a log calls it.
+    `jacobians()` are those of implicit methods (ndae.solvers.stepping.jacobians).
     """
 
     def __init__(
@@ -70,9 +72,11 @@ class ReferenceKernel:
         batched_parameters: tuple[str, ...] = (),
         norm: Callable[[Any], Any] = rms_norm,
         name: str = "points",
+        jacobians: Callable[[], Any] = lambda: WHOLE,
     ) -> None:
         self.motion, self._norm, self._name = motion, norm, name
-        self._make_solver = SOLVERS[solver]
+        make: Any = SOLVERS[solver]
+        self._make_solver = partial(make, jacobians=jacobians()) if isinstance(make, type) else make
         self._batched = batched
         self._batched_parameters = frozenset(batched_parameters)
         self._compiled: dict[tuple, Program] = {}

@@ -55,17 +55,15 @@ class RadauIIA(Implicit):
             return terms.vf(t, y, frozen_args)
 
         scale = self.scale(frozen_y0)
-        jacobian = h * jax.jacfwd(frozen, argnums=1)(t0, frozen_y0) * (scale / scale[:, None])
-        real = jnp.linalg.inv(m.real * jnp.eye(n) - jacobian)
-        pairs = jnp.linalg.inv(m.pairs[:, None, None] * jnp.eye(n) - jacobian)
+        jacobian = self.jacobians.jacobian(lambda y: frozen(t0, y), frozen_y0, h, scale)
+        real, pairs = (self.jacobians.inverse(shift, jacobian) for shift in (m.real, m.pairs))
 
         def correction(z):
             rates = jax.vmap(frozen)(times, frozen_y0 + z)
             right = (h * rates - m.inverse @ z) / scale
             # z by the eigenvectors of A⁻¹; of a conjugate pair one says all.
-            by_real = m.from_real[:, None] * (real @ (m.to_real @ right))
-            by_pairs = jnp.einsum("sk,kij,kj->si", m.from_pairs, pairs, m.to_pairs @ right)
-            return by_real + 2 * by_pairs.real
+            by_real = m.from_real[:, None] * self.jacobians.times(real, m.to_real @ right)
+            return by_real + 2 * self.jacobians.combined(m.from_pairs, pairs, m.to_pairs @ right)
 
         z, good, n_iterations = newton(correction, jnp.zeros((self.stages, n), y0.dtype), scale)
         if self.differentiable:
@@ -74,7 +72,7 @@ class RadauIIA(Implicit):
         known = m.error @ z
 
         def estimate(rate):
-            return scale * (m.real * (real @ ((h / m.real * rate + known) / scale)))
+            return scale * (m.real * self.jacobians.times(real, (h / m.real * rate + known) / scale))
 
         error = estimate(terms.vf(t0, y0, args))
         # Of what is stiff the first estimate is too large; a second evaluation takes that away.

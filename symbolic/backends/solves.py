@@ -123,12 +123,22 @@ class Arrays:
         the residual is rounding of that size, and then one step more, which squares the error. Derivatives are those of
         the implicit function. Gives the unknowns and, as the last entry, whether all blocks converged.
         """
-        xp = self.xp
-        frozen = [self.freeze(x) for x in outer]
 
         def evaluate(z, given):
             residuals, jacobians, sizes = function(self.ungrouped(z), given)
-            return self.grouped(residuals, size), self.grouped(jacobians, size * size), sizes
+            return (
+                self.grouped(residuals, size),
+                self.grouped(jacobians, size * size),
+                lambda: self.grouped(sizes(), size),
+            )
+
+        z, converged = self.newton_by_groups(evaluate, self.grouped(guess, size), outer)
+        return [*self.ungrouped(z), converged]
+
+    def newton_by_groups(self, evaluate: Callable, guess: Sequence, outer: Sequence) -> tuple[list, Any]:
+        """As `newton`, of arrays (..., n_blocks) for the first unknown of all blocks, the second and so on."""
+        xp, size = self.xp, len(guess)
+        frozen = [self.freeze(x) for x in outer]
 
         def rows(flat):
             return [flat[i * size : (i + 1) * size] for i in range(size)]
@@ -137,7 +147,7 @@ class Arrays:
             """The next step, the size of each equation's terms, and whether this was the last but one."""
             step = [-d for d in self.solve(rows(jacobian), residual)]
             scales, small = [], True
-            for row, r, terms in zip(rows(jacobian), residual, self.grouped(sizes(), size), strict=True):
+            for row, r, terms in zip(rows(jacobian), residual, sizes(), strict=True):
                 scales.append(terms + sum(abs(a) * abs(d) for a, d in zip(row, step, strict=True)))
                 small = small & (abs(r) <= ROUNDING * eps * terms)
             close = abs(step[0]) <= eps**0.5 * abs(z[0])
@@ -185,7 +195,7 @@ class Arrays:
             new = trial, new_residual, new_step, new_scales, new_done
             return (z, residual, step, scales, done), new, accept, damping, n + 1
 
-        z = self.grouped([self.freeze(g) for g in guess], size)
+        z = [self.freeze(g) for g in guess]
         eps, tiny = float(xp.finfo(z[0].dtype).eps), float(xp.finfo(z[0].dtype).tiny)
         residual, jacobian, sizes = evaluate(z, frozen)
         shape = np.broadcast_shapes(*[tuple(np.shape(a)) for a in (*z, *residual, *jacobian)])
@@ -202,7 +212,7 @@ class Arrays:
             return residuals, rows(jacobians)
 
         z = self.implicit(equations, z, outer)
-        return [*self.ungrouped(z), done.all(-1)]
+        return z, done.all(-1)
 
     def functions(self) -> dict[str, Callable]:
         """What generated code calls, by name."""

@@ -18,6 +18,8 @@ from ndae.symbolic.ground.kept import remembered
 
 #: Up to this many definitions code is straight-line, above it is done level by level.
 STRAIGHT_LIMIT = 1500
+#: And from so many on where they are few operations over and over: an operation for so many definitions.
+REPEATED, TIMES = 200, 8
 
 FUNCTIONS = {
     **{
@@ -87,7 +89,7 @@ def lookup(table, order):
 
 
 class JaxNumerics(Numerics):
-    functions, solve = FUNCTIONS, staticmethod(ARRAYS.solve)
+    functions, arrays = FUNCTIONS, ARRAYS
 
     def constant(self, numbers, like):
         return jnp.asarray(numbers, like.dtype)
@@ -143,8 +145,9 @@ class JaxVector(CompiledVector):
     def _make(self, which):
         layout = None if which is None else self.layout(which)
         wanted = [] if layout is None else [layout.entries]
-        program = self.function.levelled(*wanted) if self.function.operations(*wanted) > STRAIGHT_LIMIT else None
-        if program is None:
+        n = self.function.operations(*wanted)
+        program = self.function.levelled(*wanted) if n > REPEATED else None
+        if program is None or (n <= STRAIGHT_LIMIT and TIMES * program.n_operations > n):
             source = self.function.values_source(ARRAY)
             if layout is not None:
                 source = self.function.entries_source(which, layout.entries, ARRAY)

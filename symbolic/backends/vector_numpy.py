@@ -60,7 +60,7 @@ ARRAY_NAMES = NUMPY_FUNCTIONS | NUMPY_ARRAYS.functions()
 
 
 class NumpyNumerics(Numerics):
-    functions, solve = NUMPY_FUNCTIONS | {"guard": lambda condition, x: x}, staticmethod(NUMPY_ARRAYS.solve)
+    functions, arrays = NUMPY_FUNCTIONS | {"guard": lambda condition, x: x}, NUMPY_ARRAYS
 
     def constant(self, numbers, like):
         return numbers

@@ -156,7 +156,7 @@ FUNCTIONS |= ARRAYS.functions()
 
 
 class TorchNumerics(Numerics):
-    functions, solve = FUNCTIONS, staticmethod(ARRAYS.solve)
+    functions, arrays = FUNCTIONS, ARRAYS
 
     def __init__(self):
         self._kept: dict = {}

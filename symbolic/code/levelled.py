@@ -73,6 +73,22 @@ class LinearSolves:
     zero: list[list[bool]] = field(default_factory=list)
 
 
+@dataclass
+class NewtonSolves:
+    """Equal nonlinear systems, whose unknowns, and 1 where all are found, are the next segment.
+
+    `inside` has the first unknown of each, the second and so on as segments, and then what is `outer`; it gives the
+    first residual of each and so on, and those entries of the Jacobian that are not `zero` in all. `sizes` gives those
+    of the residuals.
+    """
+
+    guess: list[Fetch]
+    outer: Fetch
+    inside: "Levelled"
+    sizes: "Levelled"
+    zero: list[bool]
+
+
 class Levelled:
     """A program over input segments (vectors, then single values) that gives values of a tape in one array.
 
@@ -81,7 +97,7 @@ class Levelled:
 
     def __init__(self, tape: Tape, segments: Sequence[Sequence[sp.Symbol]]):
         self.tape = tape
-        self.steps: list[Level | LinearSolves] = []
+        self.steps: list[Level | LinearSolves | NewtonSolves] = []
         self.constants: list[float] = [0.0, 1.0]
         self._constant_place: dict[float, int] = {0.0: 0, 1.0: 1}
         self._n_given = len(segments)
@@ -93,14 +109,18 @@ class Levelled:
         self._depth: dict[Any, int] = dict.fromkeys(self._where, 0)
         self.output: Fetch | None = None
 
+    @property
+    def n_operations(self) -> int:
+        """The number of operations on arrays, a solve counted as one."""
+        return sum(len(step.groups) if isinstance(step, Level) else 1 for step in self.steps)
+
     # -- building ----------------------------------------------------------------------------------------------------
 
     def need(self, values: Sequence[sp.Basic]) -> None:
         """Schedule the definitions behind some values, and these values."""
         pending: dict[Any, tuple] = {}
-        for symbol in self.tape.needed(values):
-            if symbol not in self._where:
-                self._lower(symbol, self.tape.definitions[symbol], pending)
+        for symbol in self.tape.needed(values, self._where):
+            self._lower(symbol, self.tape.definitions[symbol], pending)
         for value in values:
             self._operand(value, pending)
         by_depth: dict[int, dict[tuple, list]] = {}
@@ -131,6 +151,28 @@ class Levelled:
             self._where[symbol] = (len(self._lengths), place)
             self._depth[symbol] = 0
         self._lengths.append(len(right))
+
+    def newton(self, stage: Sequence, guess: Mapping[sp.Symbol, sp.Symbol], outer: Sequence[sp.Symbol]) -> sp.Symbol:
+        """Schedule the nonlinear `Solve`s of one stage, with the inputs that are guesses of their unknowns and what
+        they contain besides; the symbol of whether all were found."""
+        size = stage[0].size
+        unknowns = [[solve.unknowns[i] for solve in stage] for i in range(size)]
+        residuals = [solve.right[i] for i in range(size) for solve in stage]
+        entries = [[solve.matrix[i][j] for solve in stage] for i in range(size) for j in range(size)]
+        zero = [all(e == 0 for e in group) for group in entries]
+        values = [*residuals, *(e for group, z in zip(entries, zero, strict=True) if not z for e in group)]
+        self.need(outer)
+        inside, sizes = (Levelled(self.tape, [*unknowns, outer]) for _ in range(2))
+        inside.finish(values)
+        sizes.finish([solve.sizes[i] for i in range(size) for solve in stage])
+        fetched = [self._fetch([guess[w] for w in group]) for group in unknowns]
+        self.steps.append(NewtonSolves(fetched, self._fetch(outer), inside, sizes, zero))
+        found = sp.Dummy("found")
+        for place, symbol in enumerate([*(w for group in unknowns for w in group), found]):
+            self._where[symbol] = (len(self._lengths), place)
+            self._depth[symbol] = 0
+        self._lengths.append(size * len(stage) + 1)
+        return found
 
     def finish(self, values: Sequence[sp.Basic]) -> "Levelled":
         """Schedule the values that the program gives."""
@@ -243,6 +285,8 @@ class Levelled:
         for step in self.steps:
             if isinstance(step, LinearSolves):
                 segments.append(_solve(n, step, fetch(step.matrix), fetch(step.right)))
+            elif isinstance(step, NewtonSolves):
+                segments.append(_newton(n, step, [fetch(f) for f in step.guess], fetch(step.outer)))
             else:
                 results = [_apply(n, group, [fetch(f) for f in group.operands], unknowns) for group in step.groups]
                 segments.append(results[0] if len(results) == 1 else n.concatenate(results))
@@ -254,7 +298,7 @@ class Numerics(ABC):
     """Array functions of a backend, on arrays with their values on the first axis."""
 
     functions: Mapping[str, Callable]
-    solve: Callable  # Arrays.solve
+    arrays: Any  # ndae.symbolic.backends.solves.Arrays
 
     @abstractmethod
     def constant(self, numbers: np.ndarray, like: Any) -> Any:
@@ -352,9 +396,29 @@ def _solve(n: Numerics, step: LinearSolves, matrix: Any, right: Any) -> Any:
     matrix = matrix.reshape(-1, size, size, *batch)
     right = right.reshape(-1, size, *batch)
     rows = [[0.0 if step.zero[i][j] else matrix[:, i, j] for j in range(size)] for i in range(size)]
-    x = n.solve(rows, [right[:, i] for i in range(size)])
+    x = n.arrays.solve(rows, [right[:, i] for i in range(size)])
     blocks = [y[b : b + 1] for b in range(right.shape[0]) for y in x]
     return n.concatenate(blocks)
+
+
+def _newton(n: Numerics, step: NewtonSolves, guess: Sequence, outer: Any) -> Any:
+    xp, n_blocks = n.arrays.xp, guess[0].shape[0]
+
+    def groups(values):
+        """Rows of values, a group below the other, as arrays (*batch, n_blocks)."""
+        found = values.reshape(-1, n_blocks, *values.shape[1:])
+        return [xp.moveaxis(found[i], 0, -1) for i in range(found.shape[0])]
+
+    def evaluate(z, given):
+        segments = [*(xp.moveaxis(x, -1, 0) for x in z), *given]
+        found = groups(step.inside.run(n, segments))
+        entries = iter(found[len(z) :])
+        jacobian = [0.0 if zero else next(entries) for zero in step.zero]
+        return found[: len(z)], jacobian, lambda: groups(step.sizes.run(n, segments))
+
+    z, found = n.arrays.newton_by_groups(evaluate, [xp.moveaxis(g, 0, -1) for g in guess], [outer])
+    z = [xp.moveaxis(x, -1, 0) for x in z]
+    return n.concatenate([*z, n.as_number(found, z[0])[None]])
 
 
 def _padded(n: int) -> int:

@@ -5,7 +5,7 @@ in every product with the Jacobian and the Hessian; whole expressions, different
 subexpressions afterwards, cost two to three times the operations.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import sympy as sp
@@ -50,6 +50,8 @@ class Tape:
         self._compared: dict[sp.Basic, Any] = {}  # values without guards, of what is compared alone
         self._differentiable = True
         self._partials: dict[sp.Symbol, list[tuple[sp.Symbol, sp.Expr]]] = {}
+        self._sums: set[frozenset] = set()  # those that are defined, by their terms (coefficient, rest)
+        self._places: dict[sp.Symbol, int] = {}  # of the definitions, in their order
 
     def value(self, expression: sp.Expr) -> sp.Expr:
         """Put an expression on the tape, reusing what is there."""
@@ -124,8 +126,11 @@ class Tape:
             factored = self._factored(total)
             if factored is not None:
                 return _scaled(content, factored)
-        if -total in self._known and total not in self._known:  # one difference for a − b and b − a
-            content, total = -content, -total
+        terms = [t.as_coeff_Mul() for t in arguments(total)]
+        if total not in self._known and frozenset((-c, rest) for c, rest in terms) in self._sums:
+            content, total = -content, -total  # one difference for a − b and b − a
+        else:
+            self._sums.add(frozenset(terms))
         return _scaled(content, self._define(total))
 
     def _factored(self, total: sp.Expr) -> sp.Expr | None:
@@ -190,6 +195,7 @@ class Tape:
         if known is None:
             known = sp.Symbol(f"{len(self.definitions)}'")  # no identifier, so never the name of an input
             self._known[e] = known
+            self._places[known] = len(self.definitions)
             self.definitions[known] = e
         return known
 
@@ -293,16 +299,16 @@ class Tape:
             self._partials[symbol] = [(a, self.value(p)) for a, p in pairs]
         return self._partials[symbol]
 
-    def needed(self, values: Iterable[sp.Basic]) -> list[sp.Symbol]:
-        """The definitions behind some values, in their order."""
+    def needed(self, values: Iterable[sp.Basic], known: Container[sp.Symbol] = ()) -> list[sp.Symbol]:
+        """The definitions behind some values, in their order, but those `known` and what is behind them."""
         found: set[sp.Symbol] = set()
         stack = [s for v in values for s in symbols_of(v)]
         while stack:
             symbol = stack.pop()
-            if symbol in self.definitions and symbol not in found:
+            if symbol in self.definitions and symbol not in found and symbol not in known:
                 found.add(symbol)
                 stack.extend(symbols_of(self.definitions[symbol]))
-        return [s for s in self.definitions if s in found]
+        return sorted(found, key=self._places.__getitem__)
 
     def lookups(self) -> dict[str, Lookup]:
         """The tables that definitions look up, by the names that generated code calls them by."""
@@ -343,6 +349,17 @@ class Tape:
 
     def adjoints(self, values: Sequence[sp.Expr], seeds: Sequence[sp.Expr], by: Sequence[sp.Symbol]) -> list[sp.Expr]:
         """Derivatives of Σ seedᵢ valueᵢ by the inputs, the seeds held fixed (reverse mode)."""
+        collected = self._collected(values, seeds)
+        return [self._total(collected, x) for x in by]
+
+    def row(self, value: sp.Expr, places: Mapping[sp.Symbol, int]) -> dict[int, sp.Expr]:
+        """The derivatives of one value by inputs, by their `places`, as far as they are not zero, in their order."""
+        collected = self._collected([value], [sp.S.One])
+        inputs = sorted((places[s], s) for s in collected.keys() & places.keys())
+        return {j: entry for j, s in inputs if (entry := self._total(collected, s)) != 0}
+
+    def _collected(self, values: Sequence[sp.Expr], seeds: Sequence[sp.Expr]) -> dict[sp.Symbol, list[sp.Expr]]:
+        """What is added up in the derivative by each symbol behind some values."""
         collected: dict[sp.Symbol, list[sp.Expr]] = {}
 
         def collect(value, seed):
@@ -352,12 +369,8 @@ class Tape:
 
         for value, seed in zip(values, seeds, strict=True):
             collect(value, seed)
-
-        def total(symbol):
-            return self.value(sp.Add(*collected.get(symbol, ())))
-
         for symbol in reversed(self.needed(values)):
-            adjoint = total(symbol)
+            adjoint = self._total(collected, symbol)
             if adjoint == 0:
                 continue
             e = self.definitions[symbol]
@@ -368,7 +381,10 @@ class Tape:
             else:
                 for a, p in self.partials(symbol):
                     collected.setdefault(a, []).append(self.value(p * adjoint))
-        return [total(x) for x in by]
+        return collected
+
+    def _total(self, collected: Mapping[sp.Symbol, Sequence[sp.Expr]], symbol: sp.Symbol) -> sp.Expr:
+        return self.value(sp.Add(*collected.get(symbol, ())))
 
 
 def _scaled(coefficient: sp.Expr, value: sp.Expr) -> sp.Expr:

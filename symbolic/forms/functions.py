@@ -48,10 +48,13 @@ class ReducedFunctions(Recomputed):
     def _vector(self, name: str, expressions, inputs) -> CompiledVector:
         def make():
             r = self.reduced
-            function = VectorFunction(expressions, inputs, r.time, r.parameters, f"{name} of {self.name}")
-            return getattr(function, self.backend)()
+            return VectorFunction(expressions, inputs, r.time, r.parameters, f"{name} of {self.name}")
 
-        return remembered(self._known, name, make)
+        return getattr(remembered(self._shared, name, make), self.backend)()
+
+    def _sizes(self, of: CompiledVector, by: str) -> CompiledVector:
+        sizes = remembered(self._shared, ("sizes", of.name), lambda: of.function.sizes(by))
+        return getattr(sizes, self.backend)()
 
     def _check_constant(self, y, t, parameters: Mapping | None) -> None:
         if self.backend != "torch" or not parameters or not self._xp.is_grad_enabled():
@@ -71,10 +74,15 @@ class ReducedFunctions(Recomputed):
     def _known(self) -> dict[str, CompiledVector]:
         return {}
 
+    @kept
+    def _shared(self) -> dict[Any, Any]:
+        return self.reduced.shared
+
     def sharing(self, reduced: ReducedEquations, functions: Mapping[str, Given]) -> "ReducedFunctions":
         """The same compiled code, with what its unknown functions are."""
         own = object.__new__(ReducedFunctions)
-        own.__dict__.update(self.__dict__, _known=self._known, reduced=reduced, functions=dict(functions))
+        known = {"_known": self._known, "_shared": self._shared}
+        own.__dict__.update(self.__dict__, **known, reduced=reduced, functions=dict(functions))
         return own
 
     def with_functions(self, parameters: Mapping | None) -> Mapping | None:
@@ -104,13 +112,7 @@ class ReducedFunctions(Recomputed):
 
     def leading_sizes(self, y, w, t=None, parameters: Mapping | None = None) -> Any:
         """How large what is added up in each of T(y, w, t) is, as w moves, (..., n_w): times eps, its rounding."""
-        if "sizes" not in self._known:
-            r = self.reduced
-            function = VectorFunction(
-                r.equations, self._both, r.time, r.parameters, f"sizes of the leading system of {self.name}", "w"
-            )
-            self._known["sizes"] = getattr(function, self.backend)()
-        return self._known["sizes"](y, w, t=t, parameters=self.with_functions(parameters))
+        return self._sizes(self._top, "w")(y, w, t=t, parameters=self.with_functions(parameters))
 
     def leading_error(self, y, w, t=None, parameters: Mapping | None = None) -> Any:
         """How well w solves its equations: the largest |T_i(y, w, t)| over the size of what is added up in T_i, (...).
@@ -131,17 +133,19 @@ class ReducedFunctions(Recomputed):
         """
         self._check_constant(y, t, parameters)
         name = "leading unknowns" + ("" if shift is None else " with shift")
-        function = remembered(
-            self._known, name, lambda: _COMPILERS[self.backend](LeadingFunction(self.reduced, shift is not None))
-        )
+        function = remembered(self._known, name, lambda: _COMPILERS[self.backend](self._leading(shift is not None)))
         guess = self._array(np.zeros(self.n_w), y) if guess is None else guess
         found = function(y, guess, *([] if shift is None else [shift]), t=t, parameters=self.with_functions(parameters))
         w = found[..., :-1]
         return w, (found[..., -1] > 0.5) & self._xp.isfinite(w).all(-1)
 
+    def _leading(self, with_shift: bool) -> LeadingFunction:
+        name = "leading unknowns" + " with shift" * with_shift
+        return remembered(self._shared, name, lambda: LeadingFunction(self.reduced, with_shift))
+
     def leading_source(self) -> str:
         """The generated code of `solve_leading`, to read."""
-        return LeadingFunction(self.reduced, False).source()
+        return self._leading(False).source()
 
     # -- constraints -------------------------------------------------------------------------------------------------
 
@@ -157,13 +161,7 @@ class ReducedFunctions(Recomputed):
 
     def constraints_sizes(self, y, t=None, parameters: Mapping | None = None) -> Any:
         """How large what is added up in C(y, t) is, as y moves, (..., n_constraints): times eps, its rounding."""
-        if "constraints_sizes" not in self._known:
-            r = self.reduced
-            function = VectorFunction(
-                r.constraints, {"y": r.y}, r.time, r.parameters, f"sizes of the constraints of {self.name}", "y"
-            )
-            self._known["constraints_sizes"] = getattr(function, self.backend)()
-        return self._known["constraints_sizes"](y, t=t, parameters=self.with_functions(parameters))
+        return self._sizes(self._constraints, "y")(y, t=t, parameters=self.with_functions(parameters))
 
     def constraints_time_derivative(self, y, t=None, parameters: Mapping | None = None) -> Any:
         """∂C/∂t at fixed y, shape (..., n_constraints)."""
@@ -177,11 +175,10 @@ class ReducedFunctions(Recomputed):
 
         def make():
             inputs = {"y": r.y, "t": [r.time]}
-            function = VectorFunction(r.constraints, inputs, None, r.parameters, f"constraints of {self.name}")
-            return getattr(function, self.backend)()
+            return VectorFunction(r.constraints, inputs, None, r.parameters, f"constraints of {self.name}")
 
         times = self._array(t, y)[..., None]
-        function = remembered(self._known, "constraints in time", make)
+        function = getattr(remembered(self._shared, "constraints in time", make), self.backend)()
         return function.jacobian("t", y, times, parameters=self.with_functions(parameters))[..., 0]
 
     def levels(self, y, w, t=None, parameters: Mapping | None = None) -> dict[str, Any]:
@@ -224,6 +221,14 @@ class ReducedFunctions(Recomputed):
     def rates(self, y, w) -> Any:
         """y', shape (..., n_y): entries of y and w."""
         return self._gathered("rates", y, w)
+
+    def rates_sparsity(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns of the entries of dy'/dy that can differ from zero, w being what the equations make of y."""
+        behind, places = self._leading(False).behind(), self._places["rates"]
+        masks = [1 << int(j) if j < self.n_y else behind[j - self.n_y] for j in places]
+        columns = [[j for j, bit in enumerate(reversed(bin(mask))) if bit == "1"] for mask in masks]
+        rows = np.repeat(np.arange(self.n_y), [len(own) for own in columns])
+        return rows, np.array([j for own in columns for j in own], dtype=np.intp)
 
     def states(self, y, w, t=None, parameters: Mapping | None = None) -> Any:
         """The states of the system, in its order, (..., n_states)."""

@@ -6,6 +6,7 @@ import sympy as sp
 
 from ndae.symbolic.code.levelled import Levelled
 from ndae.symbolic.code.source import ARRAY, Code, Style, check_generated, count_uses, identifiers, listing, unpack
+from ndae.symbolic.code.tape import Tape
 from ndae.symbolic.expressions.names import in_docstring
 from ndae.symbolic.expressions.reading import substituted
 from ndae.symbolic.expressions.tables import Lookup
@@ -13,7 +14,7 @@ from ndae.symbolic.expressions.unknowns import Applied
 from ndae.symbolic.forms.reduced_equations import ReducedEquations
 from ndae.symbolic.forms.tearing import Plan, Solve, Tearing
 from ndae.symbolic.ground.kept import Recomputed, kept
-from ndae.symbolic.ground.typed import symbols_of
+from ndae.symbolic.ground.typed import symbols_in, symbols_of
 
 
 class LeadingFunction(Recomputed):
@@ -53,6 +54,26 @@ class LeadingFunction(Recomputed):
         """Whether the code can be run with Python floats: Newton's iteration is written for arrays."""
         return all(solve.linear for solve in self.plan.solves)
 
+    def behind(self) -> list[int]:
+        """For each leading unknown the entries of y that it depends on, bit j for y_j."""
+        tape = self.plan.tape
+        masks = {s: 1 << j for j, s in enumerate(self._groups["y"])}
+
+        def mask(values):
+            total = 0
+            for s in symbols_in(values):
+                total |= masks.get(s, 0)
+            return total
+
+        for solve in sorted(self.plan.solves, key=lambda solve: solve.level):
+            values = [*solve.right, *(a for row in solve.matrix for a in row)]
+            # Each of its unknowns depends on all that is in it, itself left out: of definitions nothing is kept yet.
+            total = mask([*values, *(tape.definitions[s] for s in tape.needed(values))])
+            masks |= dict.fromkeys(solve.unknowns, total)
+        for s in tape.needed(self.plan.values):
+            masks[s] = mask([tape.definitions[s]])
+        return [mask([value]) for value in self.plan.values]
+
     def source(self) -> str:
         """The generated code, to read."""
         return self.values_source(ARRAY)
@@ -77,13 +98,18 @@ class LeadingFunction(Recomputed):
         return self.plan.tape.lookups()
 
     def levelled(self) -> Levelled | None:
-        """The function as few operations on arrays; None where it holds Newton's iteration."""
-        if not self.has_scalar_form:
-            return None
+        """The function as few operations on arrays; None where Newton's iteration calls functions that are given."""
         program = Levelled(self.plan.tape, [*self._groups.values(), self._extras])
+        guess, found = dict(zip(self._w, self._groups["guess"], strict=True)), []
         for stage in _stages(self.plan.solves):
-            program.solve(stage)
-        return program.finish([*self.plan.values, sp.S.One])
+            if stage[0].linear:
+                program.solve(stage)
+                continue
+            outer, calls = _around(self.plan.tape, stage)
+            if calls:
+                return None
+            found.append(program.newton(stage, guess, outer))
+        return program.finish([*self.plan.values, sp.Mul(*found)])
 
     def values_source(self, style: Style) -> str:
         """Source of the function `values`."""
@@ -130,25 +156,31 @@ def _write_linear(code: Code, stage: Sequence[Solve]) -> None:
     code.lines.append(f"{unknowns} = solve_linear({listing(code, matrix)}, {listing(code, right)}, {size})")
 
 
-def _write_newton(code: Code, stage: Sequence[Solve], guesses: Sequence[str], flag: str) -> None:
-    tape, size = code.tape, stage[0].size
-    unknowns = [w for solve in stage for w in solve.unknowns]
-    residuals = [r for solve in stage for r in solve.right]
-    entries = [a for solve in stage for row in solve.matrix for a in row]
-    sizes = [s for solve in stage for s in solve.sizes]
-    inside, outer = set(unknowns), {}
-    values = [*residuals, *entries]
-    everything = [*values, *sizes]
+def _around(tape: Tape, stage: Sequence[Solve]) -> tuple[list[sp.Symbol], list[str]]:
+    """What the nonlinear solves of a stage contain besides their unknowns, and the functions that they call."""
+    inside, outer = {w for solve in stage for w in solve.unknowns}, {}
+    everything = [v for s in stage for v in (*s.right, *(a for row in s.matrix for a in row), *s.sizes)]
     needed = tape.needed(everything)
     for symbol in needed:  # in order of dependence
         if not inside.isdisjoint(tape.definitions[symbol].free_symbols):
             inside.add(symbol)
     for e in (*everything, *(tape.definitions[s] for s in needed if s in inside)):
         outer |= dict.fromkeys(sorted(symbols_of(e) - inside, key=lambda s: s.name))
+    calls = {e.called for s in needed if s in inside and isinstance(e := tape.definitions[s], Applied)}
+    return list(outer), sorted(calls)
+
+
+def _write_newton(code: Code, stage: Sequence[Solve], guesses: Sequence[str], flag: str) -> None:
+    tape, size = code.tape, stage[0].size
+    unknowns = [w for solve in stage for w in solve.unknowns]
+    residuals = [r for solve in stage for r in solve.right]
+    entries = [a for solve in stage for row in solve.matrix for a in row]
+    sizes = [s for solve in stage for s in solve.sizes]
+    values = [*residuals, *entries]
+    outer, calls = _around(tape, stage)
     code.define(outer, named=True)
     # Functions that are given are among what is outside: their weights are what derivatives are taken by.
-    calls = {e.called for s in needed if s in inside and isinstance(e := tape.definitions[s], Applied)}
-    handed = [*(code.text(s) for s in outer), *sorted(calls)]
+    handed = [*(code.text(s) for s in outer), *calls]
     names = ", ".join(handed)
     inner = code.nested()
     inner.define(values)

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import sympy as sp
 
 from ndae.symbolic.expressions.written import lines_of
 from ndae.symbolic.forms.equations import Equations
-from ndae.symbolic.ground.kept import Recomputed
+from ndae.symbolic.ground.kept import Recomputed, kept
 from ndae.symbolic.ground.words import listed
 
 
@@ -46,6 +47,11 @@ class ReducedEquations(Recomputed):
     time: sp.Symbol | None = None
     parameters: Mapping[sp.Symbol, float | None] = field(default_factory=dict)
     origins: tuple[tuple[int, ...], ...] = ()  # (n,): the user's equations that f_i was made of
+
+    @kept
+    def shared(self) -> dict[Any, Any]:
+        """What the functions of all backends are generated from, by name: tapes are made once."""
+        return {}
 
     # -- levels ------------------------------------------------------------------------------------------------------
 

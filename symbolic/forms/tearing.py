@@ -129,16 +129,17 @@ class Tearing:
         # Terms without unknowns would be differentiated for nothing.
         inside = set(unknowns)
         parts = [[a for a in sp.Add.make_args(e) if not inside.isdisjoint(a.free_symbols)] for e in equations]
-        rows = [tape.adjoints([tape.value(sp.Add(*part))], [sp.S.One], unknowns) for part in parts]
+        places = {w: j for j, w in enumerate(unknowns)}
+        rows = [tape.row(tape.value(sp.Add(*part)), places) for part in parts]
         own = sum(self._bits[w] for w in unknowns)
-        if any(self._mask(a) & own for row in rows for a in row):
+        if any(self._mask(a) & own for row in rows for a in row.values()):
             return False
         zero = dict.fromkeys(unknowns, sp.S.Zero)
         constants = [tape.value(e.xreplace(zero)) for e in equations]
         system = _Sparse(self, rows, [tape.value(-b - s) for b, s in zip(constants, added, strict=True)])
         order = system.eliminate()
-        left_rows = [i for i in range(n) if i not in {i for i, _ in order}]
-        left = [j for j in range(n) if j not in {j for _, j in order}]
+        left_rows = sorted(set(range(n)) - {i for i, _ in order})
+        left = sorted(set(range(n)) - {j for _, j in order})
         if len(left) == 1:
             (i,), (j,) = left_rows, left
             self.known[unknowns[j]] = tape.value(system.right(i) / tape.value(system.entry(i, j)))
@@ -202,9 +203,9 @@ class Tearing:
 class _Sparse:
     """A sparse linear system on the tape; sums are put on the tape when they are first read."""
 
-    def __init__(self, tearing: Tearing, rows: Sequence[Sequence[sp.Expr]], right: Sequence[sp.Expr]):
+    def __init__(self, tearing: Tearing, rows: Sequence[Mapping[int, sp.Expr]], right: Sequence[sp.Expr]):
         self._tearing, self._tape = tearing, tearing.tape
-        self._rows = [{j: [a] for j, a in enumerate(row) if a != 0} for row in rows]
+        self._rows = [{j: [a] for j, a in row.items()} for row in rows]
         self._right = [[b] for b in right]
         self._sizes = [{j: abs(tearing._number(a[0]) or 0) for j, a in row.items()} for row in self._rows]
 

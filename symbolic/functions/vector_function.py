@@ -1,6 +1,7 @@
 """Vectors of expressions over several named input vectors, generated for NumPy, JAX and torch with their Jacobians."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 
 import numpy as np
 import sympy as sp
@@ -25,9 +26,7 @@ class VectorFunction(Recomputed):
     `inputs` names the vectors and lists their symbols, {"y": [x, v], "w": [a]}: calls take them in this order.
     `parameters` are symbols with default values, or None where every call has to give one. Besides the smooth functions
     the expressions may contain Abs, sign, Max, Min and Piecewise with comparisons; at a kink the derivative is that of
-    the first branch that holds. With `sizes_by`, the name of an input, the values are not the expressions themselves
-    but the sizes of what is added up in them as that input moves (ndae.symbolic.code.term_sizes). Raises ValueError on
-    undeclared or doubly declared symbols and unsupported functions.
+    the first branch that holds. Raises ValueError on undeclared or doubly declared symbols and unsupported functions.
     """
 
     def __init__(
@@ -37,9 +36,9 @@ class VectorFunction(Recomputed):
         time: sp.Symbol | None = None,
         parameters: Mapping[sp.Symbol, float | None] | None = None,
         name: str = "function",
-        sizes_by: str | None = None,
     ):
-        self.name, self._sizes_by = name, sizes_by
+        self.name = name
+        self._sizes: tuple[VectorFunction, str] | None = None  # of which function, by which input
         expressions = list(expressions)
         self.expressions = as_expressions(expressions, name) if expressions else ()
         self.inputs = {key: tuple(symbols) for key, symbols in inputs.items()}
@@ -62,12 +61,20 @@ class VectorFunction(Recomputed):
         self.n_outputs = len(self.expressions)
         self.needs_time = time is not None and any(time in e.free_symbols for e in self.expressions)
 
+    def sizes(self, by: str) -> "VectorFunction":
+        """The sizes of what is added up in each value as an input moves (ndae.symbolic.code.term_sizes)."""
+        other = copy(self)
+        other.name, other._sizes = f"sizes of {self.name}", (self, by)
+        return other
+
     @kept
     def _tape(self) -> tuple[Tape, list[sp.Expr]]:
+        if self._sizes is not None:
+            of, by = self._sizes
+            tape, values = of._tape
+            return tape, term_sizes(tape, values, self._groups[by])
         tape, put = Tape(), {}
         values = [tape.value(substituted(as_corners(e), self._names, put)) for e in self.expressions]
-        if self._sizes_by is not None:
-            values = term_sizes(tape, values, self._groups[self._sizes_by])
         check_generated(tape, self.name)
         return tape, values
 
@@ -77,12 +84,12 @@ class VectorFunction(Recomputed):
             raise ValueError(f"{self.name}: no input {which!r}: it has {list(self._groups)}")
         tape, values = self._tape
         rows, columns, found = [], [], []
+        places = {s: j for j, s in enumerate(self._groups[which])}
         for i, value in enumerate(values):
-            for j, entry in enumerate(tape.adjoints([value], [sp.S.One], self._groups[which])):
-                if entry != 0:
-                    rows.append(i)
-                    columns.append(j)
-                    found.append(entry)
+            for j, entry in tape.row(value, places).items():
+                rows.append(i)
+                columns.append(j)
+                found.append(entry)
         return np.array(rows, dtype=np.intp), np.array(columns, dtype=np.intp), found
 
     def source(self, jacobians: Sequence[str] = ()) -> str:

@@ -31,7 +31,16 @@ class Evaluator:
 
     def __init__(self, points: Mapping[sp.Symbol, np.ndarray], n_points: int):
         self.points, self.n_points = points, n_points
-        self._known: dict[sp.Expr, tuple] = {}
+        # Of a node that was seen its value is found by identity, which takes no comparison of expressions.
+        self._slots: dict[int, int] = {}
+        self._alike: dict[sp.Basic, int] = {}
+        self._seen: list[sp.Basic] = []  # alive, so that no other node gets its identity
+        self._values: list[tuple | None] = []
+        self._fixed: dict[int, tuple] = {}
+
+    def renew(self) -> None:
+        """Forget all values, for the points have moved."""
+        self._values = [self._fixed.get(slot) for slot in range(len(self._values))]
 
     def __call__(self, expressions: Sequence[sp.Expr]) -> tuple[np.ndarray, np.ndarray]:
         """Values and scales, each (n_expressions, n_points)."""
@@ -50,9 +59,17 @@ class Evaluator:
         return [bool(f.any() and z[f].all()) for f, z in zip(finite, zero, strict=True)]
 
     def _pair(self, e):
-        known = self._known.get(e)
+        slot = self._slots.get(id(e))
+        if slot is None:
+            slot = self._slots[id(e)] = self._alike.setdefault(e, len(self._alike))
+            self._seen.append(e)
+            if slot == len(self._values):
+                self._values.append(None)
+        known = self._values[slot]
         if known is None:
-            known = self._known[e] = self._evaluate(e)
+            known = self._values[slot] = self._evaluate(e)
+            if e.is_Atom and not e.is_Symbol:
+                self._fixed[slot] = known
         return known
 
     def _evaluate(self, e):
@@ -165,6 +182,11 @@ class RandomPoints(dict):
         self.random = np.random.default_rng(seed)
 
     def __missing__(self, symbol: sp.Symbol) -> np.ndarray:
+        value = self[symbol] = self.drawn(symbol)
+        return value
+
+    def drawn(self, symbol: sp.Symbol) -> np.ndarray:
+        """Other values than before, (n_points,)."""
         n, random = self.n_points, self.random
         if symbol in self.parameters:
             default = self.parameters[symbol]
@@ -180,15 +202,15 @@ class RandomPoints(dict):
             value = np.choose(np.arange(n) % 4, kinds) * self.size(symbol)
             if symbol.is_nonnegative:
                 value = np.abs(value)
-        self[symbol] = value
         return value
 
 
 class NearOne(RandomPoints):
     """States at about their size."""
 
-    def __missing__(self, symbol: sp.Symbol) -> np.ndarray:
-        value = super().__missing__(symbol)
+    def drawn(self, symbol: sp.Symbol) -> np.ndarray:
+        """Values near the size."""
+        value = super().drawn(symbol)
         if symbol not in self.parameters:
-            value = self[symbol] = self.random.uniform(0.8, 1.2, self.n_points) * self.size(symbol)
+            value = self.random.uniform(0.8, 1.2, self.n_points) * self.size(symbol)
         return value

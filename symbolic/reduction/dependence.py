@@ -177,10 +177,10 @@ class _AnyBranch(Evaluator):
 class _AnyMagnitude(RandomPoints):
     n_points = 96
 
-    def __missing__(self, symbol: sp.Symbol) -> np.ndarray:
-        value = super().__missing__(symbol)
+    def drawn(self, symbol: sp.Symbol) -> np.ndarray:
+        value = super().drawn(symbol)
         if symbol not in self.parameters:
-            value = self[symbol] = value * 10 ** self.random.uniform(-6, 5, self.n_points)
+            value = value * 10 ** self.random.uniform(-6, 5, self.n_points)
         return value
 
 

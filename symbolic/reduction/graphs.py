@@ -48,7 +48,11 @@ def maximum_matching(incidence: Sequence[Collection[int]], n_columns: int) -> Ma
 def _augment(start: int, columns_of, matching: Matching) -> tuple[set[int], set[int]] | None:
     """Match row `start` along an augmenting path; None on success, else the rows and columns that were reached."""
     rows, columns = {start}, set()
-    path = [(start, iter(columns_of(start)))]
+
+    def candidates_of(row):  # what is free ends the path: without it, rows of a chain are visited one after the other
+        return iter(sorted(columns_of(row), key=lambda j: matching.rows[j] is not None))
+
+    path = [(start, candidates_of(start))]
     chosen: list[int] = []
     while path:
         candidates = path[-1][1]
@@ -66,7 +70,7 @@ def _augment(start: int, columns_of, matching: Matching) -> tuple[set[int], set[
                 matching.columns[i], matching.rows[j] = j, i
             return None
         rows.add(owner)
-        path.append((owner, iter(columns_of(owner))))
+        path.append((owner, candidates_of(owner)))
     return rows, columns
 
 

@@ -148,7 +148,8 @@ def _assemble(system: Equations, chains: Chains, rows, analysis: Analysis, jacob
         owned = (analysis.offsets.matching.columns[i] for i in group)
         unknowns = sorted(j for j in owned if j is not None)  # all: it is perfect
         inside = {w[j] for j in unknowns}
-        entries = [e for (i, j), e in jacobian.items() if i in group and j in unknowns]
+        columns = set(unknowns)
+        entries = [jacobian[i, j] for i in group for j in analysis.leading[i] if j in columns]
         blocks.append(Block(tuple(group), tuple(unknowns), not any(e.free_symbols & inside for e in entries)))
     places = [chains.position[s] for s in system.states]
     return ReducedSystem(

@@ -22,6 +22,7 @@ _NEAR = 1e-3  # of the point: longer last steps go on to infinity
 _FOUND = 1e-2  # of a variable: its last Newton step, where it has digits of its own
 _FAR = 1e4  # a solution of nonlinear equations beyond it may be one at infinity
 _ITERATIONS = 100
+_PATIENCE = 25  # iterations after which a point that is near no solution is drawn anew
 _NEIGHBOUR = 1e-4  # of the point: how far off an entry is compared,
 _ZERO = 1e-2  # and the fraction of its value there below which it counts as zero here
 _LEAST = 4  # points for a verdict
@@ -119,10 +120,17 @@ def _move(points: RandomPoints, equations: Sequence[sp.Expr], symbols: Sequence[
     last = np.full(x.shape, np.inf)
     done = np.zeros(points.n_points, dtype=bool)
     there: Any = done
-    first = None
-    for _ in range(_ITERATIONS):
+    first, evaluator = None, Evaluator(points, points.n_points)
+    for iteration in range(_ITERATIONS):
+        lost = ~there & ~(step <= _NEAR * (1 + np.abs(x).max(axis=0)))
+        if iteration and iteration % _PATIENCE == 0 and lost.any():
+            if int((~lost).sum()) >= _LEAST and (done | lost).all():
+                break
+            # Far from any solution steps may not end, however long: from elsewhere they do.
+            again = np.array([points.drawn(s) for s in symbols]) / units
+            x[:, lost], step[lost], done[lost] = again[:, lost], np.inf, False
         points.update(zip(symbols, units * x, strict=True))
-        evaluator = Evaluator(points, points.n_points)
+        evaluator.renew()
         values, scales = evaluator(equations)
         first = np.abs(values) if first is None else first
         there = (np.abs(values) <= np.maximum(_CONVERGED * scales, _VANISHED * first)).all(axis=0)

@@ -28,6 +28,8 @@ class Reader:
 
     def __init__(self, system: Equations, functions: Mapping[sp.Expr, sp.Symbol], definitions):
         self.system, self.functions = system, functions
+        self._declared = {*system.states, *system.parameters}
+        self._with_time = self._declared | {*([] if system.time is None else [system.time])}
         self.definitions: dict[sp.Symbol, sp.Expr] = {}
         for symbol, value in definitions.items():
             # Corners are closed before they are put in: SymPy would take every Max apart again, and again.
@@ -64,10 +66,9 @@ class Reader:
 
     def _plain(self, expression: sp.Expr) -> sp.Expr:
         """x(t) and its derivatives as symbols, derivatives of definitions as those of what they stand for."""
-        declared = {*self.system.states, *self.system.parameters}
         for d in self.definitions:
             rates: dict[sp.Expr, sp.Basic] = {dot(d): Rate(d), dot(d, 2): Rate(Rate(d))}
-            asked = {r: rate for r, rate in rates.items() if r in expression.free_symbols - declared}
+            asked = {r: rate for r, rate in rates.items() if r in expression.free_symbols - self._declared}
             expression = xreplaced(expression, asked) if asked else expression
         if not expression.has(AppliedUndef, sp.Derivative):
             return expression
@@ -102,8 +103,7 @@ class Reader:
         return rates
 
     def _check_symbols(self, expression: sp.Expr, where: str, derivatives: bool) -> None:
-        system = self.system
-        known = {*system.states, *system.parameters, *([] if system.time is None else [system.time])}
+        system, known = self.system, self._with_time
         for symbol in sorted(symbols_of(expression) - known, key=str):
             entry = system.derivative_of(symbol)
             if entry is not None:

@@ -41,11 +41,11 @@ class HeldRows(Recomputed):
     def _levels(self) -> dict[str, sp.Symbol]:
         return {name: sp.Symbol(self.level(name)) for name in self.names}
 
-    def _vector(self, expressions: Any, sizes_by: str | None = None) -> Any:
+    def _vector(self, expressions: Any) -> VectorFunction:
         r = self.reduced
         parameters = dict(r.parameters) | dict.fromkeys(self._levels.values())
         name = f"what is held of {r.system.name}"
-        return VectorFunction(expressions, {"y": r.y}, r.time, parameters, name, sizes_by).torch()
+        return VectorFunction(expressions, {"y": r.y}, r.time, parameters, name)
 
     @kept
     def _rows(self) -> list[sp.Expr]:
@@ -53,16 +53,20 @@ class HeldRows(Recomputed):
         return [*r.constraints, *(r.invariants[name] - self._levels[name] for name in self.names)]
 
     @kept
-    def _compiled(self) -> Any:
+    def _function(self) -> VectorFunction:
         return self._vector(self._rows)
 
     @kept
+    def _compiled(self) -> Any:
+        return self._function.torch()
+
+    @kept
     def _sizes(self) -> Any:
-        return self._vector(self._rows, "y")
+        return self._function.sizes("y").torch()
 
     @kept
     def _invariants(self) -> Any:
-        return self._vector([self.reduced.invariants[name] for name in self.names])
+        return self._vector([self.reduced.invariants[name] for name in self.names]).torch()
 
     def levels(self, y: Tensor, t: Time, parameters: Mapping[str, Any]) -> dict[str, Tensor]:
         """The parameters that say where each sample's invariants are, from a state of it."""

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 
 from ndae.symbolic.backends.supplied import Supplied, Wanted, highest, index, wrong_outputs
@@ -86,7 +85,9 @@ class TorchSupplied(Supplied):
         """All derivatives up to an order, (..., outputs), (..., outputs, n), ..., each row by one backward pass."""
         if order == 0:
             return [self.values(x)]
-        if peek_interpreter_stack() is None and forward_ad._current_level < 0:
+        private: Any = torch._C
+        inside = private._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+        if not inside:
             return self._by_graph(x, order)
         return self._by_transforms(x, order)
 

@@ -4,8 +4,9 @@
 
 Every line is a process of its own: it defines the system and reduces it, solves it twice, and says the seconds of each,
 and its memory. "cached" is the first solve of another process that finds what the one before has compiled, in a folder
-that is empty at first. "diffrax" is plain diffrax on the ODE reduced by hand, where there is one; IDA and Radau are
-those of other makers. CPU seconds, of all threads, stand beside wall seconds: on a machine that others use too the
+that is empty at first. "diffrax" is plain diffrax on the ODE reduced by hand, where there is one; "ida banded" is IDA
+alone with a banded Jacobian, on a residual written by hand; IDA and Radau are those of other makers with this project's
+equations. CPU seconds, of all threads, stand beside wall seconds: on a machine that others use too the
 first are what can be compared. What takes longer than `--max-seconds` is stopped, and stands there as not finished.
 """
 
@@ -21,9 +22,11 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads that spin take the cores from the others
 
+import numpy as np
+
 from ndae.experiments.benchmarks.latency_systems import CASES
 
-_WAYS = ("dopri8", "radau13", "diffrax", "ida", "radau")
+_WAYS = ("dopri8", "radau13", "diffrax", "ida banded", "ida", "radau")
 _MARK = "figures: "
 
 
@@ -49,7 +52,9 @@ def main() -> None:
     print(f"{'':24}{'reduce':>16}{'first':>16}{'cached':>16}{'second':>16}{'memory':>10}   wall / CPU seconds, MB")
     for name in options.only:
         own = "radau13" if CASES[name].stiff else "dopri8"
-        ways = options.by or [own, *(("diffrax",) if CASES[name].by_hand else ()), "ida", "radau"]
+        case = CASES[name]
+        able = {"diffrax": case.by_hand, "ida banded": case.banded}
+        ways = [way for way in options.by or (own, *_WAYS[2:]) if able.get(way, True)]
         result["cases"][name] = {way: _measured(name, way, options.max_seconds) for way in ways}
         for way, figures in result["cases"][name].items():
             print(_line(name, way, figures), flush=True)
@@ -106,6 +111,9 @@ def _one(name: str, way: str) -> dict[str, Any]:
             for which in ("first", "second"):
                 figures[which], found = _timed(lambda: jax.block_until_ready(run(y0, ts)))
         value = float(found[-1][y])
+    elif way == "ida banded" and case.banded is not None:
+        for which in ("first", "second"):
+            figures[which], value = _timed(lambda: _by_ida(*case.banded(), ts, rtol))
     else:
 
         def define():
@@ -120,6 +128,16 @@ def _one(name: str, way: str) -> dict[str, Any]:
     figures["memory"] = _megabytes()
     figures["value"] = value
     return figures
+
+
+def _by_ida(residual: Any, y0: np.ndarray, algebraic: list[int], shown: int, ts: np.ndarray, rtol: float) -> float:
+    from sksundae.ida import IDA
+
+    solver = IDA(
+        residual, rtol=rtol, atol=rtol, algebraic_idx=algebraic, linsolver="band", lband=1, uband=1,
+        max_num_steps=1_000_000,
+    )  # fmt: skip
+    return float(solver.solve(ts, y0, np.zeros_like(y0)).y[-1, shown])
 
 
 def _timed(function: Any) -> tuple[list[float], Any]:

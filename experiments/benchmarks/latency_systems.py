@@ -13,12 +13,17 @@ from ndae.symbolic import System, dot
 
 @dataclass(frozen=True)
 class Case:
-    """`system()` gives a system and a start; `by_hand()` f(t, y, args) in JAX, y(0), and which y is `shown`."""
+    """`system()` gives a system and a start; `by_hand()` f(t, y, args) in JAX, y(0), and which y is `shown`.
+
+    `banded()` gives a residual F(t, y, y', out) in NumPy, of bandwidth 1 on both sides, y(0) with y'(0) = 0, which y
+    are algebraic, and which is shown.
+    """
 
     system: Callable[[], tuple[System, dict[str, float]]]
     shown: str
     until: float
     by_hand: Callable[[], tuple[Callable, np.ndarray, Any]] | None = None
+    banded: Callable[[], tuple[Callable, np.ndarray, list[int], int]] | None = None
     stiff: bool = False
     rtol: float = 1e-8
 
@@ -63,6 +68,17 @@ def _heat_by_hand(n: int) -> Callable:
             return (all_of_them[:-2] - 2 * u + all_of_them[2:]) * (n + 1) ** 2
 
         return f, np.zeros(n), n - 1
+
+    return make
+
+
+def _heat_banded(n: int) -> Callable:
+    def make():
+        def residual(t, u, rate, out):
+            out[0], out[-1] = u[0] - np.sin(t), u[-1] - u[-2]
+            out[1:-1] = rate[1:-1] - (u[:-2] - 2 * u[1:-1] + u[2:]) * (n + 1) ** 2
+
+        return residual, np.zeros(n + 2), [0, n + 1], n
 
     return make
 
@@ -244,6 +260,9 @@ CASES = {
     "cars 17": Case(_cars, "x1", 1.0),
     "column 47": Case(_column, "x1", 1.0, stiff=True),
     "platform 20": Case(_platform, "X2", 1.0),
-    **{f"heat {n}": Case(_heat(n), f"u{n}", 1.0, _heat_by_hand(n), stiff=True) for n in (50, 400, 1000)},
+    **{
+        f"heat {n}": Case(_heat(n), f"u{n}", 1.0, _heat_by_hand(n), _heat_banded(n), stiff=True)
+        for n in (50, 400, 1000)
+    },
     **{f"ladder {n}": Case(_ladder(n), f"v{n // 40 + 1}", 5.0, _ladder_by_hand(n)) for n in (600, 5000)},
 }

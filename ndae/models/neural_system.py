@@ -76,7 +76,10 @@ class NeuralSystem(nn.Module):
       (implicit, Radau IIA of order 5) for stiff equations. `step` is the longest step of a fixed-step one; None for one
       step from each time to the next. `adjoint=True` has gradients by the adjoint equation.
 
-    Raises ValueError for what the system does not have, and for methods and integrators that are not known.
+    - `sizes`: by name, of differential states, below which a projection measures them absolutely; 1 if left out.
+
+    It computes on the CPU. Raises ValueError for what the system does not have, and for methods and integrators that
+    are not known.
     """
 
     def __init__(

@@ -111,6 +111,12 @@ def fit(
     `progress`: a bar on the terminal, or a function `progress(fraction, text)`, called after each step. `error_unit`:
     name of the unit of errors in the log and how many of it a unit of the data is, such as `("cm", 100.0)`.
 
+    A `NeuralSystem` is trained on `Recording`s, one or a list, and validated on others (on the same, if left out).
+    `windows` says how they are cut and whether starts are learned. Errors are in standard deviations of the noise, or,
+    where `sigma` is not known, in sizes of the outputs; what was not seen does not count. Networks that are in
+    constraints over observed states begin by regression on what was observed; then all windows are one batch for
+    L-BFGS, ten iterations an epoch and 40 epochs, unless `batch_size`, `optimizer` or `epochs` say otherwise.
+
     `out` gets `log.csv`, `checkpoints/last.ckpt` (after every epoch), `checkpoints/previous.ckpt` (the one before) and
     `checkpoints/best.ckpt` (smallest mean Euclidean error per body on the validation samples), each with a digest: a
     file of which one bit has changed is refused by name, with those that are sound. A run that was killed, at any
@@ -209,6 +215,9 @@ def _fit_recordings(
     model: NeuralSystem, train: Any, validation: Any, windows: Windows, given: dict[str, Any]
 ) -> TrainingResult:
     """Training on recordings: all pieces in one batch by L-BFGS, unless other ones are asked for."""
+    given["device"] = "cpu" if given["device"] == "auto" else given["device"]
+    if torch.device(given["device"]).type != "cpu" or given["precision"] is not None:
+        raise ValueError("a NeuralSystem computes in float64 on the CPU: leave device and precision out")
     train = [train] if hasattr(train, "times") else train
     validation = [validation] if hasattr(validation, "times") else validation
     whole = RecordingFit(model, train, validation, windows)

@@ -19,7 +19,7 @@ from ndae.solvers.arguments import check_system, checked_parameters, output_time
 from ndae.solvers.dae.describe import describe_states
 from ndae.solvers.dae.formulations import GGL, Baumgarte
 from ndae.solvers.dae.leading import settled
-from ndae.solvers.dae.learned_motion import HeldRows, LearnedMotion
+from ndae.solvers.dae.learned_motion import Held, LearnedMotion
 from ndae.solvers.dae.start import resolve_start
 from ndae.solvers.depth.classical_rk4 import classical_rk4_step
 from ndae.solvers.depth.integrate import ADAPTIVE, integrate
@@ -27,6 +27,7 @@ from ndae.solvers.depth.radau import radau_step
 from ndae.solvers.solution import SUCCESS, Solution
 from ndae.symbolic.backends.supplied_torch import TorchSupplied
 from ndae.symbolic.expressions.tables import Table
+from ndae.symbolic.forms.reduced import level_of
 from ndae.symbolic.functions.vector_function import VectorFunction
 from ndae.symbolic.ground.words import check_known
 from ndae.symbolic.systems.system import System
@@ -143,11 +144,10 @@ class NeuralSystem(nn.Module):
         self._penalty = (penalty.gamma, penalty.H) if isinstance(penalty, methods.Penalty) else None
         self._eta = getattr(parts.get(methods.Auxiliary), "eta", 0.0)
         self._projects = methods.SmoothProjection in parts, methods.EndProjection in parts
-        check_known(invariants, self.reduced.invariants, repr(self.system.name), "invariant")
         if invariants and not any(self._projects):
             raise ValueError(f"invariants={list(invariants)} are kept by projection: give a method that projects")
         self.invariants = invariants
-        self._held = HeldRows(self.reduced, invariants) if invariants else None
+        self._held = self.reduced.holding(invariants) if invariants else None
 
     @property
     def functions(self) -> dict[str, Any]:
@@ -228,7 +228,9 @@ class NeuralSystem(nn.Module):
         if self._held is None:
             return motion.project_start(t, y)
         y = motion.project_start(t, y)
-        motion.hold(self._held.at(self._held.levels(y, t, motion.parameters)))
+        zeros = y.new_zeros(len(y), len(self.reduced.w))  # invariants are of y
+        found = self.reduced.torch().invariants(y, zeros, t, motion.parameters)
+        motion.hold(Held(self._held, {level_of(name): found[name] for name in self.invariants}))
         return y
 
     def _advance(

@@ -144,6 +144,8 @@ def flow(
     check_settings(integrator, max_steps, rtol=rtol, **({} if start_tol is None else {"start_tol": start_tol}))
     formulation = formulation_named(method)
     check_system(system)
+    if getattr(formulation, "invariants", ()):
+        raise ValueError("flow projects on constraints alone: solve with Projected(invariants=...) by ndae.solve")
     motion = ReducedMotion(system.reduce().base, formulation, differentiable=True)
     atol = absolute_tolerances(system, atol, rtol)
     tolerances = np.concatenate([atol, np.ones(motion.guessed.size)])

@@ -5,6 +5,7 @@ f_i^(c_i) of symbolic.ReducedSystem. They have the same solutions on the constra
 and part off them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import Any
@@ -32,10 +33,16 @@ class Plain:
 class Projected(Plain):
     """Plain, with y moved to the nearest point of C(y, t) = 0 at the end of every step.
 
-    Hairer, Lubich and Wanner, Geometric Numerical Integration, IV.4: the order of the solver stays.
+    Hairer, Lubich and Wanner, Geometric Numerical Integration, IV.4: the order of the solver stays. `invariants` names
+    those of the system that are projected on as well, each at the value that it has at the start.
     """
 
+    invariants: str | Sequence[str] = ()
     projects = True
+
+    def __post_init__(self) -> None:
+        names = (self.invariants,) if isinstance(self.invariants, str) else tuple(self.invariants)
+        object.__setattr__(self, "invariants", names)  # frozen
 
 
 @dataclass(frozen=True)

@@ -1,107 +1,41 @@
 """A reduced DAE in torch as it is learned in: constraints kept as neural DAEs do, invariants of each sample."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import comb
 from typing import Any
 
 import numpy as np
-import sympy as sp
 import torch
 from torch import Tensor
 
 from ndae.solvers.dae.formulations import GGL, Baumgarte
 from ndae.solvers.dae.reduced_motion import LEAST_SCALE
 from ndae.solvers.dae.solve_torch import Time, TorchReduced
-from ndae.symbolic.functions.vector_function import VectorFunction
-from ndae.symbolic.ground.kept import Recomputed, kept
-
-
-class HeldRows(Recomputed):
-    """What states are projected on: C(y, t) = 0 and I_k(y, t) = level_k, whose levels each sample has as parameters.
-
-    `at(levels)` has the functions that projections ask.
-    """
-
-    def __init__(self, reduced: Any, invariants: Sequence[str]):
-        self.reduced, self.names = reduced, tuple(invariants)
-        moving = {*reduced.y, *reduced.parameters, reduced.time}
-        for name in self.names:
-            strange = reduced.invariants[name].free_symbols - moving
-            if strange:
-                raise ValueError(
-                    f"{reduced.system.name}: the invariant {name!r} depends on {min(map(str, strange))}, which follows "
-                    "from the state: write it over differential states"
-                )
-
-    def level(self, name: str) -> str:
-        """The name of the parameter that an invariant is equal to."""
-        return f"level of {name}"
-
-    @kept
-    def _levels(self) -> dict[str, sp.Symbol]:
-        return {name: sp.Symbol(self.level(name)) for name in self.names}
-
-    def _vector(self, expressions: Any) -> VectorFunction:
-        r = self.reduced
-        parameters = dict(r.parameters) | dict.fromkeys(self._levels.values())
-        name = f"what is held of {r.system.name}"
-        return VectorFunction(expressions, {"y": r.y}, r.time, parameters, name)
-
-    @kept
-    def _rows(self) -> list[sp.Expr]:
-        r = self.reduced
-        return [*r.constraints, *(r.invariants[name] - self._levels[name] for name in self.names)]
-
-    @kept
-    def _function(self) -> VectorFunction:
-        return self._vector(self._rows)
-
-    @kept
-    def _compiled(self) -> Any:
-        return self._function.torch()
-
-    @kept
-    def _sizes(self) -> Any:
-        return self._function.sizes("y").torch()
-
-    @kept
-    def _invariants(self) -> Any:
-        return self._vector([self.reduced.invariants[name] for name in self.names]).torch()
-
-    def levels(self, y: Tensor, t: Time, parameters: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The parameters that say where each sample's invariants are, from a state of it."""
-        zeros = {self.level(name): 0.0 for name in self.names}
-        values = self._invariants(y, t=t, parameters=self._with(parameters) | zeros)
-        return {self.level(name): values[..., k] for k, name in enumerate(self.names)}
-
-    def _with(self, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
-        return dict(self.reduced.torch().with_functions(parameters) or {})
-
-    def at(self, levels: Mapping[str, Tensor]) -> "Held":
-        """The rows, with each sample's levels."""
-        return Held(self, levels)
 
 
 class Held:
-    """The rows of a batch, named as those of ReducedFunctions are."""
+    """What states of a batch are projected on, C(y, t) = 0 and I_k(y, t) = level_k, each sample's own levels.
 
-    def __init__(self, rows: HeldRows, levels: Mapping[str, Tensor]):
-        self._rows, self._levels = rows, levels
+    Its functions are named as those of ReducedFunctions.
+    """
 
-    def _all(self, parameters: Any) -> dict[str, Any]:
-        return self._rows._with(parameters) | dict(self._levels)
+    def __init__(self, reduced: Any, levels: Mapping[str, Tensor]):
+        self._functions, self._levels = reduced.torch(), dict(levels)
+
+    def _all(self, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {**(parameters or {}), **self._levels}
 
     def constraints(self, y: Tensor, t: Time, parameters: Any) -> Tensor:
         """All rows (*batch, n_rows), zero where they hold."""
-        return self._rows._compiled(y, t=t, parameters=self._all(parameters))
+        return self._functions.constraints(y, t, self._all(parameters))
 
     def constraints_jacobian(self, y: Tensor, t: Time, parameters: Any) -> Tensor:
         """Their derivatives by y (*batch, n_rows, N)."""
-        return self._rows._compiled.jacobian("y", y, t=t, parameters=self._all(parameters))
+        return self._functions.constraints_jacobian(y, t, self._all(parameters))
 
     def constraints_sizes(self, y: Tensor, t: Time, parameters: Any) -> Tensor:
         """How large what is added up in each of them is (*batch, n_rows)."""
-        return self._rows._sizes(y, t=t, parameters=self._all(parameters))
+        return self._functions.constraints_sizes(y, t, self._all(parameters))
 
 
 class LearnedMotion(TorchReduced):

@@ -36,6 +36,7 @@ from ndae.solvers.progress import Progress
 from ndae.solvers.solution import SUCCESS, Solution, SolveError
 from ndae.solvers.stepping.kernel import Outcome, ReferenceKernel
 from ndae.solvers.threads import one_blas_thread
+from ndae.symbolic.forms.reduced import level_of
 
 __all__ = ["describe_states", "output_times", "resolve_start", "solve_dae"]
 
@@ -104,8 +105,13 @@ def solve_dae(
             y0, w0 = (stand_in(part, batch, refused) for part in (y0, w0))
             jumps = jax.tree.map(lambda at: stand_in(at, batch, refused), jumps)
         flat = {name: np.reshape(p, -1) if p.ndim else p for name, p in (parameters or {}).items()}
+        held, names = reduced.base, getattr(formulation, "invariants", ())
+        if names:
+            held = held.holding(names)
+            found = reduced.numpy().invariants(y0, w0, float(ts[0]), parameters)
+            flat |= {level_of(name): np.reshape(found[name], -1) if batch else found[name] for name in names}
         batched_names = tuple(sorted(name for name, p in flat.items() if p.ndim))
-        kernel = _kernel(reduced.base, formulation, integrator, bool(batch), batched_names)
+        kernel = _kernel(held, formulation, integrator, bool(batch), batched_names)
         guessed = kernel.motion.guessed
         state = np.concatenate([y0, w0[..., guessed]], axis=-1)
         tolerances = np.concatenate([atol, np.ones(guessed.size)])  # guesses have no error

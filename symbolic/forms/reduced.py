@@ -1,6 +1,6 @@
 """A system of index 1 whose functions are generated when they are first asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from ndae.symbolic.forms.equations import Equations
 from ndae.symbolic.forms.functions import ReducedFunctions
 from ndae.symbolic.forms.reduced_equations import ReducedEquations
 from ndae.symbolic.ground.kept import kept, remembered
+from ndae.symbolic.ground.words import check_known
 
 
 class ReducedSystem(ReducedEquations):
@@ -66,9 +67,44 @@ class ReducedSystem(ReducedEquations):
         object.__setattr__(new, "_base", base)
         return new
 
+    # -- invariants --------------------------------------------------------------------------------------------------
+
+    def holding(self, names: Sequence[str]) -> "ReducedSystem":
+        """The same with invariants among its constraints, I(y, t) = level, each level a parameter (`level_of(name)`).
+
+        Raises ValueError for invariants that it does not have, and for those of what only follows from the state.
+        """
+        return remembered(self._compiled, ("holding", tuple(names)), lambda: self._holding(names))
+
+    def _holding(self, names: Sequence[str]) -> "ReducedSystem":
+        check_known(names, self.invariants, repr(self.system.name), "invariant")
+        moving = {*self.y, *self.parameters, self.time}
+        for name in names:
+            strange = self.invariants[name].free_symbols - moving
+            if strange:
+                raise ValueError(
+                    f"{self.system.name}: the invariant {name!r} depends on {min(map(str, strange))}, which follows "
+                    "from the state: write it over differential states"
+                )
+        levels = {name: sp.Symbol(level_of(name)) for name in names}
+        n = len(self.equations)
+        new = replace(
+            self,
+            constraints=(*self.constraints, *(self.invariants[name] - levels[name] for name in names)),
+            constraint_of=(*self.constraint_of, *((n + k, 0) for k in range(len(names)))),
+            parameters={**self.parameters, **dict.fromkeys(levels.values())},
+        )
+        object.__setattr__(new, "functions", self.functions)  # frozen, as its base is
+        return new
+
     @kept
-    def _compiled(self) -> dict[str, Any]:
+    def _compiled(self) -> dict[Any, Any]:
         return {}
+
+
+def level_of(invariant: str) -> str:
+    """The name of the parameter that an invariant is equal to."""
+    return f"level of {invariant}"
 
 
 def with_formulas(expressions: Any, formulas: Mapping[str, Any]) -> dict[sp.Basic, sp.Basic]:

@@ -135,6 +135,11 @@ def test_each_sample_keeps_its_own_invariant():
         orbit = x.sum(-1) - x.log().sum(-1)
         found[kept] = (orbit - orbit[:, :1]).abs().max()
     assert found["orbit",] < 1e-12 < 1e-4 < found[()]
+    start = y.clone().requires_grad_()
+    model = ndae.NeuralSystem(system, networks("r"), invariants=["orbit"])
+    level = lambda x: x.sum(-1) - x.log().sum(-1)  # noqa: E731
+    (slope,) = torch.autograd.grad(level(model.path(start, times).y[:, -1]).sum(), start)
+    assert torch.allclose(slope, 1 - 1 / y, atol=1e-10)  # the end's level is the start's
     with pytest.raises(ValueError, match="energy"):
         ndae.NeuralSystem(system, networks("r"), invariants=["energy"])
 

@@ -57,6 +57,8 @@ class Graph:
     shape: tuple[int, ...]
     # Whether a constant is trained outside of the module's parameters.
     learned_constants: bool
+    # Functions whose derivatives are not those of what they compute.
+    own_rules: tuple[str, ...]
 
 
 class _Cuts(TorchFunctionMode):
@@ -65,20 +67,37 @@ class _Cuts(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.n_cuts = 0
+        self._aliases: list[Tensor] = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        self._check_in_place(func, args)
         out = func(*args, **(kwargs or {}))
         if func is torch.autograd.grad:
             cut = not (kwargs or {}).get("create_graph", len(args) > 4 and args[4])
         else:
             cut = func in _DETACHING or not torch.is_grad_enabled()
-        return pytree.tree_map_only(Tensor, self._cut, out) if cut else out
+        return pytree.tree_map_only(Tensor, lambda x: self._cut(x, func in _DETACHING), out) if cut else out
 
-    def _cut(self, x: Tensor) -> Tensor:
+    def _cut(self, x: Tensor, detached: bool) -> Tensor:
         if not x.is_floating_point() or x.requires_grad:
             return x
         self.n_cuts += 1
-        return torch.ops.ndae.cut(x)
+        marked = torch.ops.ndae.cut(x)
+        if detached or x._is_view():
+            self._aliases.append(marked)
+        return marked
+
+    def _check_in_place(self, func: Any, args: tuple) -> None:
+        """What is marked is a copy: a change of it would not reach the tensor that it is a view of."""
+        name = getattr(func, "__name__", "")
+        changes = name in ("__setitem__", "copy_") or (name.endswith("_") and not name.startswith("__"))
+        if changes and name != "requires_grad_" and args and isinstance(args[0], Tensor):
+            own = (args[0], args[0]._base)
+            if any(alias is part for alias in self._aliases for part in own):
+                raise _Refused(
+                    f"a tensor is changed through detach(), .data or a view under no_grad() ({name}): write it without "
+                    f"a change in place, {_BY_HOST}"
+                )
 
 
 def state_of(module: Callable) -> dict[str, Tensor]:
@@ -102,14 +121,16 @@ def traced(module: Callable, n_in: int, dtype: torch.dtype, known: Container[str
         for name, x in state_of(module).items()
     }
     x = torch.full((1, n_in), 0.5, dtype=dtype, requires_grad=True)
-    names, cuts = list(weights), _Cuts()
+    names, cuts, own_rules = list(weights), _Cuts(), set[str]()
 
     def at(x: Tensor, *given: Tensor) -> Tensor:
+        x = x.clone()  # which the module may change
         with cuts:
             if isinstance(module, nn.Module):
                 y = functional_call(module, dict(zip(names, given, strict=True)), (x,))
             else:
                 y = module(x)
+            own_rules.update(_with_derivatives_of_their_own(y))
             return _checked(y, n_in, module, cuts)
 
     with torch.enable_grad(), torch.inference_mode(False), _default(dtype), _explained(module, n_in):
@@ -120,7 +141,7 @@ def traced(module: Callable, n_in: int, dtype: torch.dtype, known: Container[str
             )
     graph.graph.eliminate_dead_code()
     _refuse(graph, module)
-    return _as_data(graph, names)
+    return _as_data(graph, names, sorted(own_rules))
 
 
 def _made(at: Callable, known: Container[str], *given: Tensor) -> GraphModule:
@@ -143,9 +164,10 @@ def _default(dtype: torch.dtype):
 def _checked(y: Any, n_in: int, module: Callable, cuts: _Cuts) -> Tensor:
     if not isinstance(y, Tensor) or y.ndim not in (1, 2) or y.shape[0] != 1:
         got = f"a tensor {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        mend = "; write squeeze(-1) for squeeze(), which takes the axis of points too" if got == "a tensor ()" else ""
         raise _Refused(
             f"{called(module)} gives {got} at x of shape (1, {n_in}), expected (1, n_out), or (1,) for one output: it "
-            "maps (..., n_in) to (..., n_out)"
+            f"maps (..., n_in) to (..., n_out){mend}"
         )
     if cuts.n_cuts and not y.requires_grad:
         raise _Refused(
@@ -232,6 +254,20 @@ def _of_values(x: Any) -> bool:
     return isinstance(x, torch.SymInt | torch.SymFloat | torch.SymBool)
 
 
+def _with_derivatives_of_their_own(y: Any) -> set[str]:
+    """Names of torch.autograd.Function classes that y was computed by."""
+    left, seen, found = [getattr(y, "grad_fn", None)], set(), set()
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        left += [before for before, _ in node.next_functions]
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            found.add(type(node).__name__.removesuffix("Backward"))
+    return found
+
+
 def _over_batch(node: Node) -> bool:
     """Whether it normalises by a batch, and keeps the statistics of that."""
     return str(node.target) == "aten.native_batch_norm.default" and bool(node.args[5]) and node.args[3] is not None
@@ -240,7 +276,7 @@ def _over_batch(node: Node) -> bool:
 # -- the graph as data -------------------------------------------------------------------------------------------------
 
 
-def _as_data(graph: GraphModule, names: list[str]) -> Graph:
+def _as_data(graph: GraphModule, names: list[str], own_rules: list[str]) -> Graph:
     # What has no result reports errors of factorisations, whose numbers are NaN then.
     nodes = [node for node in graph.graph.nodes if node.op == "output" or "val" in node.meta]
     x, *places = [node for node in nodes if node.op == "placeholder"]
@@ -271,6 +307,7 @@ def _as_data(graph: GraphModule, names: list[str]) -> Graph:
         refs[result],
         tuple(result.meta["val"].shape),
         any(tensor.requires_grad for tensor in tensors),
+        tuple(own_rules),
     )
 
 

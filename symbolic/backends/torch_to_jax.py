@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ndae.symbolic.backends.jax_arrays import from_host
 from ndae.symbolic.backends.torch_by_host import HostModule, at_points
 from ndae.symbolic.backends.torch_to_jax_operators import TABLE
 from ndae.symbolic.ground.extras import needing
@@ -48,6 +49,7 @@ def converted(
         return HostModule.of(module, n_in, dtype)
     graph = traced(module, n_in, dtype, TABLE)
     missing = sorted({step.operator for step in graph.steps} - TABLE.keys() - {"getitem"})
+    missing += [f"{name}, with derivatives of its own" for name in graph.own_rules]
     if missing:
         warnings.warn(
             f"{called(module)} uses operators of torch that are not known in JAX: {listed(missing)}. It runs in torch "
@@ -100,7 +102,7 @@ class Program:
         """What it is called with beside x: weights of that state, then constants."""
         inputs = [*(state[name] for name in self._graph.weights), *self._graph.constants]
         with jax.enable_x64(True):
-            return tuple(jnp.asarray(x) for given, x in zip(self._is_array, inputs, strict=True) if given)
+            return tuple(from_host(x) for given, x in zip(self._is_array, inputs, strict=True) if given)
 
     def changed(self, state: dict[str, np.ndarray]) -> list[str]:
         """Weights that are part of the program and are others now."""

@@ -289,6 +289,14 @@ def _indices(x, indices):
     return tuple(slice(None) if i is None else i for i in indices)
 
 
+def _searched(edges, x, *, right=False, side=None, sorter=None, out_int32=False):
+    side = side or ("right" if right else "left")
+    if edges.ndim == 1:
+        return jnp.searchsorted(edges, x, side=side)
+    rows = (part.reshape(-1, part.shape[-1]) for part in (edges, x))
+    return jax.vmap(functools.partial(jnp.searchsorted, side=side))(*rows).reshape(x.shape)
+
+
 def _index_put(x, indices, values, accumulate=False):
     at = x.at[_indices(x, indices)]
     return at.add(values) if accumulate else at.set(values)
@@ -345,6 +353,10 @@ _enter(
         "index_add.default": _by_index("add"),
         "index_copy.default": _by_index("set"),
         "gather.default": _gather,
+        "searchsorted.Tensor searchsorted.Scalar": _searched,
+        "bucketize.Tensor bucketize.Scalar": lambda x, edges, *, out_int32=False, right=False: jnp.searchsorted(
+            edges, x, side="right" if right else "left"
+        ),
         "scatter.src scatter.value scatter.reduce scatter.value_reduce": _scatter,
         "scatter_add.default": lambda x, dim, index, source: _scatter(x, dim, index, source, reduce="add"),
         "scatter_reduce.two": _scatter_reduce,

@@ -36,7 +36,7 @@ def _enter(functions: dict[str, Any]) -> None:
 # -- one number at a time ----------------------------------------------------------------------------------------------
 
 _SAME_NAMES = """
-    abs acos acosh asin asinh atan atanh ceil cos cosh exp exp2 expm1 floor isinf isnan isfinite isposinf isneginf log
+    acos acosh asin asinh atan atanh ceil cos cosh exp exp2 expm1 floor isinf isnan isfinite isposinf isneginf log
     log10 log1p log2 logical_not sign signbit sin sinc sinh sqrt square tan tanh trunc positive deg2rad rad2deg
 """
 _SPECIAL = "erf erfc erfinv digamma entr ndtri log_ndtr"
@@ -93,6 +93,10 @@ def _gelu(x, *, approximate="none"):
     return x / 2 * (1 + lax.erf(x * math.sqrt(0.5)))
 
 
+def _abs(x):
+    return x * jnp.sign(x)  # derivative 0 at 0, where that of jnp.abs is 1
+
+
 def _root(s):
     """√s with the derivative 0 at 0, as torch's norms have."""
     return jnp.where(s == 0, 0.0, jnp.sqrt(jnp.where(s == 0, 1.0, s)))
@@ -108,6 +112,7 @@ _enter(
         "floor_divide.default floor_divide.Scalar": jnp.floor_divide,
         "remainder.Tensor remainder.Scalar remainder.Scalar_Tensor": jnp.remainder,
         "fmod.Tensor fmod.Scalar": jnp.fmod,
+        "abs.default": _abs,
         "neg.default": jnp.negative,
         "reciprocal.default": lambda x: 1 / x,
         "rsqrt.default": lambda x: lax.rsqrt(x),
@@ -411,7 +416,7 @@ def _norm(x, ord: float | None = 2, dim=None, keepdim=False, *, dtype=None):
     ord = 2 if ord is None else ord
     if ord == 2:
         return _root(jnp.sum(x * x, axis=axes, keepdims=keepdim))
-    size = jnp.abs(x)
+    size = _abs(x)
     if abs(ord) == math.inf:
         return (jnp.max if ord > 0 else jnp.min)(size, axis=axes, keepdims=keepdim)
     if ord == 0:

@@ -385,6 +385,25 @@ def test_what_torch_cuts_off_has_no_derivative():
         converted(Written(lambda m, x: torch.autograd.grad((x**2).sum(), x)[0]), 2)
 
 
+def corners(m, x):
+    """Functions without a derivative at 0, where torch takes a value all the same."""
+    parts = [x.abs(), x.relu(), F.hardtanh(x, 0, 1), x.clamp(0, 1), F.leaky_relu(x), F.elu(x), x.sign() * x, x**1.0]
+    parts += [torch.maximum(x, x.flip(-1)), torch.minimum(x, 0 * x), F.softplus(1e3 * x + 1e3), F.logsigmoid(1e3 * x)]
+    norms = [x.norm(p=p, dim=-1, keepdim=True) for p in (1, 2, 3, torch.inf)] + [x.std(-1, keepdim=True)]
+    return torch.cat(
+        [*parts, *norms, x.amax(-1, keepdim=True), torch.xlogy(x + 1, 2 - x), x.prod(-1, keepdim=True)], -1
+    )
+
+
+def test_derivatives_at_corners_are_torchs(made_in_double):
+    module = Written(corners)
+    f = converted(module, 2)
+    at = np.zeros(2)
+    slopes = compiled(jax.jacfwd(f), at)(at)
+    want = torch.autograd.functional.jacobian(lambda x: module(x[None])[0], torch.zeros(2))
+    np.testing.assert_array_equal(slopes, want)
+
+
 class Stepped(torch.autograd.Function):
     """A step whose derivative is taken as 1."""
 

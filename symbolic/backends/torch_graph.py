@@ -123,32 +123,84 @@ def traced(module: Callable, n_in: int, dtype: torch.dtype, known: Container[str
     x = torch.full((1, n_in), 0.5, dtype=dtype, requires_grad=True)
     names, cuts, own_rules = list(weights), _Cuts(), set[str]()
 
-    def at(x: Tensor, *given: Tensor) -> Tensor:
+    def value(x: Tensor, *given: Tensor) -> Any:
         x = x.clone()  # which the module may change
+        if isinstance(module, nn.Module):
+            return functional_call(module, dict(zip(names, given, strict=True)), (x,))
+        return module(x)
+
+    def at(x: Tensor, *given: Tensor) -> Tensor:
         with cuts:
-            if isinstance(module, nn.Module):
-                y = functional_call(module, dict(zip(names, given, strict=True)), (x,))
-            else:
-                y = module(x)
+            y = value(x, *given)
             own_rules.update(_with_derivatives_of_their_own(y))
             return _checked(y, n_in, module, cuts)
 
-    with torch.enable_grad(), torch.inference_mode(False), _default(dtype), _explained(module, n_in):
-        graph = _made(at, known, x, *weights.values())
+    def trace(mode: str, *given: Tensor) -> Graph:
+        graph = _made(at, known, mode, *given)
         if any(_changes(node) for node in graph.graph.nodes):
-            graph = _made(
-                functionalize(graph, remove="mutations_and_views"), known, *(v.detach() for v in (x, *weights.values()))
-            )
-    graph.graph.eliminate_dead_code()
-    _refuse(graph, module)
-    return _as_data(graph, names, sorted(own_rules))
+            functional = functionalize(graph, remove="mutations_and_views")
+            graph = _made(functional, known, mode, *(v.detach() for v in given))
+        graph.graph.eliminate_dead_code()
+        _refuse(graph, module)
+        return _as_data(graph, names, sorted(own_rules))
+
+    with torch.enable_grad(), torch.inference_mode(False), _default(dtype), _explained(module, n_in):
+        given = [x, *weights.values()]
+        try:
+            graph = trace("fake", *given)
+        except Exception as error:
+            if isinstance(error, _Refused) or _is_of_values(error):
+                raise
+            graph = _by_values(trace, given, module, error)
+        _check_points(value, *given)
+    return graph
 
 
-def _made(at: Callable, known: Container[str], *given: Tensor) -> GraphModule:
+def _by_values(trace: Callable[..., Graph], given: list[Tensor], module: Callable, error: Exception) -> Graph:
+    """The graph where torch can't trace without values: by those at two points, which must not be in it."""
+    found = []
+    for scale in (1.0, 1.0 + 2**-7):
+        moved = [v.detach() * scale if v.is_floating_point() else v.clone() for v in given]
+        try:
+            moved = [m.requires_grad_(v.requires_grad) for m, v in zip(moved, given, strict=True)]
+            found.append(trace("real", *moved))
+        except _Refused:
+            raise
+        except Exception as other:
+            raise (other if _is_of_values(other) else error) from None
+    one, other = found
+    constants = zip(one.constants, other.constants, strict=True) if len(one.constants) == len(other.constants) else ()
+    if (one.steps, len(one.constants)) != (other.steps, len(other.constants)) or not all(
+        np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in constants
+    ):
+        raise _Refused(
+            f"{called(module)} makes numbers of values, outside of torch or by a branch: write it in torch's "
+            f"operators, {_BY_HOST}"
+        )
+    return one
+
+
+def _check_points(value: Callable, x: Tensor, *weights: Tensor) -> None:
+    """Raises where a point's value depends on other points of a batch, as JAX's would not."""
+    points = torch.linspace(0.2, 0.8, 3 * x.shape[1], dtype=x.dtype).reshape(3, -1)
+    with torch.no_grad():
+        try:
+            together, alone = value(points, *weights), value(points[-1:], *weights)
+        except Exception:  # a module of one point at a time
+            return
+    scale = together.abs().max()
+    same = together.shape[:1] == (3,) and torch.allclose(together[-1:], alone, 0, 1e-5 * float(scale), equal_nan=True)
+    if not same and scale.isfinite():
+        raise _Refused(
+            "the module's value at a point depends on the other points of a batch: write it over the last axis alone"
+        )
+
+
+def _made(at: Callable, known: Container[str], mode: Any, *given: Tensor) -> GraphModule:
     table: dict[Any, Callable] = {
         op: fn for op, fn in torch.export.default_decompositions().items() if str(op) not in known
     }
-    return make_fx(at, decomposition_table=table, tracing_mode="fake", _allow_non_fake_inputs=True)(*given)
+    return make_fx(at, decomposition_table=table, tracing_mode=mode, _allow_non_fake_inputs=True)(*given)
 
 
 @contextmanager
@@ -194,9 +246,7 @@ def _explained(module: Callable, n_in: int):
         raise ValueError(str(error)) from None
     except Exception as error:
         where, text = _line(error), str(error)
-        if type(error).__name__.startswith(("GuardOnDataDependent", "DataDependentOutput", "DynamicOutputShape")) or (
-            "data-dependent" in text
-        ):
+        if _is_of_values(error):
             raise ValueError(
                 f"{called(module)} branches on values, or makes numbers or shapes of them{where}: one branch would "
                 f"stand for all. Write torch.where(condition, a, b) over tensors of fixed shapes, {_BY_HOST}"
@@ -209,6 +259,12 @@ def _explained(module: Callable, n_in: int):
         ) from error
     finally:
         log.disabled = loud
+
+
+def _is_of_values(error: Exception) -> bool:
+    """Whether torch says that a value was asked for while it traces."""
+    names = ("GuardOnDataDependent", "DataDependentOutput", "DynamicOutputShape")
+    return type(error).__name__.startswith(names) or "data-dependent" in str(error)
 
 
 def _line(error: Exception) -> str:
@@ -231,20 +287,34 @@ def _refuse(graph: GraphModule, module: Callable) -> None:
     operators = [node.target for node in graph.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
     random = [op for op in operators if torch.Tag.nondeterministic_seeded in op.tags]
     if random:
-        raise ValueError(
+        raise _Refused(
             f"{called(module)} draws random numbers ({listed(dict.fromkeys(random))}), as dropout does in training "
             "mode: call .eval() on it first, or leave them out"
         )
     changing = [node.target for node in graph.graph.nodes if _changes(node) or _over_batch(node)]
     if changing:
-        raise ValueError(
+        raise _Refused(
             f"{called(module)} changes its own state while it computes ({listed(dict.fromkeys(changing))}), as "
             "normalisation over a batch does in training mode: call .eval() on it first"
         )
-    if any(_of_values(part) for node in graph.graph.nodes for part in pytree.tree_leaves(node.meta.get("val"))):
-        raise ValueError(
+    values = [part for node in graph.graph.nodes for part in pytree.tree_leaves(node.meta.get("val"))]
+    if any(map(_of_values, values)) or any(map(_takes_where, graph.graph.nodes)):
+        raise _Refused(
             f"{called(module)} has shapes that depend on values: write it over tensors of fixed shapes, {_BY_HOST}"
         )
+
+
+def _takes_where(node: Node) -> bool:
+    """Whether it takes entries by truth values, x[x > 0]: how many, depends on values. One number may be put there."""
+    operator = str(node.target)
+    if operator in ("aten.nonzero.default", "aten.masked_select.default"):
+        return True
+    if operator not in ("aten.index.Tensor", "aten.index_put.default"):
+        return False
+    indices = [arg for arg in cast(Any, node.args[1]) if arg is not None]
+    masked = any(index.meta["val"].dtype == torch.bool for index in indices)
+    one_number = operator == "aten.index_put.default" and cast(Any, node.args[2]).meta["val"].numel() == 1
+    return masked and not (one_number and len(indices) == len(cast(Any, node.args[1])) == 1)
 
 
 def _of_values(x: Any) -> bool:

@@ -45,6 +45,7 @@ def converted(
         from ndae.symbolic.backends.torch_graph import called, in_precision, state_of, traced
 
     dtype = torch.float64 if dtype is None else dtype
+    module = getattr(module, "_orig_mod", module)  # of torch.compile
     if by_host:
         return HostModule.of(module, n_in, dtype)
     graph = traced(module, n_in, dtype, TABLE)
@@ -186,7 +187,7 @@ class ConvertedModule:
 
         from ndae.symbolic.backends.torch_graph import called, in_precision, state_of
 
-        dtype = getattr(torch, self.program.dtype)
+        dtype, module = getattr(torch, self.program.dtype), getattr(module, "_orig_mod", module)
         if not isinstance(module, torch.nn.Module) or self.program.learned_constants:
             new = converted(module, self.n_in, dtype=dtype)
             if not isinstance(new, ConvertedModule) or new.program != self.program:

@@ -303,6 +303,9 @@ def _searched(edges, x, *, right=False, side=None, sorter=None, out_int32=False)
 
 
 def _index_put(x, indices, values, accumulate=False):
+    if getattr(indices[0], "dtype", None) == jnp.bool_:  # one number, wherever it holds
+        mask = indices[0].reshape(indices[0].shape + (1,) * (x.ndim - indices[0].ndim))
+        return jnp.where(mask, (x if accumulate else 0) + values.reshape(()), x)
     at = x.at[_indices(x, indices)]
     return at.add(values) if accumulate else at.set(values)
 
@@ -668,6 +671,13 @@ def _log_determinant(a):
     return *jnp.linalg.slogdet(a), lu, pivots + 1
 
 
+def _pseudo_inverse(a, *, atol=None, rtol=None, hermitian=False):
+    if atol is not None:
+        raise NotImplementedError("linalg.pinv with atol is not known in JAX: give rtol")
+    rtol = max(a.shape[-2:]) * jnp.finfo(a.dtype).eps if rtol is None else rtol
+    return jnp.linalg.pinv(a, rtol, hermitian)
+
+
 def _cross(a, b, *, dim=-1):
     a, b = jnp.broadcast_arrays(a, b)
     return jnp.cross(a, b, axis=dim)
@@ -685,6 +695,10 @@ _enter(
         "_linalg_det.default": _determinant,
         "_linalg_slogdet.default": _log_determinant,
         "linalg_cross.default": _cross,
+        "_linalg_eigh.default": lambda a, UPLO="L", compute_v=True: tuple(
+            jnp.linalg.eigh(a, UPLO, symmetrize_input=False)
+        ),
+        "linalg_pinv.atol_rtol_tensor": _pseudo_inverse,
         "linalg_matrix_exp.default": linalg.expm,
         "trace.default": jnp.trace,
     }

@@ -385,6 +385,28 @@ def test_what_torch_cuts_off_has_no_derivative():
         converted(Written(lambda m, x: torch.autograd.grad((x**2).sum(), x)[0]), 2)
 
 
+def masked(m, x):
+    y = x * 1.0
+    y[y > 0.25] = 0.5
+    return y * x
+
+
+def test_numbers_are_put_where_something_holds(made_in_double):
+    np.testing.assert_allclose(converted(Written(masked), 2)(POINTS.numpy()), Written(masked)(POINTS), rtol=1e-14)
+
+
+def test_what_torch_traces_by_values_alone(made_in_double):
+    """Forward mode through `cat` is beyond torch's tracing without values; those of a point are told from constants."""
+
+    def doubled(x):
+        return torch.func.jvp(lambda q: torch.cat([q, x.new_ones(1, 1)], -1).sin(), (x,), (x,))[1]
+
+    want = torch.cat([POINTS * POINTS.cos(), torch.zeros(2, 1)], -1)
+    np.testing.assert_allclose(converted(doubled, 2)(POINTS.numpy()), want, rtol=1e-14)
+    with pytest.raises(ValueError, match="makes numbers of values"):
+        converted(lambda x: doubled(x) * float(np.asarray(x.detach())[0, 0]), 2)
+
+
 def corners(m, x):
     """Functions without a derivative at 0, where torch takes a value all the same."""
     parts = [x.abs(), x.relu(), F.hardtanh(x, 0, 1), x.clamp(0, 1), F.leaky_relu(x), F.elu(x), x.sign() * x, x**1.0]
@@ -465,6 +487,7 @@ REFUSED = {
     r"gives a tensor \(\) .*squeeze\(-1\) for squeeze\(\)": Written(lambda m, x: (x**2).sum(-1).squeeze()),
     "a tensor is changed through detach": Written(changed_through_data, w=nn.Parameter(torch.ones(2))),
     "changes its own state.*copy_": Written(lambda m, x: m.seen.add_(1) * x, seen=nn.Buffer(torch.ones(2))),
+    "depends on the other points of a batch": Written(lambda m, x: x - x[0]),
     "gives tuple": Written(lambda m, x: (x, x)),
     r"Linear can't be traced at x of shape \(1, 2\).*reduction dim": nn.Linear(3, 2),
 }

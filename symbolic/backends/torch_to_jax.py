@@ -18,7 +18,7 @@ from ndae.symbolic.ground.words import listed
 if TYPE_CHECKING:
     import torch
 
-    from ndae.symbolic.backends.torch_graph import Graph
+    from ndae.symbolic.backends.torch_graph_data import Graph
 
 
 def converted(

@@ -266,7 +266,7 @@ def _refuse(graph: GraphModule, module: Callable) -> None:
     values = [part for node in graph.graph.nodes for part in pytree.tree_leaves(node.meta.get("val"))]
     if any(map(_of_values, values)) or any(map(_takes_where, graph.graph.nodes)):
         raise _Refused(
-            f"{called(module)} has shapes that depend on values: write it over tensors of fixed shapes, {_BY_HOST}"
+            f"{called(module)} has numbers or shapes made of values: write it over tensors of fixed shapes, {_BY_HOST}"
         )
 
 

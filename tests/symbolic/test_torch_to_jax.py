@@ -480,7 +480,7 @@ def branching(m, x):
 REFUSED = {
     "branches on values": Written(branching),
     "makes numbers or shapes": Written(lambda m, x: x * float(x.sum())),
-    "of fixed shapes": Written(lambda m, x: x[x > 0].sum()[None, None] * x),
+    "numbers or shapes made of values.*of fixed shapes": Written(lambda m, x: x[x > 0].sum()[None, None] * x),
     "changes its own state": nn.Sequential(nn.Linear(2, 4), nn.Unflatten(1, (2, 2)), nn.BatchNorm1d(2), nn.Flatten()),
     "draws random numbers .*dropout": mlp(nn.Dropout(0.5)),
     r"gives a tensor \(1, 2, 1\) .*expected \(1, n_out\)": Written(lambda m, x: x[..., None]),

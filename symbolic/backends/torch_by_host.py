@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ndae.symbolic.backends.jax_arrays import from_host
+
 if TYPE_CHECKING:
     import torch
 
@@ -23,7 +25,7 @@ def at_points(f: Callable, x: Any, n_in: int, dtype: str) -> jax.Array:
             "a module that is computed in float64 needs JAX in 64 bits: call it inside `with jax.enable_x64(True):`, "
             "or convert it with dtype=torch.float32"
         )
-    x = jnp.asarray(x, dtype)
+    x = from_host(x).astype(dtype)
     if not x.ndim or x.shape[-1] != n_in:
         raise ValueError(f"x has shape {x.shape}, expected (..., {n_in}): the arguments on the last axis")
     if x.ndim == 1:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ndae.symbolic.backends.jax_arrays import from_host
 from ndae.symbolic.backends.torch_by_host import HostModule, at_points
 from ndae.symbolic.backends.torch_to_jax_operators import TABLE
 from ndae.symbolic.ground.extras import needing
@@ -17,7 +18,7 @@ from ndae.symbolic.ground.words import listed
 if TYPE_CHECKING:
     import torch
 
-    from ndae.symbolic.backends.torch_graph import Graph
+    from ndae.symbolic.backends.torch_graph_data import Graph
 
 
 def converted(
@@ -44,10 +45,12 @@ def converted(
         from ndae.symbolic.backends.torch_graph import called, in_precision, state_of, traced
 
     dtype = torch.float64 if dtype is None else dtype
+    module = getattr(module, "_orig_mod", module)  # of torch.compile
     if by_host:
         return HostModule.of(module, n_in, dtype)
     graph = traced(module, n_in, dtype, TABLE)
     missing = sorted({step.operator for step in graph.steps} - TABLE.keys() - {"getitem"})
+    missing += [f"{name}, with derivatives of its own" for name in graph.own_rules]
     if missing:
         warnings.warn(
             f"{called(module)} uses operators of torch that are not known in JAX: {listed(missing)}. It runs in torch "
@@ -100,7 +103,7 @@ class Program:
         """What it is called with beside x: weights of that state, then constants."""
         inputs = [*(state[name] for name in self._graph.weights), *self._graph.constants]
         with jax.enable_x64(True):
-            return tuple(jnp.asarray(x) for given, x in zip(self._is_array, inputs, strict=True) if given)
+            return tuple(from_host(x) for given, x in zip(self._is_array, inputs, strict=True) if given)
 
     def changed(self, state: dict[str, np.ndarray]) -> list[str]:
         """Weights that are part of the program and are others now."""
@@ -184,7 +187,7 @@ class ConvertedModule:
 
         from ndae.symbolic.backends.torch_graph import called, in_precision, state_of
 
-        dtype = getattr(torch, self.program.dtype)
+        dtype, module = getattr(torch, self.program.dtype), getattr(module, "_orig_mod", module)
         if not isinstance(module, torch.nn.Module) or self.program.learned_constants:
             new = converted(module, self.n_in, dtype=dtype)
             if not isinstance(new, ConvertedModule) or new.program != self.program:

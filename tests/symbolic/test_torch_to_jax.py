@@ -385,6 +385,94 @@ def test_what_torch_cuts_off_has_no_derivative():
         converted(Written(lambda m, x: torch.autograd.grad((x**2).sum(), x)[0]), 2)
 
 
+def masked(m, x):
+    y = x * 1.0
+    y[y > 0.25] = 0.5
+    return y * x
+
+
+def test_numbers_are_put_where_something_holds(made_in_double):
+    np.testing.assert_allclose(converted(Written(masked), 2)(POINTS.numpy()), Written(masked)(POINTS), rtol=1e-14)
+
+
+def test_what_torch_traces_by_values_alone(made_in_double):
+    """Forward mode through `cat` is beyond torch's tracing without values; those of a point are told from constants."""
+
+    def doubled(x):
+        return torch.func.jvp(lambda q: torch.cat([q, x.new_ones(1, 1)], -1).sin(), (x,), (x,))[1]
+
+    want = torch.cat([POINTS * POINTS.cos(), torch.zeros(2, 1)], -1)
+    np.testing.assert_allclose(converted(doubled, 2)(POINTS.numpy()), want, rtol=1e-14)
+    with pytest.raises(ValueError, match="makes numbers of values"):
+        converted(lambda x: doubled(x) * float(np.asarray(x.detach())[0, 0]), 2)
+
+
+def corners(m, x):
+    """Functions without a derivative at 0, where torch takes a value all the same."""
+    parts = [x.abs(), x.relu(), F.hardtanh(x, 0, 1), x.clamp(0, 1), F.leaky_relu(x), F.elu(x), x.sign() * x, x**1.0]
+    parts += [torch.maximum(x, x.flip(-1)), torch.minimum(x, 0 * x), F.softplus(1e3 * x + 1e3), F.logsigmoid(1e3 * x)]
+    norms = [x.norm(p=p, dim=-1, keepdim=True) for p in (1, 2, 3, torch.inf)] + [x.std(-1, keepdim=True)]
+    return torch.cat(
+        [*parts, *norms, x.amax(-1, keepdim=True), torch.xlogy(x + 1, 2 - x), x.prod(-1, keepdim=True)], -1
+    )
+
+
+def test_derivatives_at_corners_are_torchs(made_in_double):
+    module = Written(corners)
+    f = converted(module, 2)
+    at = np.zeros(2)
+    slopes = compiled(jax.jacfwd(f), at)(at)
+    want = torch.autograd.functional.jacobian(lambda x: module(x[None])[0], torch.zeros(2))
+    np.testing.assert_array_equal(slopes, want)
+
+
+class Stepped(torch.autograd.Function):
+    """A step whose derivative is taken as 1."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.sign(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+def test_a_derivative_of_its_own_is_kept():
+    with pytest.warns(UserWarning, match="Stepped, with derivatives of its own"):
+        f = converted(Written(lambda m, x: 3 * Stepped.apply(x)), 2)
+    np.testing.assert_array_equal(jax.jacfwd(f)(POINTS[0].numpy()), 3 * np.eye(2))
+
+
+def changed_through_data(m, x):
+    m.w.data.clamp_(min=0)
+    return m.w * x
+
+
+def changed_itself(m, x):
+    return x.mul_(2).sin_()
+
+
+def test_a_module_may_change_its_argument(made_in_double):
+    np.testing.assert_allclose(
+        converted(Written(changed_itself), 2)(POINTS.numpy()), np.sin(2 * POINTS.numpy()), rtol=1e-14
+    )
+
+
+def looked_up(m, x):
+    i = torch.searchsorted(m.knots, x.detach().contiguous(), right=True).clamp(1, 3) - 1
+    return m.slopes[i] * (x - m.knots[i])
+
+
+def test_a_table_that_is_looked_up(made_in_double):
+    table = Written(looked_up)
+    table.register_buffer("knots", torch.tensor([-1.0, 0.0, 0.5, 2.0]))
+    table.register_buffer("slopes", torch.tensor([3.0, -1.0, 2.0]))
+    f = converted(table, 2)
+    np.testing.assert_allclose(f(POINTS.numpy()), table(POINTS), rtol=1e-14)
+    np.testing.assert_array_equal(np.diag(jax.jacfwd(f)(POINTS[0].numpy())), [-1, 3])
+
+
 def branching(m, x):
     return x if x.sum() > 0 else -x
 
@@ -392,10 +480,14 @@ def branching(m, x):
 REFUSED = {
     "branches on values": Written(branching),
     "makes numbers or shapes": Written(lambda m, x: x * float(x.sum())),
-    "of fixed shapes": Written(lambda m, x: x[x > 0].sum()[None, None] * x),
+    "numbers or shapes made of values.*of fixed shapes": Written(lambda m, x: x[x > 0].sum()[None, None] * x),
     "changes its own state": nn.Sequential(nn.Linear(2, 4), nn.Unflatten(1, (2, 2)), nn.BatchNorm1d(2), nn.Flatten()),
     "draws random numbers .*dropout": mlp(nn.Dropout(0.5)),
     r"gives a tensor \(1, 2, 1\) .*expected \(1, n_out\)": Written(lambda m, x: x[..., None]),
+    r"gives a tensor \(\) .*squeeze\(-1\) for squeeze\(\)": Written(lambda m, x: (x**2).sum(-1).squeeze()),
+    "a tensor is changed through detach": Written(changed_through_data, w=nn.Parameter(torch.ones(2))),
+    "changes its own state.*copy_": Written(lambda m, x: m.seen.add_(1) * x, seen=nn.Buffer(torch.ones(2))),
+    "depends on the other points of a batch": Written(lambda m, x: x - x[0]),
     "gives tuple": Written(lambda m, x: (x, x)),
     r"Linear can't be traced at x of shape \(1, 2\).*reduction dim": nn.Linear(3, 2),
 }

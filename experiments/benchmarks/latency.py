@@ -112,8 +112,9 @@ def _one(name: str, way: str) -> dict[str, Any]:
                 figures[which], found = _timed(lambda: jax.block_until_ready(run(y0, ts)))
         value = float(found[-1][y])
     elif way == "ida banded" and case.banded is not None:
+        written = case.banded()
         for which in ("first", "second"):
-            figures[which], value = _timed(lambda: _by_ida(*case.banded(), ts, rtol))
+            figures[which], value = _timed(lambda: _by_ida(*written, ts, rtol))
     else:
 
         def define():

@@ -221,8 +221,8 @@ def _platform():
     """
     t, nu = sp.symbols("t nu")
     position, v, w = (sp.Matrix(sp.symbols(f"{name}0:3")) for name in "Xvw")
-    p, f = sp.Matrix(sp.symbols("p0:4")), sp.symbols("f0:6")
-    a, b, c, d = p
+    p: Any = sp.symbols("p0:4")
+    (a, b, c, d), f = p, sp.symbols("f0:6")
     rotation = sp.Matrix(
         [
             [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
@@ -243,13 +243,14 @@ def _platform():
     rate = lambda group: sp.Matrix([dot(s) for s in group])  # noqa: E731
     equations = [
         *(rate(position) - v),
-        *(rate(p) - turning - nu * p),
+        *(rate(p) - turning - nu * sp.Matrix(p)),
         *(20 * rate(v) - force),
         *(inertia * rate(w) + w.cross(inertia * w) - torque),
         *lengths,
-        p.dot(p) - 1,
+        a * a + b * b + c * c + d * d - 1,
     ]
-    start = {s.name: 0.0 for s in (*position, *p, *v, *w)} | {"X2": _REST, "p0": 1.0}
+    moving: list[Any] = [*position, *p, *v, *w]
+    start = {s.name: 0.0 for s in moving} | {"X2": _REST, "p0": 1.0}
     return System(equations, [*position, *p, *v, *w, *f, nu], time=t), start
 
 

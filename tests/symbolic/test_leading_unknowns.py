@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from ndae.symbolic import library
-from ndae.symbolic.backends import vector_jax
+from ndae.symbolic.backends import vector_jax, vector_numpy, vector_torch
 from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.forms.functions import ReducedFunctions
 from ndae.symbolic.forms.leading import LeadingFunction
@@ -323,3 +323,28 @@ def test_second_derivatives_of_what_newton_finds():
     np.testing.assert_allclose(
         [float(ours[0][0]), float(ours[0][1]), float(ours[1][1])], [known_xx, known_xp, known_pp], rtol=1e-9
     )
+
+
+def test_newton_by_levels_is_newton_of_each_block(monkeypatch):
+    """z_i³ + z_i = x_i and u_i + exp(u_i) = z_i, of three i at once; dz/dx = 1 / (3 z² + 1)."""
+    for module in (vector_jax, vector_numpy, vector_torch):
+        monkeypatch.setattr(module, "STRAIGHT_LIMIT", 0)
+    monkeypatch.setattr(vector_jax, "REPEATED", 0)
+    x, z, u = (sp.symbols(f"{name}0:3") for name in "xzu")
+    equations = [dot(a) + c for a, c in zip(x, u, strict=True)]
+    equations += [b**3 + b - a for a, b in zip(x, z, strict=True)]
+    equations += [c + sp.exp(c) - b for b, c in zip(z, u, strict=True)]
+    reduced = System(equations, [*x, *z, *u]).reduce()
+    assert reduced.y == x
+    right = np.array([[0.3, 1.2, 0.7], [-0.4, 0.1, -0.2]])
+    y, slope = right**3 + right, 1 / (3 * right**2 + 1)
+    of_z, of_u = ([reduced.w.index(s) for s in group] for group in (z, u))
+    w, found = reduced.numpy().solve_leading(y)
+    assert found.all()
+    np.testing.assert_allclose(w[:, of_z], right, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(w[:, of_u] + np.exp(w[:, of_u]), right, rtol=0, atol=1e-15)
+    slopes = jax.jit(jax.jacrev(lambda y: reduced.jax().solve_leading(y)[0]))(y[0])
+    np.testing.assert_allclose(np.asarray(slopes)[of_z], np.diag(slope[0]), rtol=0, atol=1e-14)
+    tensor = torch.tensor(y, requires_grad=True)
+    (gradient,) = torch.autograd.grad(reduced.torch().solve_leading(tensor)[0][:, of_z].sum(), tensor)
+    np.testing.assert_allclose(gradient, slope, rtol=0, atol=1e-14)

@@ -12,6 +12,7 @@ from ndae.models.fitted_starts import fitted_starts
 from ndae.symbolic.expressions.tables import Table
 from ndae.symbolic.expressions.unknowns import Applied, applied_in
 from ndae.symbolic.functions.vector_function import VectorFunction
+from ndae.symbolic.ground.words import check_known
 
 # A start is first guessed from so many observations around it, by a parabola through them.
 _AROUND = 3
@@ -43,11 +44,11 @@ class Pieces(nn.Module):
             return np.concatenate([part, np.repeat(part[-1:], longest - len(part), axis=0)])
 
         times, values, weights, starts, around = [], [], [], [], []
-        unseen = {r: np.stack([r.values.get(n, np.full(len(r.times), np.nan)) for n in names], -1) for r in recordings}
+        whole = {r: np.stack([r.values.get(n, np.full(len(r.times), np.nan)) for n in names], -1) for r in recordings}
         guesses = {r: _guessed_states(model, r) for r in recordings}
         for r, begin, end in cut:
             times.append(filled(r.times, begin, end))
-            seen = filled(unseen[r], begin, end)
+            seen = filled(whole[r], begin, end)
             seen[end - begin + 1 :] = np.nan
             values.append(np.nan_to_num(seen))
             unit = np.stack([np.broadcast_to(sigma_of(r, n, scale), len(r.times)) for n in names], -1)
@@ -62,12 +63,10 @@ class Pieces(nn.Module):
         self.register_buffer("goes_on", torch.tensor(following))
         known = np.stack([_known_start(model, r, begin) for r, begin, _ in cut])
         self.register_buffer("free", torch.as_tensor(~known))
-        shared = {name for r in recordings for name in r.parameters}
-        default = {s.name: v for s, v in reduced.parameters.items()}
+        default = {s.name: v for s, v in reduced.parameters.items()} | model.parameters_now()
+        shared = {name for r in recordings for name in r.parameters} | {n for n, v in default.items() if v is None}
         self.parameters_of = {
-            name: torch.tensor(
-                [float(r.parameters.get(name, default.get(name))) for r, _, _ in cut], dtype=torch.float64
-            )
+            name: torch.tensor([_parameter(r, name, default, model) for r, _, _ in cut], dtype=torch.float64)
             for name in sorted(shared)
         }
         w = [_leading_guess(model, r, float(r.times[b]), s) for (r, b, _), s in zip(cut, starts, strict=True)]
@@ -145,6 +144,9 @@ def check_recordings(model: Any, recordings: Sequence[Any], name: str) -> None:
             )
         if len(r.times) < 2:
             raise ValueError(f"{where} has one time: a motion has at least two")
+        both = sorted(set(r.parameters) & set(model.learned.keys()))
+        if both:
+            raise ValueError(f"{where} gives the parameter {both[0]!r}, which is learned: leave one of the two out")
         missing = [u for u in model.inputs if u not in r.inputs]
         if missing:
             raise ValueError(
@@ -153,7 +155,19 @@ def check_recordings(model: Any, recordings: Sequence[Any], name: str) -> None:
             )
 
 
+def _parameter(r: Recording, name: str, default: Mapping[str, float | None], model: Any) -> float:
+    check_known([name], default, repr(model.system.name))
+    value = r.parameters.get(name, default[name])
+    if value is None:
+        raise ValueError(
+            f"{model.system.name}: the parameter {name!r} has no value in {r!r}: give Recording(parameters={{{name!r}: "
+            "...}), a default, or learn it"
+        )
+    return float(value)
+
+
 def sigma_of(recording: Recording, output: str, scale: Mapping[str, float]) -> Any:
+    """What errors of an output are counted in: its noise where that is known, else its size."""
     return recording.sigma.get(output, scale.get(output, 1.0))
 
 

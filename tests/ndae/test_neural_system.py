@@ -205,6 +205,8 @@ def test_what_is_wrong_is_named(of_tanks, tmp_path):
         (lambda: ndae.fit(model, ndae.Recording(ts, {"h3": ts}), out=tmp_path), "h3"),
         (lambda: ndae.crosscheck(model, good, by=["cvode"]), "cvode"),
         (lambda: ndae.Windows(0), "length"),
+        (lambda: ndae.fit(model, good, out=tmp_path, precision="16-mixed"), "float64"),
+        (lambda: ndae.fit(model, ndae.Recording(ts, {"h1": ts}, parameters={"g": 1}), out=tmp_path), "g"),
         (lambda: ndae.MLP(0), "n_in"),
     ):
         with pytest.raises(ValueError, match=name):

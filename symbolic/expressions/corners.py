@@ -28,6 +28,10 @@ _NODES |= {
     sp.frac: lambda a: a - Floor(a),
     sp.Mod: lambda a, b: a - b * Floor(a / b),  # of the sign of b, as SymPy and Python have it
     sp.Heaviside: _step,
+    # Of a symbol that is not said to be real SymPy writes these, as |exp(x)| = exp(re(x)); all symbols are real here.
+    sp.re: lambda a: a,
+    sp.im: lambda a: sp.S.Zero,
+    sp.conjugate: lambda a: a,
 }
 
 

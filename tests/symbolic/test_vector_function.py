@@ -324,3 +324,13 @@ def test_errors_say_what_to_mend(make, reason):
 def test_compiled_once():
     f = function([x])
     assert f.numpy() is f.numpy() and f.jax() is f.jax() and f.torch() is f.torch()
+
+
+def test_what_sympy_makes_of_symbols_that_are_not_said_to_be_real():
+    """|exp(x)| is exp(re(x)) to SymPy; values are those of real numbers."""
+    x = sp.Symbol("x")
+    written = [abs(sp.exp(x)), abs(sp.exp(sp.I * x) * x), sp.exp(-abs(sp.exp(-(x**2))))]
+    assert any(e.has(sp.re) for e in written)
+    function = VectorFunction(written, {"y": [x]}).numpy()
+    assert np.allclose(function(np.array([0.7])), [np.exp(0.7), 0.7, np.exp(-np.exp(-0.49))])
+    assert np.allclose(function.jacobian("y", np.array([0.7]))[0], [np.exp(0.7)])

@@ -89,7 +89,7 @@ def crosscheck(
     check_recordings(model, recordings, "the")
     scale = sizes(recordings)
     checks = tuple(_checked(model, r, i, scale, rtol, by) for i, r in enumerate(recordings))
-    return LearnedCheck(model.system.name, checks, all(r.sigma for r in recordings))
+    return LearnedCheck(model.system.name, checks, all(set(r.sigma) >= set(r.values) for r in recordings))
 
 
 def _checked(
@@ -127,13 +127,10 @@ def _checked(
     for output, values in r.values.items():
         there = np.isfinite(values)
         unit = np.broadcast_to(sigma_of(r, output, scale), values.shape)[there]
-        differences = (
-            values[there] - shown["reference"][output][there],
-            shown["model"][output] - shown["reference"][output],
-        )
+        by_reference, by_model = (shown[name][output][there] for name in ("reference", "model"))
         if there.any():
-            missed[output] = float(np.sqrt(np.mean((differences[0] / unit) ** 2)))
-            integrator[output] = float(np.sqrt(np.mean((differences[1][there] / unit) ** 2)))
+            missed[output] = float(np.sqrt(np.mean(((values[there] - by_reference) / unit) ** 2)))
+            integrator[output] = float(np.sqrt(np.mean(((by_model - by_reference) / unit) ** 2)))
     return RecordingCheck(
         r.name or f"recording {number}",
         solutions,
@@ -150,8 +147,9 @@ def _digits(solution: Any, reference: Any) -> float:
     size = np.abs(reference.x).max(axis=0)
     there = size > 0
     error = np.abs(solution.x - reference.x).max(axis=0)[there] / size[there]
-    return float(-np.log10(max(float(error.max(initial=0.0)), np.finfo(float).eps)))
+    worst = np.nan_to_num(error, nan=np.inf).max(initial=0.0)  # what has no value has no digit
+    return float(-np.log10(max(worst, np.finfo(float).eps)))
 
 
 def _largest(arrays: Any) -> float:
-    return max((float(np.abs(a).max(initial=0.0)) for a in arrays), default=0.0)
+    return float(np.max([np.abs(a).max(initial=0.0) for a in arrays], initial=0.0))  # NaN where one is

@@ -14,7 +14,7 @@ from ndae import methods
 from ndae.data.change import sizes
 from ndae.data.recording import Recording
 from ndae.models.pieces import Pieces, check_recordings, fitted, missed, state_units
-from ndae.models.tables import tables_of
+from ndae.models.tables import TablesOfSamples, tables_of
 from ndae.solvers.arguments import check_system, checked_parameters, output_times
 from ndae.solvers.dae.describe import describe_states
 from ndae.solvers.dae.formulations import GGL, Baumgarte
@@ -171,7 +171,7 @@ class NeuralSystem(nn.Module):
     def motion(
         self,
         parameters: Mapping[str, Any] | None = None,
-        inputs: Mapping[str, Sequence[Table]] | None = None,
+        inputs: Mapping[str, Sequence[Table] | TablesOfSamples] | None = None,
         guess: Tensor | None = None,
     ) -> LearnedMotion:
         """The motion of a batch: parameters are numbers or (batch,), inputs one table a sample."""
@@ -196,7 +196,7 @@ class NeuralSystem(nn.Module):
         y: Float[Tensor, "batch N"],
         t: Float[Tensor, "batch n_times"],
         parameters: Mapping[str, Any] | None = None,
-        inputs: Mapping[str, Sequence[Table]] | None = None,
+        inputs: Mapping[str, Sequence[Table] | TablesOfSamples] | None = None,
         guess: Float[Tensor, "batch n"] | None = None,
     ) -> Path:
         """The states at times of each sample's own, from states y of the reduced system at the first of them.
@@ -217,7 +217,7 @@ class NeuralSystem(nn.Module):
             states.append(y)
             violations += violation
         states = torch.stack(states, 1)
-        w, found = self._leading(motion, t, states, parameters, inputs)
+        w, found = self._leading(motion, t, states)
         term = states.new_zeros(())
         if violations and self._eta:
             term = self._eta / 2 * torch.stack([c.square().sum(-1).mean() for c in violations]).sum()
@@ -267,18 +267,11 @@ class NeuralSystem(nn.Module):
         ends = torch.tensor([0.0, 1.0], dtype=y.dtype)
         return integrate(scaled, y, ends, throw=self.integrator in ADAPTIVE, **options)[..., -1, :]
 
-    def _leading(self, motion: LearnedMotion, t: Tensor, y: Tensor, parameters: Any, inputs: Any) -> tuple:
-        """w at all states at once, from what the last one had."""
-        batch, n_times = t.shape
-        flat = {name: v.repeat_interleave(n_times) if isinstance(v, Tensor) and v.ndim else v
-                for name, v in motion.parameters.items()}  # fmt: skip
-        if self.inputs:
-            tables = {name: [u for u in (inputs or {})[name] for _ in range(n_times)] for name in self.inputs}
-            flat |= {name: self.motion(None, tables)._parameters[name] for name in self.inputs}
-        guess = motion.guess
-        guess = None if guess is None else guess.repeat_interleave(n_times, 0)
-        w, found = motion.functions.solve_leading(y.flatten(0, 1), t.flatten(), flat, guess=guess)
-        return w.unflatten(0, (batch, n_times)), found.unflatten(0, (batch, n_times))
+    def _leading(self, motion: LearnedMotion, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """w at all states at once, from what the last one had, and whether it was found."""
+        # Times first, so that what each sample has of its own, (batch,), is broadcast over them.
+        w, found = motion.functions.solve_leading(y.transpose(0, 1), t.mT, motion.parameters, guess=motion.guess)
+        return w.transpose(0, 1), found.mT
 
     def seen(self, path: Path) -> Float[Tensor, "batch n_times n_outputs"]:
         """What instruments show along a path: the outputs, in the order of `outputs`."""
@@ -286,12 +279,10 @@ class NeuralSystem(nn.Module):
             both = torch.cat([path.y, path.w], -1)
             place = {s: i for i, s in enumerate((*self.reduced.y, *self.reduced.w))}
             return both[..., [place[s] for s in self.reduced.states]]
-        parameters = {
-            name: v[:, None] if isinstance(v, Tensor) and v.ndim else v for name, v in path.motion.parameters.items()
-        }
-        given = self.reduced.torch().with_functions(parameters)
+        given = self.reduced.torch().with_functions(path.motion.parameters)
         assert self._output_function is not None
-        return self._output_function(path.y, path.w, t=path.t, parameters=given)
+        found = self._output_function(path.y.transpose(0, 1), path.w.transpose(0, 1), t=path.t.mT, parameters=given)
+        return found.transpose(0, 1)
 
     def _compiled_outputs(self) -> Any:
         r = self.reduced
@@ -380,7 +371,7 @@ class NeuralSystem(nn.Module):
         with torch.no_grad():
             start = fitted(self, pieces, one, unit)
             misses, path = missed(self, pieces, one, start)
-            spread = _spread(self, pieces, start[0], unit, misses, bool(recording.sigma))
+            spread = _spread(self, pieces, start[0], unit, misses, set(recording.sigma) >= set(recording.values))
         states = torch.cat([path.y[0, 0], path.w[0, 0]]).numpy()
         place = {s: i for i, s in enumerate((*self.reduced.y, *self.reduced.w))}
         found = {s.name: float(states[place[s]]) for s in self.reduced.states}

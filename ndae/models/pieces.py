@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ndae.data.recording import Recording
 from ndae.models.fitted_starts import fitted_starts
-from ndae.symbolic.expressions.tables import Table
+from ndae.models.tables import TablesOfSamples, tables_of
 from ndae.symbolic.expressions.unknowns import Applied, applied_in
 from ndae.symbolic.functions.vector_function import VectorFunction
 from ndae.symbolic.ground.words import check_known
@@ -35,7 +35,7 @@ class Pieces(nn.Module):
             begins = list(range(0, n, length))
             cut += [(recording, b, min(b + length, n)) for b in begins]
             following += [True] * (len(begins) - 1) + [False]
-        self.inputs = {name: [r.inputs[name] for r, _, _ in cut] for name in model.inputs}
+        self.inputs = {name: tables_of([r.inputs[name] for r, _, _ in cut], name) for name in model.inputs}
         names, longest = model.outputs, max(end - begin for _, begin, end in cut) + 1
 
         def filled(x: Any, begin: int, end: int) -> np.ndarray:
@@ -83,10 +83,9 @@ class Pieces(nn.Module):
     def __len__(self) -> int:
         return len(self.t)
 
-    def conditions(self, which: Tensor) -> tuple[dict[str, Tensor], dict[str, list[Table]]]:
+    def conditions(self, which: Tensor) -> tuple[dict[str, Tensor], dict[str, TablesOfSamples]]:
         """Parameters and inputs of some windows."""
-        numbers = which.tolist()
-        inputs = {name: [tables[i] for i in numbers] for name, tables in self.inputs.items()}
+        inputs = {name: tables.take(which) for name, tables in self.inputs.items()}
         return {name: v[which] for name, v in self.parameters_of.items()}, inputs
 
 

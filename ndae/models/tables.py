@@ -30,6 +30,13 @@ class TablesOfSamples:
         self.reach = torch.tensor([t.reach for t in tables], dtype=torch.float64)
         self.held = torch.tensor([t.held for t in tables])
 
+    def take(self, which: Tensor) -> "TablesOfSamples":
+        """Those of some of the samples, by their numbers."""
+        taken = object.__new__(TablesOfSamples)
+        for name, values in vars(self).items():
+            setattr(taken, name, values[which])
+        return taken
+
     def __call__(self, x: Tensor) -> Tensor:
         n = len(self.begins)
         x = torch.as_tensor(x, dtype=torch.float64)
@@ -47,8 +54,10 @@ class TablesOfSamples:
         return torch.where(known, value, torch.nan)
 
 
-def tables_of(values: Sequence[Any], name: str) -> TablesOfSamples:
+def tables_of(values: Sequence[Any] | TablesOfSamples, name: str) -> TablesOfSamples:
     """The tables of one input of several recordings."""
+    if isinstance(values, TablesOfSamples):
+        return values
     for value in values:
         if not isinstance(value, Table):
             raise ValueError(f"input {name!r} is {value!r}: give ndae.table(times, values)")

@@ -20,7 +20,8 @@ class Windows:
     - `length`: intervals between observations in a piece, None for whole recordings. Short pieces keep a training well
       behaved where long predictions are chaotic or far off, and their predictions are made at once; whole recordings
       weigh noise best.
-    - `continuity`: weight of what the end of a piece misses the start of the next by, in units of the states' noise.
+    - `continuity`: weight of what the end of a piece misses the start of the next by, in hundredths of each state's
+      spread.
     - `starts`: "learned" with the network (from what was observed), or "measured", taken as they are observed.
     """
 

@@ -104,6 +104,8 @@ class TorchReduced:
                 left = residual + (jacobian @ ((y - nearest) / scale)[..., None])[..., 0]
                 before, nearest = nearest, y - _smallest(jacobian, left, scale)
                 converged = ((nearest - before).abs() / scale).amax(-1) <= LAST_CORRECTION
+                if not self._strict:  # what is lost already is not waited for
+                    converged = converged | ~y.isfinite().all(-1)
                 iteration += 1
             jacobian = self._scaled_jacobian(t, nearest, scale)
         # The value stays, but for rounding; its derivative is that of y, projected on the tangent space.

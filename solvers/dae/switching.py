@@ -225,7 +225,8 @@ def find_jumps(
                     f"{ts[-1]:g} (of a period, {_MAX_PERIODS} times): solve shorter spans, one after the other"
                 )
         found[index] = single[key]
-        broken = np.argwhere(_broken(switching)(found[index], y0[index], own, tol))
+        given = system.reduce().jax().with_functions(own)
+        broken = np.argwhere(_broken(switching)(found[index], y0[index], given, tol))
         if broken.size:
             refuse(refused, index, _jumps_of_constraint(system.reduce(), found[index], *map(int, broken[0])))
     return jax.tree.map(lambda *parts: np.stack(parts).reshape(*batch, -1), *found.reshape(-1))
@@ -247,10 +248,14 @@ def find_gaps(
     return sorted({gap for gap in gaps if np.isfinite(gap[0])})
 
 
-@lru_cache(maxsize=32)
 def switching_of(reduced: Any) -> Switching:
-    """The switching times of a reduced system; compiled once."""
-    return Switching(reduced)
+    """The switching times of a reduced system; compiled once, whatever its functions are: they go with parameters."""
+    return _switching_of(reduced.base)
+
+
+@lru_cache(maxsize=32)
+def _switching_of(base: Any) -> Switching:
+    return Switching(base)
 
 
 def check_asked(reduced: Any, t0: float, t1: float, parameters: Parameters) -> None:
@@ -279,7 +284,8 @@ def jump_near(reduced: Any, y: np.ndarray, t: float, parameters: Parameters) -> 
         span = t - near, t + near
         n_periods = switching.n_periods(*span, parameters or None)
         jumps, _ = _find(switching, n_periods)(*span, parameters or None)
-        broken = np.argwhere(_broken(switching)(jumps, y, parameters or None, TOLERATED))
+        given = reduced.jax().with_functions(parameters)
+        broken = np.argwhere(_broken(switching)(jumps, y, given or None, TOLERATED))
         return _jumps_of_constraint(reduced, jumps, *map(int, broken[0])) if broken.size else ""
 
 

@@ -45,6 +45,7 @@ def radau_step(field: OfState, jacobian: OfState, t: Tensor, y: Tensor, h: Tenso
 
     with torch.no_grad():
         z, close = torch.zeros(*y.shape[:-1], 3, n, dtype=y.dtype, device=y.device), torch.zeros(()).bool()
+        lost = ~y.isfinite().all(-1)  # which is not waited for
         size = y.abs()[..., None, :]
         size = size + 1e-4 * size.amax(-1, keepdim=True)
         for _ in range(_MAX_ITERATIONS):
@@ -52,7 +53,7 @@ def radau_step(field: OfState, jacobian: OfState, t: Tensor, y: Tensor, h: Tenso
             z = z - change
             if bool(close.all()):
                 break
-            close = (change.abs() <= _CLOSE * (size + z.abs())).flatten(-2).all(-1)
+            close = (change.abs() <= _CLOSE * (size + z.abs())).flatten(-2).all(-1) | lost
         newton = matrix(z)
     z = z - solved(newton, residual(z, y))
     good = close if close.ndim else close.expand(y.shape[:-1])

@@ -158,6 +158,14 @@ def test_inputs_and_parameters_of_each_recording():
     for i, table in enumerate(tables):
         one = model.predict({"x": 1.0}, TIMES.numpy(), parameters={"k": float(k[i])}, inputs={u: table})
         assert np.abs(one["x"] - path.y[i, :, 0].numpy()).max() < 1e-12
+    shown = ndae.System(system.equations, system.states, system.parameters, t, outputs={"both": x + u(t)})
+    model = ndae.NeuralSystem(shown, nets, step=0.02)  # as many samples as times, which must not be taken for another
+    four, ks = [*tables, *tables[::-1]], torch.cat([k, k.flip(0)])
+    with torch.no_grad():
+        seen = model.seen(model.path(torch.ones(4, 1).double(), TIMES.expand(4, -1), {"k": ks}, {"u": four}))
+    for i, table in enumerate(tables):
+        want = path.y[i, :, 0] + torch.as_tensor(table.values(TIMES.numpy()))
+        assert torch.allclose(seen[i, :, 0], want, atol=1e-13) and torch.equal(seen[i], seen[3 - i])
     known = model.known({"u": tables[0]})
     exact = ndae.solve(known, {"x": 1.0}, TIMES.numpy(), parameters={"k": 0.5}, by="torch")
     assert np.abs(exact["x"] - path.y[0, :, 0].numpy()).max() < 1e-8

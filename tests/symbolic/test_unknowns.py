@@ -265,3 +265,22 @@ def test_functions_of_many_makers():
         system.given({r: CubicSpline([0, 1, 2, 3], [0, 1, 2, 3])}).reduce().numpy().constraints_jacobian(point, 0.0)
     with pytest.raises(ValueError, match="1 number"):
         system.given({r: torch.nn.Linear(2, 1)}).reduce().numpy().constraints_jacobian(point, 0.0)
+
+
+def test_a_check_of_jumps_uses_the_weights_of_now():
+    """A constraint with an input that switches and a module: solved again after its weights were changed."""
+    import torch
+
+    x, y, q, r = *sp.symbols("x y q"), ndae.unknown("r")
+    rising = ndae.table([0.0, 0.7, 2.0], [1.0, 1.0, 2.0])(t)
+    system = ndae.System([dot(x) + q, dot(y) - q, y - r(x) * rising], [x, y, q], time=t)
+    module = torch.nn.Linear(1, 1).double()
+    known = system.given({r: module})
+    for weight in (0.5, 2.0):
+        with torch.no_grad():
+            module.weight.fill_(weight)
+            module.bias.fill_(0.1)
+        written = ndae.System([dot(x) + q, dot(y) - q, y - (weight * x + 0.1) * rising], [x, y, q], time=t)
+        start = ndae.consistent_initial_condition(written, {"x": 1.0})
+        found, exact = (ndae.solve(s, start, TS) for s in (known, written))
+        assert np.abs(found.x - exact.x).max() < 1e-9

@@ -3,3 +3,4 @@ from .evaluation import evaluate as evaluate
 from .fit import TrainingResult as TrainingResult, fit as fit
 from .history import NonFiniteError as NonFiniteError
 from .optimizers import lbfgs as lbfgs
+from .schedules import Plateau as Plateau

@@ -8,11 +8,13 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.environments import LightningEnvironment  # pyright: ignore[reportPrivateImportUsage]
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from ndae.training.checkpoints import load_checkpoint, save_checkpoint
 from ndae.training.evaluation import Data, Tally, check_output, evaluate, predict
 from ndae.training.history import Files, History, NonFiniteError, Row, epoch_seed
 from ndae.training.interrupts import was_interrupted
+from ndae.training.losses import Loss, half_squares, loss_of
 
 REMEDY = "try a smaller learning_rate, gradient_clip, or weaker gamma and eta"
 LinAlgError = torch.linalg.LinAlgError  # pyright: ignore[reportPrivateImportUsage]
@@ -35,6 +38,7 @@ class SafeCheckpointIO(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write atomically."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)  # a ModelCheckpoint may name any folder
         save_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
@@ -46,31 +50,9 @@ class SafeCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-class Batches:
-    """Batches of tensors that stay on the device, in an order that depends on the seed and the epoch alone."""
-
-    def __init__(self, data: Data, batch_size: int, seed: int):
-        self.data, self.batch_size, self.seed = data, batch_size, seed
-        self.epoch = 0
-        self.sampler = self  # Lightning tells the sampler of its loader which epoch begins
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of this epoch (counted from 0)."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.data.inputs) / self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Data]]:
-        # A generator: the order is drawn when the first batch is asked for, after the epoch is known.
-        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch, 0))
-        order = torch.randperm(len(self.data.inputs), generator=generator)
-        for chosen in order.split(self.batch_size):
-            yield chosen, self.data.take(chosen.to(self.data.inputs.device))
-
-
 class Regression(LightningModule):
-    """`mean ½|y − target|² + regularisation` of a model (eq. 4, both means over the batch), and how it is descended."""
+    """`mean ½|y − target|² + regularisation` of a model (eq. 4, both means over the batch), or with a loss of the
+    user's, and how it is descended."""
 
     def __init__(
         self,
@@ -79,9 +61,11 @@ class Regression(LightningModule):
         factor: Callable[[float], float],
         total_steps: int,
         seed: int,
+        loss: Loss | None = None,
     ):
         super().__init__()
         self.model, self.seed = model, seed
+        self._own_loss = loss
         self._optimizer, self._factor, self._total_steps = optimizer, factor, total_steps
         self._rates: list[float] = []
         self.tally = Tally(model)
@@ -120,13 +104,15 @@ class Regression(LightningModule):
             error.add_note(f"in training, {when}")
             raise
         check_output(prediction.y, target)
-        squares = (prediction.y - target).square().flatten(1).sum(1)
-        loss = squares.mean() / 2 + prediction.regularisation
+        loss = loss_of(self._own_loss, prediction, target)
         self.loss = loss.item()
         if not math.isfinite(self.loss):
             cause = self._broken_weights()
-            if cause is None and not squares.isfinite().all():
-                cause = f"the prediction of training sample {_listing(chosen[~squares.isfinite().cpu()])} is not finite"
+            good = half_squares(prediction.y, target).isfinite().cpu()
+            if cause is None and not good.all():
+                cause = f"the prediction of training sample {_listing(chosen[~good])} is not finite"
+            if cause is None and self._own_loss is not None and math.isfinite(float(prediction.regularisation)):
+                cause = "loss(y, target) is not finite, of predictions that are"
             cause = cause or f"the regularisation is {float(prediction.regularisation)}"
             raise NonFiniteError(f"the loss is {self.loss} {when}: {cause}; {REMEDY}")
         self.loss_sum += self.loss * len(x)
@@ -144,11 +130,12 @@ def _listing(samples: Tensor) -> str:
     return ", ".join(map(str, samples.tolist()))
 
 
-class Recorder(Callback):
-    """Validates, logs and checkpoints after every epoch; what it knows travels in the checkpoint."""
+class Measurer(Callback):
+    """Validates after every epoch, and tells Lightning: `trainer.callback_metrics` and loggers have the columns of the
+    log, but for seconds, by name."""
 
-    def __init__(self, history: History, files: Files, validation: Data):
-        self.history, self.files, self.validation = history, files, validation
+    def __init__(self, history: History, validation: Data):
+        self.history, self.validation = history, validation
         self._epoch_began = self._step_began = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -166,7 +153,7 @@ class Recorder(Callback):
         self._step_began = now
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Validate, then write; raises `NonFiniteError` before anything is written."""
+        """Validate; raises `NonFiniteError` before anything is written."""
         epoch = trainer.current_epoch + 1
         train = pl_module.tally.result()
         try:
@@ -180,12 +167,27 @@ class Recorder(Callback):
         row = Row.of(epoch, pl_module.loss_sum / train.samples, train, validation, now - self._epoch_began)
         self._epoch_began = now
         self.history.add(row, validation.errors)
+        told = {name: float(value) for name, value in asdict(row).items() if name not in ("epoch", "seconds")}
+        pl_module.log_dict(told, on_step=False, on_epoch=True)
+        trainer.should_stop = trainer.should_stop or self.history.should_stop
+
+
+class Recorder(Checkpoint):
+    """Writes the log and checkpoints after every epoch, when all other callbacks had it (Lightning calls those of its
+    kind last); what is known travels in the checkpoint."""
+
+    def __init__(self, history: History, files: Files):
+        self.history, self.files = history, files
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Write."""
+        self.history.stopped = trainer.should_stop and not self.history.should_stop
         self.files.keep_previous()
         trainer.save_checkpoint(self.files.last)
+        row = self.history.rows[-1]
         if self.history.best is row:
             self.files.write_best(pl_module.state_dict(), row)
         self.files.write_log(self.history)
-        trainer.should_stop = self.history.should_stop
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what training this is and the history to Lightning's own content."""
@@ -243,8 +245,9 @@ def quiet() -> Iterator[None]:
 
 def train(
     module: Regression,
-    batches: Batches,
+    batches: Any,
     callbacks: list[Callback],
+    logger: Any = None,
     *,
     epochs: int,
     device: torch.device,
@@ -264,8 +267,9 @@ def train(
             callbacks=[*callbacks, DiesAtOnce()],
             plugins=[SafeCheckpointIO(), LightningEnvironment()],
             default_root_dir=folder,
-            logger=False,
-            enable_checkpointing=False,
+            logger=logger or False,
+            log_every_n_steps=1,
+            enable_checkpointing=True,  # by the Recorder
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,

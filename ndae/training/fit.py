@@ -4,7 +4,7 @@ import functools
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ndae.models.neural_system import NeuralSystem
 from ndae.models.pieces import regress_on_constraints
@@ -30,14 +31,13 @@ from ndae.training.data_violation import DataViolation, as_plain, data_violation
 from ndae.training.evaluation import Data, as_data, evaluate, reference_tensor
 from ndae.training.history import Files, History, Row
 from ndae.training.identity import Identity, unknown_parts
+from ndae.training.loaders import Batches, LoadedBatches, recordings_of
+from ndae.training.losses import Loss, checked_loss
 from ndae.training.optimizers import lbfgs
 from ndae.training.recordings import RecordingFit, Windows
+from ndae.training.schedules import Plateau, checked_schedule, factor
 from ndae.training.taking_part import check_taking_part
 
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda done: 1.0,
-    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
-}
 PRECISIONS = (None, "16-mixed", "bf16-mixed")
 
 
@@ -78,8 +78,9 @@ def fit(
     batch_size: int | None = None,
     windows: Windows | None = None,
     learning_rate: float = 1e-3,
-    schedule: str = "constant",
+    schedule: str | Plateau | Callable[[float], float] = "constant",
     optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
+    loss: Loss | None = None,
     gradient_clip: float | None = None,
     early_stopping: int | None = None,
     seed: int = 0,
@@ -88,6 +89,8 @@ def fit(
     keep: str = "best",
     resume: bool = True,
     progress: bool | Progress = False,
+    callbacks: Sequence[Any] = (),
+    logger: Any = None,
     error_unit: tuple[str, float] = ("", 1.0),
 ) -> TrainingResult:
     """Train `model`, and leave the weights of the epoch with the smallest validation error in it, or of the last one.
@@ -108,8 +111,11 @@ def fit(
     best is not to be told from the last, by the standard error of paired differences over the validation samples, while
     the training loss went on falling after it. `device`: "auto" (a CUDA device if there is one), "cpu", "cuda",
     "cuda:1". `precision`: the weights' own if left out; "16-mixed" or "bf16-mixed" for Lightning's mixed precision.
-    `progress`: a bar on the terminal, or a function `progress(fraction, text)`, called after each step. `error_unit`:
-    name of the unit of errors in the log and how many of it a unit of the data is, such as `("cm", 100.0)`.
+    `progress`: a function `progress(fraction, text)`, called after each step, or True for a bar on a terminal or in a
+    notebook, and lines elsewhere. `callbacks`, `logger`: Lightning's, for its Trainer, which know the log's columns by
+    name ("val_mae"); they are no part of what tells trainings apart, and their state travels in the checkpoints.
+    `error_unit`: name of the unit of errors in the log and how many of it a unit of the data is, such as
+    `("cm", 100.0)`.
 
     A `NeuralSystem` is trained on `Recording`s, one or a list, and validated on others (on the same, if left out).
     `windows` says how they are cut and whether starts are learned. Errors are in standard deviations of the noise, or,
@@ -140,21 +146,28 @@ def fit(
     if isinstance(model, NeuralSystem):
         given = dict(out=out, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, schedule=schedule)
         given |= dict(optimizer=optimizer, gradient_clip=gradient_clip, early_stopping=early_stopping, seed=seed)
-        given |= dict(device=device, precision=precision, keep=keep, resume=resume, progress=progress)
+        given |= dict(device=device, precision=precision, keep=keep, resume=resume, progress=progress, loss=loss)
+        given |= dict(callbacks=callbacks, logger=logger)
         return _fit_recordings(model, train, validation, windows or Windows(), given)
     if windows is not None:
         raise ValueError("windows= is for recordings of a NeuralSystem; of a NeuralMotion, see ndae.models.Shooting")
     if validation is None or epochs is None:
         raise ValueError("give validation data, and epochs=, the number of times that training goes through the data")
+    loaded = isinstance(train, DataLoader)
+    if loaded and batch_size is not None:
+        raise ValueError("batch_size is the DataLoader's own: leave it out")
     batch_size = 10 if batch_size is None else batch_size
-    _check(epochs, batch_size, learning_rate, schedule, gradient_clip, early_stopping, seed, precision)
+    schedule, loss = checked_schedule(schedule), checked_loss(loss)
+    _check(epochs, batch_size, learning_rate, gradient_clip, early_stopping, seed, precision)
     if keep not in ("best", "last"):
         raise ValueError(f'keep={keep!r} is unknown: give "best" or "last", the epoch whose weights are kept')
     place = find_device(device)
-    plan = _Plan(epochs, batch_size, learning_rate, schedule, optimizer, gradient_clip, seed, place, precision)
-    samples, checks = (
-        _data(model, data, name, place) for data, name in ((train, "training"), (validation, "validation"))
-    )
+    plan = _Plan(
+        epochs, batch_size, learning_rate, schedule, optimizer, loss, gradient_clip, seed, place, precision,
+        callbacks=list(callbacks), logger=logger,
+    )  # fmt: skip
+    samples, loader = _data(model, train, "training", plan)
+    checks, _ = _data(model, validation, "validation", plan)
     identity = Identity.of(model, samples, checks, optimizer, plan.numbers(reference_tensor(model).dtype))
 
     folder = _folder(out)
@@ -183,7 +196,7 @@ def fit(
             if done:  # Lightning will do so again; its own error for another network fills a page
                 load_weights(model, files.last)
                 say(f"going on with the training in {folder} from epoch {done + 1} of {epochs}")
-            _train(model, samples, checks, files, history, plan, progress)
+            _train(model, samples, loader, checks, files, history, plan, progress)
         files.check_best(history)
         load_weights(model, files.best if keep == "best" else files.last)
         kept = history.best if keep == "best" else history.rows[-1]
@@ -218,8 +231,12 @@ def _fit_recordings(
     given["device"] = "cpu" if given["device"] == "auto" else given["device"]
     if torch.device(given["device"]).type != "cpu" or given["precision"] is not None:
         raise ValueError("a NeuralSystem computes in float64 on the CPU: leave device and precision out")
-    train = [train] if hasattr(train, "times") else train
-    validation = [validation] if hasattr(validation, "times") else validation
+    train, loaded = recordings_of(train, "training")
+    validation, _ = recordings_of(validation, "validation")
+    if loaded is not None:
+        if given["batch_size"] is not None:
+            raise ValueError("batch_size is the DataLoader's own: leave it out")
+        given["batch_size"] = loaded
     whole = RecordingFit(model, train, validation, windows)
     samples, checks = whole.data
     if given["batch_size"] is None:
@@ -257,12 +274,15 @@ class _Plan:
     epochs: int
     batch_size: int
     learning_rate: float
-    schedule: str
+    schedule: Any
     optimizer: Callable[[Any], torch.optim.Optimizer] | None
+    loss: Loss | None
     gradient_clip: float | None
     seed: int
     place: torch.device
     precision: str | None
+    callbacks: list[Any]
+    logger: Any
 
     def numbers(self, dtype: torch.dtype) -> dict[str, Any]:
         """What of it the result depends on, for weights of a precision."""
@@ -274,27 +294,35 @@ class _Plan:
             "gradient_clip": None if self.gradient_clip is None else float(self.gradient_clip),
             "precision": self.precision or str(dtype).removeprefix("torch."),
         }
-        if self.schedule != "constant":  # only then does an epoch depend on how many there will be
-            numbers["epochs"] = self.epochs
+        if self.schedule != "constant" and not isinstance(self.schedule, Plateau):
+            numbers["epochs"] = self.epochs  # only then does an epoch depend on how many there will be
+        if self.loss is not None:
+            numbers["loss"] = self.loss
         return numbers
 
 
-def _data(model: nn.Module, given: Any, name: str, place: torch.device) -> Data:
-    """The samples of that name on the device, as the model takes them."""
+def _data(model: nn.Module, given: Any, name: str, plan: _Plan) -> tuple[Data, LoadedBatches | None]:
+    """The samples of that name on the device, as the model takes them, and the loader that they are of."""
     # Lightning moves the module there too; data and module meet in the precision of the weights.
-    data = as_data(given, name, place, reference_tensor(model).dtype)
+    dtype, loader = reference_tensor(model).dtype, None
+    if isinstance(given, DataLoader):
+        loader = LoadedBatches(given, plan.seed, name, plan.place, dtype)
+        data = loader.looked_at()
+    else:
+        data = as_data(given, name, plan.place, dtype)
     if hasattr(model, "check"):
         try:
-            check: Any = model.to(place).check
+            check: Any = model.to(plan.place).check
             check(data.inputs, **data.conditions)
         except ValueError as error:
             raise ValueError(f"{name} data: {error}") from error
-    return data
+    return data, loader
 
 
 def _train(
     model: nn.Module,
     samples: Data,
+    loader: LoadedBatches | None,
     checks: Data,
     files: Files,
     history: History,
@@ -306,20 +334,21 @@ def _train(
         from ndae.training import _lightning
 
     place, epochs = plan.place, plan.epochs
-    batches = _lightning.Batches(samples, plan.batch_size, plan.seed)
+    batches = loader or Batches(samples, plan.batch_size, plan.seed)
     adam = functools.partial(torch.optim.Adam, lr=plan.learning_rate, fused=place.type in ("cpu", "cuda"))
     was = reference_tensor(model).device, model.training
-    schedule, n_steps = SCHEDULES[plan.schedule], epochs * len(batches)
-    module = _lightning.Regression(model, plan.optimizer or adam, schedule, n_steps, plan.seed)
+    rate, n_steps = factor(plan.schedule, history), epochs * len(batches)
+    module = _lightning.Regression(model, plan.optimizer or adam, rate, n_steps, plan.seed, plan.loss)
     model.to(place).train()
     try:
-        check_taking_part(model, samples)
+        check_taking_part(model, samples, plan.loss)
         with reporting(progress, "training") as report:
-            callbacks: list[_lightning.Callback] = [_lightning.Recorder(history, files, checks)]
+            callbacks: list[_lightning.Callback] = [_lightning.Measurer(history, checks), *plan.callbacks]
+            callbacks.append(_lightning.Recorder(history, files))
             if report:
                 callbacks.append(_lightning.Reporter(report, history, epochs, files.error_unit))
             _lightning.train(
-                module, batches, callbacks, epochs=epochs, device=place, precision=plan.precision,
+                module, batches, callbacks, plan.logger, epochs=epochs, device=place, precision=plan.precision,
                 gradient_clip=plan.gradient_clip, folder=files.folder, checkpoint=files.last if history.rows else None,
             )  # fmt: skip
     finally:
@@ -375,7 +404,7 @@ def find_device(device: str | torch.device) -> torch.device:
     return found
 
 
-def _check(epochs, batch_size, learning_rate, schedule, gradient_clip, early_stopping, seed, precision) -> None:
+def _check(epochs, batch_size, learning_rate, gradient_clip, early_stopping, seed, precision) -> None:
     counts = {"epochs": (epochs, 1), "batch_size": (batch_size, 1), "early_stopping": (early_stopping, 1)}
     for name, (value, least) in (counts | {"seed": (seed, 0)}).items():
         optional = value is None and name == "early_stopping"
@@ -387,8 +416,6 @@ def _check(epochs, batch_size, learning_rate, schedule, gradient_clip, early_sto
             isinstance(value, Real) and 0 < value <= sys.float_info.max  # pyright: ignore[reportOperatorIssue]
         ):
             raise ValueError(f"{name} is positive and finite, not {value!r}")
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule {schedule!r} is unknown: give one of {', '.join(SCHEDULES)}")
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is unknown: give one of {', '.join(map(str, PRECISIONS))}")
 

@@ -87,7 +87,7 @@ class History:
 
     `patience`: training stops once that many epochs in a row brought no smaller validation error. `data`: how far the
     data was from the constraint when training began, as plain values. `best_errors`, `last_errors` (samples,): the
-    errors of validation samples after those epochs.
+    errors of validation samples after those epochs. `stopped`: whether a callback ended training after the last one.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -96,6 +96,7 @@ class History:
     data: dict[str, Any] = field(default_factory=dict)
     best_errors: torch.Tensor | None = None
     last_errors: torch.Tensor | None = None
+    stopped: bool = False
 
     def add(self, row: Row, errors: torch.Tensor | None) -> None:
         """Add an epoch, with the errors of its validation samples."""
@@ -134,8 +135,10 @@ class History:
 
     @property
     def should_stop(self) -> bool:
-        """Whether early stopping ends training here."""
-        return self.patience is not None and bool(self.rows) and self.rows[-1].epoch - self.best.epoch >= self.patience
+        """Whether early stopping or a callback ends training here."""
+        return self.stopped or (
+            self.patience is not None and bool(self.rows) and self.rows[-1].epoch - self.best.epoch >= self.patience
+        )
 
     @property
     def stopped_at(self) -> int | None:
@@ -162,7 +165,7 @@ class History:
         """The history as tensors and plain values, for a checkpoint."""
         seconds = torch.tensor(self.step_seconds, dtype=torch.float64)
         rows = [asdict(row) for row in self.rows]
-        return {"rows": rows, "step_seconds": seconds, "data": self.data, **self._errors()}
+        return {"rows": rows, "step_seconds": seconds, "data": self.data, "stopped": self.stopped} | self._errors()
 
     def _errors(self) -> dict[str, torch.Tensor]:
         known = {"best_errors": self.best_errors, "last_errors": self.last_errors}
@@ -172,6 +175,7 @@ class History:
     def from_plain(cls, plain: dict[str, Any], patience: int | None) -> "History":
         """Read what `to_plain` made."""
         history = cls([Row(**row) for row in plain["rows"]], plain["step_seconds"].tolist(), patience)
+        history.stopped = plain["stopped"]
         history.best_errors, history.last_errors = plain.get("best_errors"), plain.get("last_errors")
         return history
 

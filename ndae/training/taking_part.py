@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ndae.training.evaluation import Data, predict
+from ndae.training.losses import Loss, loss_of
 from ndae.users_code.captured import tensors_and_modules
 
 # So many samples show what takes part; a batch would show no more, and cost more.
 SAMPLES = 8
 
 
-def check_taking_part(model: nn.Module, data: Data) -> None:
+def check_taking_part(model: nn.Module, data: Data, loss: Loss | None = None) -> None:
     """Compare the parameters of a model with the tensors that its loss has derivatives by.
 
     The loss of a few samples is computed twice, by direct differentiation also where a model has `adjoint=True` (an
@@ -29,7 +30,7 @@ def check_taking_part(model: nn.Module, data: Data) -> None:
     data = data.take(slice(0, SAMPLES))
     with _as_it_was(model):
         try:
-            losses = [_loss(model, data) for _ in range(2)]
+            losses = [_loss(model, data, loss) for _ in range(2)]
         except Exception:
             return  # the first step of the training fails alike, and says where
     first, second = (_leaves(loss) for loss in losses)
@@ -60,10 +61,9 @@ def check_taking_part(model: nn.Module, data: Data) -> None:
         )
 
 
-def _loss(model: nn.Module, data: Data) -> Tensor:
+def _loss(model: nn.Module, data: Data, loss: Loss | None) -> Tensor:
     with torch.enable_grad():
-        prediction = predict(model, data.inputs, data.conditions)
-        return (prediction.y - data.targets).square().mean() + prediction.regularisation
+        return loss_of(loss, predict(model, data.inputs, data.conditions), data.targets)
 
 
 def _leaves(loss: Tensor) -> dict[int, Tensor]:

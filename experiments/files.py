@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ndae.training.files import write_atomically
+from ndae.files import write_atomically
 
 SEAL = "sha256"
 # Other entries that are digests: of what a run was made from, and of what it left.

@@ -17,6 +17,7 @@ from .models.crosscheck import crosscheck as crosscheck
 from .models.neural_dae import NeuralDAE as NeuralDAE
 from .models.neural_motion import NeuralMotion as NeuralMotion
 from .models.neural_system import NeuralSystem as NeuralSystem
+from .models.saving import load as load, save as save
 from .solvers.consistent import consistent_initial_condition as consistent_initial_condition
 from .solvers.dae.flow import flow as flow
 from .solvers.dae.start import ConsistentStart as ConsistentStart

@@ -26,8 +26,8 @@ ORDER = {
         "consistent", "solve",
     ),
     "ndae": (
-        "_types", "users_code", "constants", "progress", "data", "fields", "manifold", "methods", "forces", "models",
-        "training", "symmetry",
+        "_types", "users_code", "files", "constants", "progress", "data", "fields", "manifold", "methods", "forces",
+        "models", "training", "symmetry",
     ),
     "experiments": (
         "cache", "files", "nearest", "terminal", "variants", "paper", "water", "problems", "runs", "drawing",

@@ -14,6 +14,7 @@ from torch.nn import functional
 from ndae._types import Latent
 from ndae.fields.molecules import Geometry, Molecule, Surroundings
 from ndae.symbolic.ground.extras import needing
+from ndae.users_code.arguments import keeps_arguments
 
 with needing("an equivariant network"):
     from e3nn import o3
@@ -306,6 +307,7 @@ class MolecularLayout:
         self.matrix = matrix.flatten(1)
 
 
+@keeps_arguments
 class EquivariantField(nn.Module):
     """A vector field on molecules that turns, is mirrored, and is permuted with them, and that no translation changes.
 

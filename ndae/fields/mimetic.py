@@ -6,11 +6,13 @@ from torch import Tensor, nn
 
 from ndae._types import Latent
 from ndae.fields.edges import Edges, read_edges
+from ndae.users_code.arguments import keeps_arguments
 
 ORIGIN = None
 """An end of an edge that is no body but a fixed point at the origin."""
 
 
+@keeps_arguments
 class MimeticField(nn.Module):
     """A vector field on the nodes of a graph whose work is done on its edges, as mimetic finite differences do.
 

@@ -7,8 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ndae._types import Latent
+from ndae.users_code.arguments import keeps_arguments
 
 
+@keeps_arguments
 class MLP(nn.Module):
     """A smooth function of `n_in` numbers with `n_out` values, (..., n_in) -> (..., n_out), in float64.
 
@@ -51,6 +53,7 @@ class MLP(nn.Module):
         return self.scale * self.network((x - self.shift) / self.spread)
 
 
+@keeps_arguments
 class MLPField(nn.Module):
     """`σ(z) = W_L tanh(… tanh(W₁ z + β₁) …) + β_L` over all nodes of a sample at once.
 

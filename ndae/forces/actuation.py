@@ -11,12 +11,14 @@ from torch.nn import functional
 from ndae._types import Features, Output
 from ndae.fields.mlp import tanh_layers
 from ndae.forces.networks import _silent
+from ndae.users_code.arguments import keeps_arguments
 from ndae.users_code.captured import captured
 
 # Given inputs (n_inputs,) or (batch, n_inputs) at a time () or (batch,).
 Inputs = Callable[[Tensor], Any]
 
 
+@keeps_arguments
 class Damping(nn.Module):
     """`F = −D v`, `D = L Lᵀ`: damping over all nodes together, of power `−|Lᵀ v|²`, so that energy never grows.
 
@@ -67,6 +69,7 @@ class Damping(nn.Module):
         return self.network(q).unflatten(-1, (n, n))
 
 
+@keeps_arguments
 class InputForce(nn.Module):
     """`F = B u(t)`: given inputs (motors, wind, a moving hand), and where they act, which is learned.
 
@@ -126,6 +129,7 @@ def sampled_inputs(ts: Any, values: Any) -> "SampledInputs":
     return SampledInputs(ts, values)
 
 
+@keeps_arguments
 class SampledInputs:
     """What `sampled_inputs` makes: `u(t)`, `(n_inputs,)` at a number, `(batch, n_inputs)` at times `(batch,)`."""
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ndae._types import Features, Output
 from ndae.fields.equivariant import Channels, MolecularLayout, PropagationBlock, graded_linear
 from ndae.fields.molecules import Geometry, Molecule
+from ndae.users_code.arguments import keeps_arguments
 
 Energy = Float[Tensor, "*batch"]
 _SIZES = {"even": (24, 4, 16, 8), "odd": (16, 4, 12, 8), "sent": 4, "hidden": 16, "width": 4}
@@ -64,6 +65,7 @@ class _Blocks(nn.Module):
         return x
 
 
+@keeps_arguments
 class EquivariantForce(nn.Module):
     """Forces on the atoms of molecules that turn with them: `F(R q) = R F(q)`, and none that a translation changes.
 
@@ -109,6 +111,7 @@ class EquivariantForce(nn.Module):
         return self.scale * torch.matmul(self.network.geometry.split.mT, split).reshape(q.shape)
 
 
+@keeps_arguments
 class EquivariantPotential(nn.Module):
     """`V(q) = Σ_i u(scalars of molecule i)`: an energy of molecules that nothing turns, moves or permutes changes.
 

@@ -9,9 +9,11 @@ from torch import nn
 from ndae._types import Features, Output
 from ndae.fields import MimeticField
 from ndae.fields.mlp import tanh_layers
+from ndae.users_code.arguments import keeps_arguments
 from ndae.users_code.captured import captured
 
 
+@keeps_arguments
 class MLPForce(nn.Module):
     """`F = W_L tanh(… tanh(W₁ y + β₁) …) + β_L` over positions and velocities of all nodes at once.
 
@@ -31,6 +33,7 @@ class MLPForce(nn.Module):
         return self.network(y.flatten(-2)).unflatten(-1, (y.shape[-2], y.shape[-1] // 2))
 
 
+@keeps_arguments
 class GraphForce(nn.Module):
     """A force on every node from itself and from its edges: `F_i = N(v_i) + (a mimetic graph network)_i`.
 
@@ -58,6 +61,7 @@ class GraphForce(nn.Module):
         return self.node(y[..., self.dim :]) + self.edge(t, y)[..., self.dim :]
 
 
+@keeps_arguments
 class SumForce(nn.Module):
     """The sum of several forces, modules or functions `F(t, y)`: those that are known, and those to be learned.
 

@@ -12,8 +12,10 @@ from ndae.forces.masses import Masses
 from ndae.solvers.arguments import points_of
 from ndae.solvers.mechanics.motion_torch import TorchMotion
 from ndae.symbolic.ground.words import check_known
+from ndae.users_code.arguments import keeps_arguments
 
 
+@keeps_arguments
 class SystemForce(nn.Module):
     """`F = −∇V(q) + F_ext(q, v, t)` of a symbolic system, so that what is known need not be learned.
 

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from ndae._types import Output
 from ndae.forces.potentials import Energy
+from ndae.users_code.arguments import keeps_arguments
 
 # Six times the powers of t of the four cubic B-splines that an interval of knots has, for t in [0, 1].
 _CUBIC = [[1, 4, 1, 0], [-3, 0, 3, 0], [3, -6, 3, 0], [-1, 3, -3, 1]]
 
 
+@keeps_arguments
 class PairPotential(nn.Module):
     """`V(q) = Σ W_ab(|q_i − q_j|)` over all pairs of nodes of different groups, `a` and `b` their kinds.
 

@@ -11,11 +11,13 @@ from torch.nn import functional
 from ndae._types import Features, Output
 from ndae.fields.edges import Edges, read_edges
 from ndae.fields.mlp import tanh_layers
+from ndae.users_code.arguments import keeps_arguments
 from ndae.users_code.captured import captured
 
 Energy = Float[Tensor, "*batch"]
 
 
+@keeps_arguments
 class PotentialForce(nn.Module):
     """`F = −∇_q V(q)`: the force of a potential, under which `½ vᵀ M v + V(q)` stays what it is.
 
@@ -63,6 +65,7 @@ class PotentialForce(nn.Module):
         return slope
 
 
+@keeps_arguments
 class MLPPotential(nn.Module):
     """`V(q) = wᵀ tanh(… tanh(W₁ q + β₁) …)`, in joules, over the positions of all nodes at once.
 
@@ -99,6 +102,7 @@ class MLPPotential(nn.Module):
         return q.flatten(-2)
 
 
+@keeps_arguments
 class GraphPotential(nn.Module):
     """`V(q) = Σ_i U(q_i) + Σ_(i,j) W(d, |d|²)`, in joules, `d = q_j − q_i`: one network U for nodes, one W for edges.
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from ndae._types import Output
 from ndae.forces.potentials import Energy, ScalarNetwork
 from ndae.solvers.tensors import compiled
+from ndae.users_code.arguments import keeps_arguments
 
 
+@keeps_arguments
 class SoftConstraint(nn.Module):
     """`V(q) = Σ ½ dᵀ K d + U(d)` over the instances of a constraint, `d = c(q) − b`: what bonds do that are not rigid.
 

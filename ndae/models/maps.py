@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ndae.constants import WithConstants
+from ndae.users_code.arguments import keeps_arguments
 
 
 class NodeMap(Protocol):
@@ -19,6 +20,7 @@ class NodeMap(Protocol):
         ...
 
 
+@keeps_arguments
 class LinearMap(nn.Module):
     """A learnable matrix `W` between `features` physical and `latent` latent numbers of a node.
 
@@ -53,6 +55,7 @@ class LinearMap(nn.Module):
             self.weight.copy_(matrix)
 
 
+@keeps_arguments
 class FixedMap(WithConstants):
     """A matrix `W` `(latent, features)` as it is given: nothing is learned.
 

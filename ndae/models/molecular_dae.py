@@ -9,10 +9,12 @@ from torch import nn
 from ndae._types import Features, Output
 from ndae.models.prediction import Prediction
 from ndae.solvers.tensors import of_states
+from ndae.users_code.arguments import keeps_arguments
 
 GUESSES = ("constant velocity", "no motion")
 
 
+@keeps_arguments
 class MolecularDAE(nn.Module):
     """A NeuralDAE with a molecule a node, for atoms: `(batch, atoms, 6)` to `(batch, atoms, 3)`.
 

@@ -16,9 +16,11 @@ from ndae.solvers.depth.integrate import ADAPTIVE
 from ndae.solvers.tensors import compiled, of_states
 from ndae.symbolic.backends._runtime_torch import TorchFunction
 from ndae.symbolic.ground.words import check_known
+from ndae.users_code.arguments import keeps_arguments
 from ndae.users_code.captured import captured
 
 
+@keeps_arguments
 class NeuralDAE(nn.Module):
     """A continuous-depth network whose output obeys a constraint, as far as its method enforces it.
 

@@ -30,6 +30,7 @@ from ndae.solvers.manifold.velocity_constraints import (
 )
 from ndae.solvers.tensors import check_finite, compiled, of_states
 from ndae.symbolic.backends._runtime_torch import TorchFunction
+from ndae.users_code.arguments import keeps_arguments
 from ndae.users_code.captured import captured
 
 # A force (batch, nodes, dim) from the time and the state (batch, nodes, 2 dim), positions before velocities.
@@ -55,6 +56,7 @@ class Motion:
     projections: tuple[Projection, ...]
 
 
+@keeps_arguments
 class NeuralMotion(nn.Module):
     """`q' = v`, `M v' = F(t, q, v) − J(q)ᵀ λ`, `c(q) = 0`, with `λ` solved for at every stage: only `F` is learned.
 

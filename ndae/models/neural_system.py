@@ -31,6 +31,7 @@ from ndae.symbolic.forms.reduced import level_of
 from ndae.symbolic.functions.vector_function import VectorFunction
 from ndae.symbolic.ground.words import check_known
 from ndae.symbolic.systems.system import System
+from ndae.users_code.arguments import keeps_arguments
 
 IMPLICIT = "radau5"
 INTEGRATORS = ("classical_rk4", IMPLICIT, *ADAPTIVE)
@@ -58,6 +59,7 @@ class Estimate:
     missed: float
 
 
+@keeps_arguments
 class NeuralSystem(nn.Module):
     """A `System` of any index whose unknown functions are networks: F(x', x, t; p, u) = 0 in physical time.
 

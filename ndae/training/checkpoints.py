@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 import torch
 from torch import nn
 
-from ndae.training.files import write_atomically
+from ndae.files import write_atomically
 
 Model = TypeVar("Model", bound=nn.Module)
 

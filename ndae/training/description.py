@@ -21,6 +21,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from ndae.users_code.arguments import KEPT
 from ndae.users_code.own_code import code_bytes, codes, digest, full_name, is_library, source_digest
 
 Description = dict[str, str]
@@ -29,7 +30,7 @@ UNKNOWN = "unknown: "
 #: Values up to these sizes are written out, others are digested.
 _SHOWN_NUMBERS, _SHOWN_LETTERS, _SHOWN_ITEMS, _SHOWN_PARTS = 6, 80, 12, 60
 #: What every nn.Module has, whatever it computes; its hooks are described apart.
-_OF_EVERY_MODULE = set(vars(nn.Module()))
+_OF_EVERY_MODULE = {*vars(nn.Module()), KEPT}
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _OPTIMIZER_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 #: Packages whose wrappers of a function compute what it does: checks of types, and compilation.

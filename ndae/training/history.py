@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ndae.files import partial_name, remove_partial, write_atomically
 from ndae.training.checkpoints import (
     BEST,
     LAST,
@@ -26,7 +27,6 @@ from ndae.training.checkpoints import (
     writing,
 )
 from ndae.training.evaluation import Evaluation
-from ndae.training.files import partial_name, remove_partial, write_atomically
 from ndae.training.identity import Identity, describe_weights, differences
 
 # A first step compiles, allocates and fills caches; it says nothing about the others.

@@ -26,4 +26,6 @@ def compile_torch(function, learn: Sequence[str] = ()) -> TorchFunction:
             f"{function.name}: a learned parameter cannot be named {method!r}, as something of torch's ParameterDict "
             "is: rename it"
         )
-    return TorchFunction(specification(function), Generated(generated_functions(function, "torch"), _names), learn)
+    compiled = TorchFunction(specification(function), Generated(generated_functions(function, "torch"), _names), learn)
+    compiled.__dict__["_made_with"] = {"function": function, "learn": learn}  # by which it is written to files
+    return compiled

@@ -10,12 +10,14 @@ from ndae.symbolic.expressions.derivatives import dot
 from ndae.symbolic.expressions.limits import HYPERBOLIC, MAX_POWER, check_digits, check_hyperbolic
 from ndae.symbolic.expressions.reading import SMOOTH_FUNCTIONS
 from ndae.symbolic.expressions.tables import Table, spline
+from ndae.symbolic.expressions.unknowns import Unknown
 from ndae.symbolic.ground.words import shortened
 from ndae.symbolic.numeric.divisors import check_divisors
 
 MAX_LENGTH, MAX_LENGTH_NONSMOOTH = 2000, 20_000
 MAX_DEPTH = 60
 MAX_EXPONENT = 16
+MAX_ARGUMENTS = 99
 MAX_NUMBER = 1e300
 
 _CONSTANTS = {"pi": sp.pi}
@@ -33,7 +35,7 @@ def parse_expression(
     symbols: Mapping[str, sp.Symbol] | Sequence[str | sp.Symbol],
     *,
     nonsmooth: bool = False,
-    tables: Mapping[str, Table] = {},
+    tables: Mapping[str, Table | Unknown] = {},
 ) -> sp.Expr:
     """Turn text such as "sqrt(x**2 + y**2) - L" into a SymPy expression over the declared `symbols`.
 
@@ -44,8 +46,8 @@ def parse_expression(
     With `nonsmooth`, as the equations of a DAE may have it, also Abs, sign, Max, Min, floor, ceiling, frac, Mod(a, b),
     Heaviside(a) (1/2 at 0, or what a second argument says), Rational(p, q) of two whole numbers, the time derivative
     dot(...), and Piecewise((value, condition), ..., (value, True)), whose conditions compare two expressions by <, <=,
-    > or >=; interpolating_spline(d, t, [t0, ...], [u0, ...]) of numbers; calls u(t) of the `tables` by their names; and
-    up to 20,000 characters instead of 2,000.
+    > or >=; interpolating_spline(d, t, [t0, ...], [u0, ...]) of numbers; calls u(t) of the `tables`, and f(x, ...) of
+    unknown functions among them, by their names; and up to 20,000 characters instead of 2,000.
     """
     functions = frozenset(_FUNCTIONS) | (frozenset(_NONSMOOTH) if nonsmooth else frozenset())
     table = _table(symbols, functions)
@@ -197,6 +199,8 @@ class _Reader:
             raise ValueError(f"call {self.part(node)} is not allowed: the functions are {', '.join(sorted(known))}")
         name = node.func.id
         least, most = _NONSMOOTH.get(name, (2, 2) if name == "atan2" else (1, 1))
+        if isinstance(self.tables.get(name), Unknown):
+            least, most = 1, MAX_ARGUMENTS
         if node.keywords or not least <= len(node.args) <= most or any(isinstance(a, ast.Starred) for a in node.args):
             count = least if least == most else f"at least {least}"
             raise ValueError(f"{self.part(node)}: {name} takes {count} plain argument{'s' if most > 1 else ''}")
@@ -206,7 +210,7 @@ class _Reader:
             return self.spline(node, depth)
         arguments = [self.read(a, depth + 1) for a in node.args]
         if name in self.tables:
-            return self.tables[name](arguments[0])
+            return self.tables[name](*arguments)
         if name in _NONSMOOTH:
             return self.finite(self.nonsmooth_function(name, arguments, node), node)
         if all(a.is_number for a in arguments):  # by floats first: SymPy would compute exp(exp(99)) exactly

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -98,8 +98,32 @@ def _top(
         print(context.get_help())
 
 
+def _train_of_data(
+    problem: Any, file: str, given: dict[str, Any], *, threads: int | None, out: Path | None, fresh: bool
+) -> None:
+    _set_threads(threads)
+    from ndae.experiments.runs.of_data import MODEL, describe, train
+
+    folder = out or Path("runs") / f"{Path(file).stem}-s{given.get('seed', 0)}"
+    result = train(problem, file, folder, given, fresh=fresh)
+    print(describe(result))
+    pictures = sorted(path.name for path in folder.glob("*.png"))
+    _show_files([folder / name for name in ("config.json", "log.csv", MODEL, "result.json", *pictures)])
+
+
+def _compare_of_data(
+    problem: Any, file: str, given: dict[str, Any], *, methods: str | None, seeds: int, threads: int | None, out: Path,
+    results: Path | None, fresh: bool,
+) -> None:  # fmt: skip
+    _set_threads(threads)
+    from ndae.experiments.runs.of_data import METHODS, compare, write_table
+
+    found = compare(problem, file, out, given, (methods or METHODS).split(","), seeds, fresh)
+    _show_files(write_table(found, out, results))
+
+
 @app.command()
-@opt.of_a_run()
+@opt.of_a_run(of_data=_train_of_data)
 def train(
     settings: Settings,
     *,
@@ -123,7 +147,7 @@ def train(
 
 
 @app.command()
-@opt.of_a_run(without=("method", "seed"))
+@opt.of_a_run(without=("method", "seed"), of_data=_compare_of_data)
 def compare(
     settings: Settings,
     *,
@@ -238,7 +262,10 @@ def constraint(
 @app.command()
 def crosscheck(
     problem: Annotated[
-        str | None, typer.Argument(help="Problem by name (see --list), or a file of your own: JSON or Python.")
+        str | None,
+        typer.Argument(
+            help="Problem by name (see --list), a file of your own, JSON or Python, or the folder of a run with data."
+        ),
     ] = None,
     rtol: Annotated[float, typer.Option(help="Tightest relative tolerance.")] = 1e-10,
     tolerances: Annotated[
@@ -268,6 +295,9 @@ def crosscheck(
 
         for name, origin in problem_names().items():
             print(f"{name:24} {origin}")
+        return
+    if problem is not None and _is_of_data(problem):
+        _check_run_of_data(Path(problem), json, rtol=rtol)
         return
     if problem is None:
         raise UserError("which problem? `ndae crosscheck --list` shows those known by name")
@@ -303,6 +333,9 @@ def validate(
     With neither --json nor --figure, validation.json and validation.png go into the run's folder.
     """
     _set_threads(threads)
+    if _is_of_data(run):
+        _check_run_of_data(run, run / "validation.json" if json is None else json, figure=figure)
+        return
     from ndae.experiments.cli.validate import run_validate
 
     _show_files(run_validate(run, trajectories=trajectories, seconds=seconds, json_path=json, figure=figure))
@@ -319,6 +352,35 @@ def demo(
 
     _set_threads(threads)
     run_demo(out, fresh=fresh)
+
+
+def _is_of_data(folder: str | Path) -> bool:
+    from ndae.experiments.runs.of_data import is_run
+
+    return is_run(folder)
+
+
+def _check_run_of_data(run: Path, json_path: Path | None, *, figure: Path | None = None, **options: Any) -> None:
+    """Solve what a run learned by solvers of other makes, on recordings that it did not learn from."""
+    import json
+
+    from ndae.experiments.files import write_json
+    from ndae.experiments.runs.of_data import check, to_json
+
+    checked, problem = check(run, **options)
+    written = []
+    if json_path is not None and str(json_path) != "-":
+        write_json(json_path, to_json(checked), indent=1)
+        written.append(json_path)
+    if figure is not None:
+        from ndae.experiments.drawing.of_data import recordings_figure
+
+        written.append(recordings_figure(checked, problem.held_out, figure))
+    if str(json_path) == "-":
+        print(json.dumps(to_json(checked), indent=1))
+        return
+    print(checked)
+    _show_files(written)
 
 
 def _all_methods(problem: str) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ndae.experiments.problems.registry import check_to_learn, to_learn
+from ndae.experiments.problems.registry import check_to_learn, data_problem, is_file, to_learn
 from ndae.experiments.runs.settings import Settings, foreign_choices, kind_of
 from ndae.experiments.terminal import UserError
 
@@ -37,20 +37,34 @@ SweepMethod = Annotated[
 Backend = Literal["torch", "jax", "numpy"] | None
 
 
-def of_a_run(without: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def of_a_run(
+    without: tuple[str, ...] = (), of_data: Callable[..., None] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command whose first parameter is a run's `Settings`: typer is shown an option for each.
 
-    `without`: settings that are no options of this command.
+    `without`: settings that are no options of this command. `of_data`: what does the work for a file with equations,
+    unknown functions and recordings: it gets the problem, the file, the settings that were typed, and the command's
+    own options.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         fields = [f for f in dataclasses.fields(Settings) if f.metadata["help"] and f.name not in without]
         own = list(inspect.signature(command).parameters.values())[1:]
-        options = [*map(_option, fields), *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own)]
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        options = [context, *map(_option, fields), *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own)]
 
         @functools.wraps(command)
         def read(**given: Any) -> None:
-            command(_settings({field.name: given.pop(field.name) for field in fields}), **given)
+            context = given.pop("context")
+            asked = {field.name: given.pop(field.name) for field in fields}
+            file = asked["problem"]
+            made = data_problem(file) if is_file(file) else None
+            if made is None:
+                command(_settings(asked), **given)
+            elif of_data is None:
+                raise UserError(f"{file} is a system with data, which this command does not take: give `ndae compare`")
+            else:
+                of_data(made, file, _typed_of_data(asked, context), **given)
 
         read.__signature__ = inspect.Signature(options)  # pyright: ignore[reportAttributeAccessIssue]
         read.__annotations__ = {option.name: option.annotation for option in options}
@@ -81,6 +95,18 @@ def _option(field: dataclasses.Field) -> inspect.Parameter:
 
 def _typed(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _typed_of_data(asked: dict[str, Any], context: typer.Context) -> dict[str, Any]:
+    """The settings that were typed, by name; raises UserError for one that a system with data does not have."""
+    from ndae.experiments.runs.of_data import SETTINGS
+
+    sources = {name: context.get_parameter_source(name) for name in asked if name != "problem"}
+    typed = {name: asked[name] for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
+    foreign = [_typed(name) for name in typed if name not in SETTINGS]
+    if foreign:
+        raise UserError(f"{foreign[0]} is not of a system with data, whose file says it: leave it out")
+    return typed
 
 
 def _known(name: str) -> str:

@@ -1,3 +1,4 @@
+from .data_problem import DataProblem as DataProblem
 from .json_file import (
     ProblemFileError as ProblemFileError,
     problem_from_text as problem_from_text,

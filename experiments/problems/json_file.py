@@ -1,7 +1,8 @@
 """A problem from a JSON file: equations as text, read by a whitelist; nothing of the file is ever evaluated as code.
 
-A file holds one object. Names of states, parameters and definitions are identifiers; every number may be written as a
-number or as text, and as an expression of what was declared before it ("17*3600", "115.83*0.444*0.007").
+A file holds one object; with `data` it is a problem to learn, see `json_data`. Names of states, parameters and
+definitions are identifiers; every number may be written as a number or as text, and as an expression of what was
+declared before it ("17*3600", "115.83*0.444*0.007").
 
 - `name`, `states` (list of names), `equations` (list of residuals over the states x, their derivatives x_dot, those of
   expressions dot(W*x), `t`, parameters and definitions; as many as states).
@@ -11,6 +12,7 @@ number or as text, and as an expression of what was declared before it ("17*3600
 - `initial`: {"t": number, "y": {state: number}, "y_dot": {...}}; `t_span`: [start, end]. In "y" algebraic variables
   may be left out, and others that constraints determine; "y_dot" is needed where equations are nonlinear in it.
 - `reference_end` {"t", "y": {state: number}, "recomputed_here": {"y": {...}}}, `exact` {state: expression of t}.
+- `outputs`, `invariants` {name: expression over the states}: what instruments show, and what every solution conserves.
 - everything else (`source`, `notes`, `conventions`, `verification`, ...) is kept as it is.
 """
 
@@ -30,6 +32,7 @@ from ndae.experiments.problems.tables import is_number, read_table
 from ndae.symbolic.expressions.corners import as_corners
 from ndae.symbolic.expressions.derivatives import Rate, dot
 from ndae.symbolic.expressions.tables import Table
+from ndae.symbolic.expressions.unknowns import Unknown
 from ndae.symbolic.ground.words import check_known
 from ndae.symbolic.numeric.divisors import check_divisors
 from ndae.symbolic.parse import parse_expression
@@ -42,9 +45,11 @@ MAX_DIGITS = 308  # of a whole number, as many as doubles reach
 # What is read; a key close to one of these is taken for a slip.
 _READ = (
     "name", "title", "index", "states", "parameters", "tables", "definitions", "equations", "initial", "t_span",
-    "exact", "reference_end", "source", "notes",
+    "exact", "reference_end", "source", "notes", "unknown", "outputs", "invariants", "learn", "data", "model",
+    "training",
 )  # fmt: skip
 _REQUIRED = ("states", "equations", "initial", "t_span")
+_WITH_DATA = ("states", "equations", "unknown", "data")
 
 
 class ProblemFileError(ValueError):
@@ -53,27 +58,42 @@ class ProblemFileError(ValueError):
 
 def read_problem(path: Path) -> Problem:
     """The problem in the JSON file `path`; raises ProblemFileError, naming file, key and the mend, and OSError."""
+    try:
+        return _made(read_file(path))
+    except ValueError as error:
+        raise ProblemFileError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
+
+
+def problem_from_text(text: str, default_name: str = "problem", folder: Path | None = None) -> Problem:
+    """The problem in JSON `text`, with its CSV files in `folder`; raises ProblemFileError (a ValueError)."""
+    return _made(_reader(text, default_name, folder))
+
+
+def read_file(path: Path) -> "ProblemReader":
+    """What reads the problem in the JSON file `path`; raises ProblemFileError for what is no JSON, and OSError."""
     if path.stat().st_size > MAX_BYTES:
         raise ProblemFileError(
             f"{path}: {path.stat().st_size:,} bytes; at most {MAX_BYTES:,} are read: build so large a system in Python"
         )
     try:
-        return problem_from_text(path.read_text(encoding="utf-8-sig"), path.stem, path.parent)
+        return _reader(path.read_text(encoding="utf-8-sig"), path.stem, path.parent)
     except UnicodeDecodeError as error:
         raise ProblemFileError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except ValueError as error:
         raise ProblemFileError(f"{path}: {error}") from error
 
 
-def problem_from_text(text: str, default_name: str = "problem", folder: Path | None = None) -> Problem:
-    """The problem in JSON `text`, with its CSV files in `folder`; raises ProblemFileError (a ValueError)."""
+def _reader(text: str, default_name: str, folder: Path | None) -> "ProblemReader":
     try:
         data = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=_integer)
     except json.JSONDecodeError as error:
         raise ProblemFileError(f"no JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise ProblemFileError("no JSON that is read here: nested too deep") from None
-    reader = _Reader(_typed("the file", data, dict, "one object {...}"), default_name, folder)
+    return ProblemReader(typed("the file", data, dict, "one object {...}"), default_name, folder)
+
+
+def _made(reader: "ProblemReader") -> Problem:
     try:
         return reader.problem()
     except ProblemFileError:
@@ -82,31 +102,58 @@ def problem_from_text(text: str, default_name: str = "problem", folder: Path | N
         raise ProblemFileError(str(error)) from error
 
 
-class _Reader:
+class ProblemReader:
+    """Reads one file: what it says, its names as they are declared, and what these make."""
+
     def __init__(self, data: dict, default_name: str, folder: Path | None) -> None:
-        self.data, self.folder, self.tables = data, folder, dict[str, Table]()
+        self.data, self.folder, self.tables = data, folder, dict[str, Table | Unknown]()
         self.check_keys()
-        self.name = _typed("name", data.get("name", default_name), str, "text")
+        self.name = typed("name", data.get("name", default_name), str, "text")
         self.time = sp.Symbol("t")
         self.symbols: dict[str, sp.Symbol] = {"t": self.time}
         self.said: dict[str, str] = {"t": "the time"}  # where each name was declared
 
     def check_keys(self) -> None:
-        missing = [key for key in _REQUIRED if key not in self.data]
+        required = _WITH_DATA if "data" in self.data else _REQUIRED
+        missing = [key for key in required if key not in self.data]
         unknown = {key: difflib.get_close_matches(key, _READ, 1, 0.8) for key in self.data if key not in _READ}
         for key, close in unknown.items():
             if close and close[0] not in self.data and not key.startswith(f"{close[0]}_"):
                 raise ProblemFileError(f"unknown key {_quoted(key)}: write {close[0]!r}")
         if missing:
             raise ProblemFileError(
-                f"{', '.join(map(repr, missing))} missing: a problem has {', '.join(map(repr, _REQUIRED))} and may "
-                f"have {', '.join(repr(key) for key in _READ if key not in _REQUIRED)}"
+                f"{', '.join(map(repr, missing))} missing: a problem has {', '.join(map(repr, required))} and may "
+                f"have {', '.join(repr(key) for key in _READ if key not in required)}"
             )
 
     def problem(self) -> Problem:
+        if "data" in self.data:
+            raise ProblemFileError("a problem with data is learned before it is solved: `ndae train`, then validate")
+        states, parameters, fixed, definitions, system = self.system()
+        t_span, initial, rates = self.span_and_start(fixed, parameters)
+        published, recomputed = self.reference(t_span, parameters)
+        return Problem(
+            name=self.name,
+            system=system,
+            initial=initial,
+            t_span=t_span,
+            rates=rates,
+            reference=published,
+            recomputed=recomputed,
+            exact=self.exact(states, parameters, definitions),
+            index=self.index(),
+            title=typed("title", self.data.get("title", ""), str, "text"),
+            source=_texts("source", self.data.get("source", [])),
+            notes=_texts("notes", self.data.get("notes", [])),
+            texts=self.texts(),
+        )
+
+    def system(self) -> tuple[list[sp.Symbol], dict, dict, dict, System]:
+        """States, parameters, the names that are fixed, definitions, and the system of them."""
         states = self.states()
         parameters = self.parameters()
         self.read_tables()
+        self.read_unknowns()
         fixed = {
             name: s for name, s in self.symbols.items() if name not in self.tables
         }  # time and parameters: what an initial value may use
@@ -121,29 +168,22 @@ class _Reader:
             raise ProblemFileError(
                 f"{len(equations)} equations for {len(states)} states; give as many of one as of the other"
             )
-        t_span, initial, rates = self.span_and_start(fixed, parameters)
-        published, recomputed = self.reference(t_span, parameters)
-        system = System(equations, states, parameters, self.time, definitions=definitions or None, name=self.name)
-        return Problem(
-            name=self.name,
-            system=system,
-            initial=initial,
-            t_span=t_span,
-            rates=rates,
-            reference=published,
-            recomputed=recomputed,
-            exact=self.exact(states, parameters, definitions),
-            index=self.index(),
-            title=_typed("title", self.data.get("title", ""), str, "text"),
-            source=_texts("source", self.data.get("source", [])),
-            notes=_texts("notes", self.data.get("notes", [])),
-            texts=self.texts(),
+        named = {
+            role: {
+                key: self.expression(f"{role}.{key}", text, self.symbols)
+                for key, text in typed(role, self.data.get(role, {}), dict, "an object {name: expression}").items()
+            }
+            for role in ("outputs", "invariants")
+        }
+        system = System(
+            equations, states, parameters, self.time, definitions=definitions or None, name=self.name, **named
         )
+        return states, parameters, fixed, definitions, system
 
     def texts(self) -> dict[str, Any]:
         """What is only kept: all other keys, and where the end values come from."""
         origin = (self.data.get("reference_end") or {}).get("origin")
-        found = {} if origin is None else {"reference_origin": _typed("reference_end.origin", origin, str, "text")}
+        found = {} if origin is None else {"reference_origin": typed("reference_end.origin", origin, str, "text")}
         return found | {key: value for key, value in self.data.items() if key not in _READ}
 
     def declare(self, name: Any, symbol: sp.Symbol, where: str) -> None:
@@ -162,34 +202,42 @@ class _Reader:
         self.symbols[name], self.said[name] = symbol, where
 
     def states(self) -> list[sp.Symbol]:
-        names = _typed("states", self.data["states"], list, "a list of names")
+        names = typed("states", self.data["states"], list, "a list of names")
         if not names or len(names) > MAX_STATES:
             raise ProblemFileError(f"states: {len(names)} names; give 1 to {MAX_STATES}")
-        return [sp.Symbol(_typed("states", name, str, "names, each as text")) for name in names]
+        return [sp.Symbol(typed("states", name, str, "names, each as text")) for name in names]
 
     def parameters(self) -> dict[sp.Symbol, float]:
         values: dict[sp.Symbol, float] = {}
-        for name, value in _typed("parameters", self.data.get("parameters", {}), dict, "an object").items():
+        for name, value in typed("parameters", self.data.get("parameters", {}), dict, "an object").items():
             number = self.number(f"parameters.{name}", value, {s.name: s for s in values}, values)
             self.declare(name, sp.Symbol(name), "parameters")
             values[self.symbols[name]] = number
         return values
 
     def read_tables(self) -> None:
-        for name, said in _typed("tables", self.data.get("tables", {}), dict, "an object").items():
+        for name, said in typed("tables", self.data.get("tables", {}), dict, "an object").items():
             self.declare(name, sp.Symbol(name), "tables")
-            self.tables[name] = read_table(name, _typed(f"tables.{name}", said, dict, "an object"), self.folder)
+            self.tables[name] = read_table(name, typed(f"tables.{name}", said, dict, "an object"), self.folder)
+
+    def read_unknowns(self) -> None:
+        inputs = typed("data", self.data.get("data", {}), dict, "an object").get("inputs", {})
+        unknown = typed("unknown", self.data.get("unknown", {}), dict, "an object {name: {...}}")
+        for role, names in (("unknown", unknown), ("data.inputs", inputs)):
+            for name in names:
+                self.declare(name, sp.Symbol(name), role)
+                self.tables[name] = Unknown(name)
 
     def definitions(self) -> dict[sp.Symbol, sp.Expr]:
         found = {}
-        for name, text in _typed("definitions", self.data.get("definitions", {}), dict, "an object").items():
+        for name, text in typed("definitions", self.data.get("definitions", {}), dict, "an object").items():
             expression = self.expression(f"definitions.{name}", text, self.symbols)
             self.declare(name, sp.Symbol(name), "definitions")
             found[self.symbols[name]] = expression
         return found
 
     def equations(self) -> list[sp.Expr]:
-        texts = _typed("equations", self.data["equations"], list, "a list of expressions")
+        texts = typed("equations", self.data["equations"], list, "a list of expressions")
         for i, text in enumerate(texts):
             if isinstance(text, str) and re.search("(?<![<>=!:])=(?!=)", text):
                 raise ProblemFileError(
@@ -200,11 +248,11 @@ class _Reader:
     def span_and_start(
         self, fixed: Mapping, parameters: Mapping
     ) -> tuple[tuple[float, float], dict[str, float], dict[str, float] | None]:
-        span = _typed("t_span", self.data["t_span"], list, "a list of two times")
+        span = typed("t_span", self.data["t_span"], list, "a list of two times")
         if len(span) != 2:
             raise ProblemFileError(f"t_span: {len(span)} entries; give the start and the end")
         start, end = (self.number(f"t_span[{i}]", t, fixed, parameters) for i, t in enumerate(span))
-        initial = _typed("initial", self.data["initial"], dict, 'an object {"y": {...}}')
+        initial = typed("initial", self.data["initial"], dict, 'an object {"y": {...}}')
         if not isinstance(initial.get("y"), dict) and ("y" not in initial or "y" in self.data["states"]):
             # The short form: the values themselves in the place of "y".
             values = {key: value for key, value in initial.items() if key not in ("t", "y_dot")}
@@ -223,13 +271,13 @@ class _Reader:
         block = self.data.get("reference_end")
         if block is None:
             return None, None
-        block = _typed("reference_end", block, dict, "an object")
+        block = typed("reference_end", block, dict, "an object")
         at = self.number("reference_end.t", block.get("t", t_span[1]), {}, {})
         if abs(at - t_span[1]) > 1e-12 * abs(t_span[1]):
             raise ProblemFileError(f"reference_end.t is {at:g}, but t_span ends at {t_span[1]:g}: make them the same")
         recomputed = block.get("recomputed_here")
         if recomputed is not None:
-            inner = _typed("reference_end.recomputed_here", recomputed, dict, "an object")
+            inner = typed("reference_end.recomputed_here", recomputed, dict, "an object")
             recomputed = self.digits("reference_end.recomputed_here.y", inner.get("y"))
         return self.digits("reference_end.y", block.get("y")), recomputed
 
@@ -247,7 +295,7 @@ class _Reader:
         texts = self.data.get("exact")
         if texts is None:
             return None
-        texts = _typed("exact", texts, dict, "an object {state: expression of t}")
+        texts = typed("exact", texts, dict, "an object {state: expression of t}")
         names = {state.name for state in states}
         # Values of variables that only another form of the system has (`mu` of a stabilised one) are nothing to score.
         allowed = {n: s for n, s in self.symbols.items() if n not in names and not n.endswith("_dot")}
@@ -282,7 +330,7 @@ class _Reader:
         }
 
     def by_state(self, where: str, values: Any) -> dict[str, Any]:
-        values, states = _typed(where, values, dict, "an object {state: value}"), self.data["states"]
+        values, states = typed(where, values, dict, "an object {state: value}"), self.data["states"]
         check_known(values, states, f"{where}: the problem", "state", error=ProblemFileError)
         return values
 
@@ -330,15 +378,15 @@ def _text(where: str, value: Any) -> str:
     return value.strip() if isinstance(value, str) else repr(value)
 
 
-def _typed(where: str, value: Any, kind: type, wanted: str) -> Any:
+def typed(where: str, value: Any, kind: type, wanted: str) -> Any:
     if not isinstance(value, kind):
         raise ProblemFileError(f"{where}: expected {wanted}, got {_kind(value)}")
     return value
 
 
 def _texts(where: str, value: Any) -> tuple[str, ...]:
-    values = [value] if isinstance(value, str) else _typed(where, value, list, "text or a list of texts")
-    return tuple(_typed(where, text, str, "texts") for text in values)
+    values = [value] if isinstance(value, str) else typed(where, value, list, "text or a list of texts")
+    return tuple(typed(where, text, str, "texts") for text in values)
 
 
 def _kind(value: Any) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ndae.experiments.problems.data_problem import DataProblem
     from ndae.experiments.problems.learning import LearningProblem
     from ndae.experiments.problems.problem import Problem
 
@@ -22,9 +23,10 @@ DATA = Path(__file__).parent / "data"
 # Built-in problems to solve that are Python; the others are JSON.
 _MODULES = ("five_body_pendulum",)
 _ADVICE = (
-    "write `problem = MotionProblem(...)` with `from ndae.experiments.problems.mechanics import MotionProblem`, or, to "
-    "solve alone, `problem = Problem(name, system, initial, t_span)` with `from ndae.experiments.problems import "
-    "Problem`"
+    "write `problem = DataProblem(name, system, functions, recordings)` with `from ndae.experiments.problems import "
+    "DataProblem`, or `problem = MotionProblem(...)` with `from ndae.experiments.problems.mechanics import "
+    "MotionProblem`, or, to solve alone, `problem = Problem(name, system, initial, t_span)` with `from "
+    "ndae.experiments.problems import Problem`"
 )
 
 _of_files: dict[tuple[Path, int], object] = {}
@@ -41,14 +43,14 @@ def problem_names() -> dict[str, str]:
 
 def is_file(name: str) -> bool:
     """Whether the name of a problem to learn is the path of a file of the user's."""
-    return name.endswith(".py")
+    return name.endswith((".py", ".json"))
 
 
 def check_to_learn(name: str) -> None:
     """Raise `ValueError` for a name of no problem to learn; whether a file is there, and is one, is seen later."""
     if is_file(name) or name in TO_LEARN:
         return
-    known = f"give one of {', '.join(TO_LEARN)}, or the path of a Python file, NAME.py"
+    known = f"give one of {', '.join(TO_LEARN)}, or the path of a file, NAME.py or NAME.json"
     if name in problem_names():
         raise ValueError(f"problem {name!r} has equations, for `ndae crosscheck`, and no samples to train on: {known}")
     raise ValueError(f"problem {name!r} is unknown: {known}")
@@ -65,10 +67,30 @@ def to_learn(name: str) -> "LearningProblem":
     check_to_learn(name)
     if not is_file(name):
         return import_module(f"ndae.experiments.problems.library.{name}").PROBLEM
+    if name.endswith(".json"):
+        load_problem(name)  # which says what is wrong with it, if anything is
+        raise UserError(f"{name} has equations, for `ndae crosscheck`, and no `data` to train on")
     made = _of_file(Path(name))
     if not isinstance(made, LearningProblem):
         raise UserError(f"`problem` of {name} is of type {type(made).__name__}: {_ADVICE}")
     return made
+
+
+def data_problem(name: str | Path) -> "DataProblem | None":
+    """The problem with equations, unknown functions and recordings that a file defines, or None for any other problem.
+
+    A JSON file is one where it has `data`. Raises what reading the file does.
+    """
+    from ndae.experiments.problems.data_problem import DataProblem
+
+    path = Path(name)
+    if path.suffix == ".json" and path.is_file():
+        from ndae.experiments.problems.json_data import read_data_problem
+        from ndae.experiments.problems.json_file import read_file
+
+        return read_data_problem(path) if "data" in read_file(path).data else None
+    made = _of_file(path) if is_file(str(name)) else None
+    return made if isinstance(made, DataProblem) else None
 
 
 def load_problem(name_or_path: str | Path) -> "Problem":
@@ -122,12 +144,17 @@ def _of_file(path: Path) -> object:
 
 
 def _to_solve(made: object, where: str) -> "Problem":
+    from ndae.experiments.problems.data_problem import DataProblem
     from ndae.experiments.problems.learning import LearningProblem
     from ndae.experiments.problems.problem import Problem
     from ndae.experiments.terminal import UserError
 
     if callable(made) and not isinstance(made, Problem):
         made = made()
+    if isinstance(made, DataProblem):
+        raise UserError(
+            f"{where} has functions that nobody knows: `ndae train` it, then `ndae crosscheck` the folder of that run"
+        )
     if isinstance(made, LearningProblem):
         made = made.to_solve()
         if made is None:

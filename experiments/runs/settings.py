@@ -44,7 +44,8 @@ class DataSettings:
 
     problem: str = setting(
         "pendulum",
-        f"Problem to learn: {', '.join(TO_LEARN)}; or a Python file of your own with a MotionProblem.",
+        f"Problem to learn: {', '.join(TO_LEARN)}; or a file of your own: Python, with a "
+        "MotionProblem or DataProblem, or JSON with equations and data.",
         first=True,
     )
     trajectory: str | None = setting(

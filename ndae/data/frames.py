@@ -19,6 +19,7 @@ def parts_of(
     parameters: Any = None,
     by: Any = None,
     sigma: Any = None,
+    start: Any = None,
     name: str = "",
     sort: bool = False,
 ) -> list[dict[str, Any]]:
@@ -31,7 +32,8 @@ def parts_of(
     roles = {role: _roles(asked, role) for role, asked in given.items()}
     deviations = {name_of(key): part for key, part in sigma.items()} if isinstance(sigma, Mapping) else None
     asked = [column for role in roles.values() for column, _ in role.values()]
-    asked += [part for part in (deviations or {}).values() if isinstance(part, str)]
+    known = {name_of(key): part for key, part in (start or {}).items()}
+    asked += [part for parts in (deviations or {}, known) for part in parts.values() if isinstance(part, str)]
     columns.check([*asked, *([] if by is None else [by])])
     times = columns.times(time) if every is None else columns.counted(every)
     at, _ = instants(times, columns.called(time))  # all of them, so that an error names its row
@@ -55,6 +57,7 @@ def parts_of(
             sigma=sigma
             if deviations is None
             else {key: part(one) if isinstance(one, str) else one for key, one in deviations.items()},
+            start={key: float(part(one)[0]) if isinstance(one, str) else one for key, one in known.items()},
             name=what,
         )
 

@@ -25,6 +25,7 @@ def read_recordings(
     parameters: Any = None,
     by: Any = None,
     sigma: Any = None,
+    start: Any = None,
     sort: bool = False,
     **reading: Any,
 ) -> list[Recording]:
@@ -40,6 +41,8 @@ def read_recordings(
     - `parameters`: the same, of columns that are constant within a recording.
     - `by`: the column that tells recordings apart, where a file holds several.
     - `sigma`: the standard deviation of the noise, a number, or {output: number or column}.
+    - `start`: values of states at the first time that are known exactly, {state: number}, of all recordings, or
+      {state: column}, whose first row has it.
     - `sort`: put rows in order of time, which else are refused.
     - further arguments go to the reader of pandas, such as sep=";", decimal=",", comment="#", skiprows=[1].
 
@@ -54,7 +57,7 @@ def read_recordings(
             frame = _frame(path, reading)
             parts = parts_of(
                 frame, time=time, every=every, outputs=outputs, inputs=inputs, parameters=parameters, by=by,
-                sigma=sigma, sort=sort, name=_stem(path),
+                sigma=sigma, start=start, sort=sort, name=_stem(path),
             )  # fmt: skip
             found += [Recording(**part) for part in parts]
         except ValueError as error:

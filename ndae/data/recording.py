@@ -98,6 +98,7 @@ class Recording:
         inputs: Any = None,
         parameters: Any = None,
         sigma: Any = None,
+        start: Any = None,
         name: str = "",
         sort: bool = False,
     ) -> "Recording":
@@ -109,13 +110,14 @@ class Recording:
         - `inputs`: as outputs; {input: (column, kind)} for a kind of `ndae.table`.
         - `parameters`: as outputs, of columns that are constant.
         - `sigma`: a number, or {output: number or the name of a column}.
+        - `start`: {state: number known exactly, or the name of a column, whose first row has it}.
         - `sort`: put rows in order of time, which else are refused.
 
         Raises ValueError for columns that are not there, with those that are, and for all that `Recording` refuses.
         """
         (one,) = parts_of(
             frame, time=time, every=every, outputs=outputs, inputs=inputs, parameters=parameters, sigma=sigma,
-            name=name, sort=sort,
+            start=start, name=name, sort=sort,
         )  # fmt: skip
         return Recording(**one)
 

@@ -27,7 +27,7 @@ class RecordingCheck:
     - `residual`: by solver, the largest residual of all levels; `invariants`: by solver, the largest change of any.
     - `missed`: by output, root mean square of seen − reference, in units of `sigma`, or of the output's size.
     - `integrator`: the same of the model's own steps − reference: what of it is its integrator's.
-    - `failures`: by solver, why there is no solution.
+    - `failures`: by solver, why there is no solution. `shown`: what instruments would show along the reference.
     """
 
     name: str
@@ -38,6 +38,7 @@ class RecordingCheck:
     missed: Mapping[str, float]
     integrator: Mapping[str, float]
     failures: Mapping[str, str]
+    shown: Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ def _checked(
         missed,
         integrator,
         failures,
+        shown["reference"],
     )
 
 

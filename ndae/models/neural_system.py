@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import sympy as sp
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ndae import methods
 from ndae.data.change import sizes
 from ndae.data.recording import Recording
+from ndae.models.learned_function import LearnedFunction
 from ndae.models.pieces import Pieces, check_recordings, fitted, missed, state_units
 from ndae.models.tables import TablesOfSamples, tables_of
 from ndae.solvers.arguments import check_system, checked_parameters, output_times
@@ -160,6 +162,13 @@ class NeuralSystem(nn.Module):
     def outputs(self) -> tuple[str, ...]:
         """Names of what is seen: the system's outputs, or where it has none its states."""
         return tuple(self.system.outputs) or tuple(s.name for s in self.system.states)
+
+    def function(self, name: Any) -> LearnedFunction:
+        """One of the system's functions by itself, by the Unknown or its name: to call, to tabulate, to draw."""
+        name = getattr(name, "name", str(name))
+        check_known([name], list(self.system.functions), repr(self.system.name), "function that is learned or called")
+        unknown = next(u for u in self.system.unknowns if u.name == name)
+        return LearnedFunction(self, unknown, self.system.functions[name])
 
     def parameters_now(self) -> dict[str, float]:
         """The parameters that are learned, as they are now."""
@@ -344,21 +353,28 @@ class NeuralSystem(nn.Module):
 
     def shown(self, solution: Solution, recording: Recording) -> dict[str, np.ndarray]:
         """What instruments would show along a solution of the known system, by output, each (n_times,)."""
-        system, names = self.known(recording.inputs), [s.name for s in self.system.states]
         if not self.system.outputs:
-            return {name: solution[name] for name in names}
-        reduced, values = system.reduce(), self.parameters_now()
+            return {s.name: solution[s.name] for s in self.system.states}
+        return self.along(solution, recording, self.system.outputs)
+
+    def along(
+        self, solution: Solution, recording: Recording, expressions: Mapping[str, sp.Expr]
+    ) -> dict[str, np.ndarray]:
+        """Expressions of the system's states, time and parameters along a solution of the known system, (n_times,)
+        each, with the inputs and parameters of a recording."""
+        system, values = self.known(recording.inputs), self.parameters_now()
+        reduced, states = system.reduce(), set(system.states)
         values |= {str(k): float(v) for k, v in recording.parameters.items()}
-        expressions, states = list(system.outputs.values()), set(reduced.states)
-        moving = {s for e in expressions for s in e.free_symbols} - {*reduced.parameters, reduced.time}
+        asked = system.written(expressions.values())
+        moving = {s for e in asked for s in e.free_symbols} - {*reduced.parameters, reduced.time}
         y, w = (
             (solution.x, np.zeros((len(solution.ts), 0))) if moving <= states else _of_states(reduced, solution, values)
         )
         inputs = {"y": reduced.states if moving <= states else reduced.y, "w": () if moving <= states else reduced.w}
         name = f"outputs of {self.system.name}"
-        function = VectorFunction(expressions, inputs, reduced.time, reduced.parameters, name).numpy()
+        function = VectorFunction(asked, inputs, reduced.time, reduced.parameters, name).numpy()
         found = function(y, w, t=solution.ts, parameters=reduced.numpy().with_functions(values))
-        return {name: found[:, i] for i, name in enumerate(system.outputs)}
+        return {name: found[:, i] for i, name in enumerate(expressions)}
 
     def estimate(self, recording: Recording) -> "Estimate":
         """The start that fits a recording best under the model as it is, with its spread, to predict from.

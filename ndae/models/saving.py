@@ -76,6 +76,11 @@ def load(path: str | Path, modules: Mapping[str, Any] | None = None) -> Any:
     return _read(path.read_bytes(), str(path), dict(modules or {}))
 
 
+def asked(path: str | Path) -> dict[str, str]:
+    """Names of the modules and functions that `load` has to be given, with what they were."""
+    return dict(_content(Path(path).read_bytes(), str(path))[0]["given"])
+
+
 def _read(data: bytes, name: str, given: Mapping[str, Any]) -> nn.Module:
     content, tensors = _content(data, name)
     if content["format"] != FORMAT:
@@ -162,9 +167,9 @@ def _equal(ours: Any, theirs: Any) -> bool:
     """Whether two attributes are the same, as far as they are plain: what else there is follows from what is."""
     if isinstance(ours, _PLAIN) or isinstance(theirs, _PLAIN):
         return type(ours) is type(theirs) and (ours == theirs or (ours != ours and theirs != theirs))
-    if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple):
+    if type(ours) in (list, tuple) and type(ours) is type(theirs):
         return len(ours) == len(theirs) and all(map(_equal, ours, theirs))
-    if isinstance(ours, dict) and isinstance(theirs, dict):
+    if type(ours) is dict and type(theirs) is dict:
         return list(map(str, ours)) == list(map(str, theirs)) and all(map(_equal, ours.values(), theirs.values()))
     if isinstance(ours, np.ndarray | torch.Tensor) and isinstance(theirs, np.ndarray | torch.Tensor):
         return bool(np.array_equal(np.asarray(ours), np.asarray(theirs), equal_nan=True))

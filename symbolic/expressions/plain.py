@@ -98,5 +98,5 @@ def _read(node: Sequence[Any], before: Sequence[sp.Basic]) -> sp.Basic:
     if any(isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < len(before) for i in parts):
         raise ValueError("its arguments are numbers of nodes before it")
     arguments = [before[i] for i in parts]
-    cls = _BY_NAME[kind]
+    cls: Any = _BY_NAME[kind]
     return cls(*arguments) if cls is _BRANCH else cls(*arguments, evaluate=False)

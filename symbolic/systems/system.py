@@ -1,6 +1,6 @@
 """Differential-algebraic systems as a user writes them: equations over states, their derivatives, parameters, time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -199,6 +199,10 @@ class System(Equations):
         """
         return GivenSystem(self, functions)
 
+    def written(self, expressions: Iterable[sp.Expr]) -> list[sp.Expr]:
+        """Expressions with the functions put in that this system has as formulas: tables and Lambdas."""
+        return list(expressions)
+
     # -- index reduction ---------------------------------------------------------------------------------------------
 
     #: What unknown functions are, by name, as far as that is given.
@@ -329,6 +333,12 @@ class GivenSystem(System):
             object.__setattr__(self, name, value)  # frozen, as its base is
 
     _given: tuple[System, Mapping[str, Given], Mapping[str, Any]]
+
+    def written(self, expressions: Iterable[sp.Expr]) -> list[sp.Expr]:
+        system, _, formulas = self._given
+        found = system.written(expressions)
+        table = with_formulas(found, formulas)
+        return [substituted(e, table, {}) for e in found]
 
     @kept
     def _reduced(self) -> "ReducedSystem":

@@ -83,7 +83,8 @@ def compare(
             variant = Variant.parse(name, given.get("gamma"), given.get("eta"))
             own = {"method": variant.method, "gamma": variant.gamma, "eta": variant.eta, "seed": seed}
             folder = out / "runs" / f"{variant.name}-s{seed}"
-            found.append(train(problem, file, folder, {**given, **own}, fresh=fresh) | {"title": variant.title})
+            made = train(problem, file, folder, {**given, **own}, fresh=fresh)
+            found.append(made | {"title": variant.title, "variant": variant.name})
     return found
 
 
@@ -152,7 +153,7 @@ def write_table(results: Sequence[Mapping[str, Any]], out: Path, exported: Path 
     csv.writer(text, lineterminator="\n").writerows([head, *rows])
     write_text(written[0], text.getvalue())
     for result in results:
-        written.append((exported or out / "results") / f"{result['method']}-s{result['seed']}.json")
+        written.append((exported or out / "results") / f"{result['variant']}-s{result['seed']}.json")
         write_json(written[-1], result)
     return written
 

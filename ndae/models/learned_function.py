@@ -74,7 +74,7 @@ class LearnedFunction:
         path: str | Path,
         recordings: Recording | Sequence[Recording] = (),
         *,
-        between: tuple[float, float] | None = None,
+        between: Sequence[float | int] | None = None,
         truth: Any = None,
     ) -> Path:
         """Draw it against its argument, of several against each while the others are at their medians, with where there
@@ -94,7 +94,7 @@ class LearnedFunction:
             raise ValueError(f"between= is of one argument, and {self.unknown} has {self._given.n}: give recordings")
         figure = matplotlib.figure.Figure(figsize=(4.2 * self._given.n, 3.2), layout="constrained")
         for j, axes in enumerate(np.atleast_1d(figure.subplots(1, self._given.n))):
-            low, high = between or (float(seen[:, j].min()), float(seen[:, j].max()))
+            low, high = between if between is not None else (float(seen[:, j].min()), float(seen[:, j].max()))
             middle = [float(np.median(seen[:, i])) if len(seen) else 0.0 for i in range(self._given.n)]
             places: list[Any] = [np.full(201, m) for m in middle]
             places[j] = np.linspace(low, high, 201)

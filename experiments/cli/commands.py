@@ -296,8 +296,13 @@ def crosscheck(
         for name, origin in problem_names().items():
             print(f"{name:24} {origin}")
         return
-    if problem is not None and _is_of_data(problem):
-        _check_run_of_data(Path(problem), json, rtol=rtol)
+    if problem is not None and Path(problem).is_dir():
+        if _is_of_data(problem):
+            _check_run_of_data(Path(problem), json, rtol=rtol)
+        else:
+            from ndae.experiments.cli.crosscheck import check_network
+
+            check_network(Path(problem), rtol)
         return
     if problem is None:
         raise UserError("which problem? `ndae crosscheck --list` shows those known by name")

@@ -51,6 +51,24 @@ def run_crosscheck(
     return _show(check, work_precision, json_path)
 
 
+def check_network(run: Path, rtol: float, samples: int = 20) -> None:
+    """Print how far a trained network over depth is from the continuous dynamics that it stands for, on test samples.
+
+    Raises UserError for a run of another kind of model, ValueError where `run` holds none.
+    """
+    from ndae.experiments.runs.run import build_data, load_model
+    from ndae.models.crosscheck import crosscheck as of_model
+    from ndae.models.neural_dae import NeuralDAE
+
+    config, model = load_model(run)
+    if not isinstance(model, NeuralDAE):
+        raise UserError(
+            f"{run} learned by {config.method}, whose depth is physical time: `ndae validate {run}` compares it with "
+            "the reference"
+        )
+    print(of_model(model, build_data(config).test.inputs[:samples], rtol=rtol))
+
+
 def _show(check: CrossCheck, work_precision: Path | None, json_path: Path | None) -> list[Path]:
     data = to_json(check)
     text = json.dumps(data, indent=1) + "\n"

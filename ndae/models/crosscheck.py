@@ -8,6 +8,8 @@ import numpy as np
 
 from ndae.data.change import sizes
 from ndae.data.recording import Recording
+from ndae.models.depth_check import depth_check
+from ndae.models.neural_dae import NeuralDAE
 from ndae.models.neural_system import IMPLICIT, NeuralSystem
 from ndae.models.pieces import check_recordings, sigma_of
 from ndae.solvers import Solution, SolveError, consistent_initial_condition, solve
@@ -70,13 +72,17 @@ class LearnedCheck:
 
 
 def crosscheck(
-    model: NeuralSystem,
-    recordings: Recording | Sequence[Recording],
+    model: NeuralSystem | NeuralDAE,
+    recordings: Any,
     *,
     rtol: float = 1e-10,
     by: Sequence[str] = ("GGL", "torch", "IDA"),
-) -> LearnedCheck:
-    """Solve the learned system, start by start of the recordings, by the model's own steps and by other solvers.
+) -> Any:
+    """Solve what was learned by solvers that had no part in it.
+
+    Of a `NeuralSystem`: the learned system, start by start of the `recordings`, by the model's own steps and by other
+    solvers; a `LearnedCheck`. Of a `NeuralDAE`: its trained fields over depth, from states (batch, nodes, features) in
+    the place of recordings, beside what its layers compute; a `DepthCheck` (`ndae.models.depth_check` says more).
 
     The reference is diffrax with projection at `rtol` (implicit where the model is). `by`: "GGL" and "plain" are
     diffrax with other formulations, "torch" is torchdiffeq with adaptive steps, "IDA" SUNDIALS' IDA and "Radau" that of
@@ -86,6 +92,10 @@ def crosscheck(
 
     Raises ValueError for recordings of another system, and SolveError where the reference does not get to the end.
     """
+    if isinstance(model, NeuralDAE):
+        return depth_check(model, recordings, rtol=rtol)
+    if not isinstance(model, NeuralSystem):
+        raise ValueError(f"crosscheck: {type(model).__name__} is neither a NeuralSystem nor a NeuralDAE")
     recordings = [recordings] if isinstance(recordings, Recording) else list(recordings)
     check_recordings(model, recordings, "the")
     scale = sizes(recordings)

@@ -26,6 +26,7 @@ class Manifold:
     close_weight: Tensor
     orthonormal: bool
     time: float | Tensor | None = None
+    sizes: Tensor | None = None  # (dim,) of the quantities: K_c is diag(sizes) times an orthonormal one, or another
     parameters: Mapping[str, Tensor] | None = None  # of the constraint, one number for each sample
     projections: list[Projection] = field(default_factory=list)
     _unprojected: list[tuple[Latent, float | Tensor | None]] = field(default_factory=list)
@@ -50,6 +51,7 @@ class Manifold:
             z,
             self.close_weight,
             orthonormal=self.orthonormal,
+            sizes=self.sizes,
             t=self.time,
             parameters=self.parameters,
             throw=False,

@@ -95,6 +95,7 @@ class Penalty(Method):
             self.gamma,
             self.H,
             orthonormal=manifold.orthonormal,
+            sizes=manifold.sizes,
             t=manifold.time,
             parameters=manifold.parameters,
         )
@@ -115,6 +116,7 @@ class Multiplier(Method):
             velocity,
             manifold.close_weight,
             orthonormal=manifold.orthonormal,
+            sizes=manifold.sizes,
             t=manifold.time,
             parameters=manifold.parameters,
         )

@@ -34,10 +34,11 @@ def sizes(recordings: Iterable[Recording]) -> dict[str, Size]:
     for recording in recordings:
         for name, values in recording.values.items():
             by_output.setdefault(name, []).append(values[~np.isnan(values)])
-    return {name: _size(np.concatenate(parts)) for name, parts in by_output.items()}
+    return {name: size_of(np.concatenate(parts)) for name, parts in by_output.items()}
 
 
-def _size(values: np.ndarray) -> Size:
+def size_of(values: np.ndarray) -> Size:
+    """The size of the change of one quantity, of all its values."""
     if not len(values):
         return Size(1.0, "never seen")
     magnitude = float(np.abs(values).max())

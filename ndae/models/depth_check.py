@@ -14,8 +14,8 @@ from ndae.models.neural_dae import NeuralDAE
 from ndae.users_code.arguments import arguments_of
 
 LAYERS, TRAINED, DAE = "its layers", "as trained", "DAE (eq. 6)"
-#: Newton's iterations of a projection; it doubles its digits in each.
-_ITERATIONS = 12
+#: Iterations of a projection: first those that come near from afar, then those that double their digits.
+_FIRST, _ITERATIONS = 5, 7
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def depth_check(
     double = _in_double(model)
     with torch.no_grad():
         prediction = double.predict(x, **{name: torch.as_tensor(value) for name, value in given.items()})
-        z, close, lengths = x @ double.open.matrix().mT, double.close.matrix(), double.log_step.exp()
+        z, close, lengths = double.opened(x), double.closing(), double.log_step.exp()
         held = {name: value.numpy() for name, value in double.constraint.values(x).items()} | given
     layers = prediction.y.numpy()
     solve = _Solver(double, made["function"], close.numpy(), lengths.numpy(), held, set(given), rtol)
@@ -122,13 +122,13 @@ def _dynamics(method: Any, gamma: float | None) -> dict[str, tuple[Any, ...]]:
 class _Flat(nn.Module):
     """A field σ(τ, z) as a function of one vector, (τ, z)."""
 
-    def __init__(self, field: nn.Module, shape: tuple[int, ...]):
+    def __init__(self, field: nn.Module, shape: tuple[int, ...], center: Any):
         super().__init__()
-        self.field, self.shape = field, shape
+        self.field, self.shape, self.center = field, shape, 0.0 if center is None else center.detach()
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 1 + nodes · latent) to (n, nodes · latent), one point at a time."""
-        found = [self.field(point[0], point[1:].reshape(1, *self.shape)).reshape(1, -1) for point in x]
+        found = [self.field(p[0], p[1:].reshape(1, *self.shape) - self.center).reshape(1, -1) for p in x]
         return found[0] if len(found) == 1 else torch.cat(found)
 
 
@@ -145,7 +145,8 @@ class _Solver:
         self.own = {k: v for k, v in held.items() if k in of_samples}
         self.constraint, self.shape = function.jax(), (-1, close.shape[0])
         nodes = function.n_states // close.shape[1]
-        fields = {id(f): converted(_Flat(f, (nodes, close.shape[0])), 1 + nodes * close.shape[0]) for f in model.fields}
+        shape = nodes, close.shape[0]
+        fields = {id(f): converted(_Flat(f, shape, model.center()), 1 + nodes * close.shape[0]) for f in model.fields}
         self.fields = [fields[id(model.field(k))] for k in range(model.n_layers)]
         self._layer = jax.jit(self._of_layer, static_argnames=("tangent", "H"))
         self._projected = jax.jit(self._nearest)
@@ -186,16 +187,29 @@ class _Solver:
         return closed(z), jax.jacfwd(closed)(z)
 
     def _nearest(self, flat: Any, own: Mapping[str, Any]) -> Any:
-        """The nearest z with c(K z) = 0 (eq. 12): Newton's iteration on the constraint, linearised at each."""
+        """The nearest z with c(K z) = 0 (eq. 12): z − z0 + Aᵀ λ = 0, c = 0 with A = ∂c/∂z, by Newton's iteration, begun
+        with A as it is where z has come to."""
         import jax
         import jax.numpy as jnp
 
         def one(z0, own):
-            def step(_, z):
+            def multipliers(z):
                 c, jac = self._at(z, own)
-                return z0 - jac.T @ jnp.linalg.solve(jac @ jac.T, c + jac @ (z0 - z))
+                return jac, jnp.linalg.solve(jac @ jac.T, c + jac @ (z0 - z))
 
-            return jax.lax.fori_loop(0, _ITERATIONS, step, z0)
+            def first(_, z):
+                jac, lam = multipliers(z)
+                return z0 - jac.T @ lam
+
+            def rest(u):
+                z, lam = u[: z0.size], u[z0.size :]
+                c, jac = self._at(z, own)
+                return jnp.concatenate([z - z0 + jac.T @ lam, c])
+
+            z = jax.lax.fori_loop(0, _FIRST, first, z0)
+            u = jnp.concatenate([z, multipliers(z)[1]])
+            u = jax.lax.fori_loop(0, _ITERATIONS, lambda _, u: u - jnp.linalg.solve(jax.jacfwd(rest)(u), rest(u)), u)
+            return u[: z0.size]
 
         return jax.vmap(one)(flat, own)
 

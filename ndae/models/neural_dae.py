@@ -35,6 +35,10 @@ class NeuralDAE(nn.Module):
     gradients by the adjoint equation. `initial_step`: the length of a layer to begin with. `open`, `close`: maps of
     one's own instead of two LinearMaps, modules with `matrix()` and `orthonormal` such as FixedMap; give both.
 
+    `sizes`: of the features, such as (1.0, 350.0), where they are unlike: states are measured in them, inside and by
+    projections, which then move each quantity by what is small for it, and in the loss of `fit`. Where they are left
+    out, `fit` takes sizes and centres from the data if these are unlike (`scale_by`).
+
     States may be arrays or lists, which become tensors in the precision and on the device of the parameters. A sample
     that is not finite gives one that is not, and touches no other.
 
@@ -46,6 +50,8 @@ class NeuralDAE(nn.Module):
     open: NodeMap
     close: NodeMap
     _depth: Tensor
+    input_size: Tensor
+    input_center: Tensor
 
     def __init__(
         self,
@@ -65,6 +71,7 @@ class NeuralDAE(nn.Module):
         rtol: float = 1e-5,
         atol: float = 1e-6,
         initial_step: float = 0.05,
+        sizes: Any = None,
     ):
         super().__init__()
         constraint = compiled(constraint)
@@ -90,6 +97,43 @@ class NeuralDAE(nn.Module):
                     raise ValueError(f"the map {name!r} has a matrix of shape {found}, expected {(latent, n)}")
         self.log_step = nn.Parameter(torch.full((self.n_layers,), float(initial_step)).log())
         self.register_buffer("_depth", torch.tensor([0.0, 1.0]), persistent=False)
+        self.register_buffer("input_size", torch.ones(features))
+        self.register_buffer("input_center", torch.zeros(features))
+        self.scaled = False
+        self.register_load_state_dict_post_hook(_look_again)
+        if sizes is not None:
+            self.scale_by(sizes)
+
+    def scale_by(self, sizes: Any, centers: Any = 0.0) -> None:
+        """Measure features in `sizes` (features,), positive, and have the fields see them from `centers` (features,).
+
+        z(0) = K_o (x / sizes) and y = sizes · (K_c z) then, so that the nearest state is so in these units. Raises
+        ValueError for sizes that are not positive and finite.
+        """
+        for name, given in (("input_size", sizes), ("input_center", centers)):
+            found = torch.as_tensor(given, dtype=torch.float64)
+            if not bool(found.isfinite().all()) or (name == "input_size" and not bool((found > 0).all())):
+                raise ValueError(f"{name.replace('input_', '')}s={given!r}: expected {self.features} finite numbers")
+            getattr(self, name).copy_(found)
+        _look_again(self, None)
+
+    @property
+    def output_sizes(self) -> Tensor | None:
+        """Units (dim,) in which `fit` counts errors, None for the data's own."""
+        return self.input_size[: self.dim] if self.scaled else None
+
+    def opened(self, x: Features) -> Latent:
+        """z(0), of states."""
+        return (x / self.input_size if self.scaled else x) @ self.open.matrix().mT
+
+    def closing(self) -> Tensor:
+        """The matrix K_cᵀ (latent, dim) of this forward pass, with the sizes of the quantities."""
+        matrix = self.close.matrix()
+        return matrix if self.output_sizes is None else matrix * self.output_sizes
+
+    def center(self) -> Tensor | None:
+        """What is subtracted of z before fields see it, (1, latent), None for nothing."""
+        return self.opened(self.input_center[None]) if self.scaled else None
 
     def field(self, layer: int) -> nn.Module:
         """The vector field of a layer."""
@@ -108,13 +152,14 @@ class NeuralDAE(nn.Module):
         for each of them, say, c(y) = energy(y) - E. `fit` takes them as the third part of its data.
         """
         self._check(x)
-        close = self.close.matrix()
         given = self._of_samples(x, parameters)
-        manifold = Manifold(self.constraint, close, self.close.orthonormal, parameters=given)
-        z: Latent = x @ self.open.matrix().mT
+        manifold = Manifold(
+            self.constraint, self.closing(), self.close.orthonormal, sizes=self.output_sizes, parameters=given
+        )
+        z, center = self.opened(x), self.center()
         steps = self.log_step.exp()
         for layer in range(self.n_layers):
-            z = self._layer(layer, z, steps[layer], manifold)
+            z = self._layer(layer, z, steps[layer], manifold, center)
             if self.method.projects_layers:
                 manifold.record(z)
             z = self.method.after_layer(z, manifold)
@@ -144,12 +189,13 @@ class NeuralDAE(nn.Module):
                 )
         return found
 
-    def _layer(self, layer: int, z: Latent, step: Tensor, manifold: Manifold) -> Latent:
-        flow = _Flow(self.field(layer), self.method, manifold, step, float(layer))
+    def _layer(self, layer: int, z: Latent, step: Tensor, manifold: Manifold, center: Tensor | None) -> Latent:
+        flow = _Flow(self.field(layer), self.method, manifold, step, float(layer), center)
         options = {"integrator": self.integrator, "rtol": self.rtol, "atol": self.atol}
         if self.adjoint:
             # What the layer depends on beside the field's own weights, some of it computed in this forward pass.
             depends = [*flow.parameters(), *self.constraint.parameters(), step, manifold.close_weight]
+            depends += [] if center is None else [center]
             options |= {"adjoint": True, "adjoint_parameters": [p for p in depends if p.requires_grad]}
         return integrate(flow, z, self._depth, throw=self.integrator in ADAPTIVE, **options)[..., -1, :]
 
@@ -166,14 +212,27 @@ class NeuralDAE(nn.Module):
 class _Flow(nn.Module):
     """One layer as a vector field over unit depth: `dz/ds = h (σ(τ, z) + …)`, `τ = layer + s`."""
 
-    def __init__(self, field: nn.Module, method: Method, manifold: Manifold, step: Tensor, layer: float):
+    def __init__(
+        self,
+        field: nn.Module,
+        method: Method,
+        manifold: Manifold,
+        step: Tensor,
+        layer: float,
+        center: Tensor | None,
+    ):
         super().__init__()
         self.network = field
-        self.method, self.manifold, self.step, self.layer = method, manifold, step, layer
+        self.method, self.manifold, self.step, self.layer, self.center = method, manifold, step, layer, center
 
     def forward(self, s: Tensor, z: Latent) -> Latent:
-        velocity = self.network(self.layer + s, z)
+        velocity = self.network(self.layer + s, z if self.center is None else z - self.center)
         return self.step * self.method.field(velocity, z, self.manifold)
+
+
+def _look_again(model: NeuralDAE, _: Any) -> None:
+    """Whether its features are measured in units of their own."""
+    model.scaled = bool((model.input_size != 1).any()) or bool(model.input_center.any())
 
 
 def _by_layer(field: Any, n_layers: int | None) -> tuple[nn.ModuleList, int]:

@@ -137,10 +137,9 @@ def _put(model: nn.Module, weights: Mapping[str, torch.Tensor], name: str) -> No
         model.to(floating)
     both = model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
     held = {key: tensor for pairs in both for key, tensor in pairs}
-    with torch.no_grad():
-        for key, weight in weights.items():
-            held[key].data = held[key].data.to(weight.dtype)
-            held[key].copy_(weight)
+    for key, weight in weights.items():
+        held[key].data = held[key].data.to(weight.dtype)
+    model.load_state_dict(dict(weights))
 
 
 def _check_same(model: nn.Module, read: nn.Module) -> None:

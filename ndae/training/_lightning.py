@@ -104,7 +104,7 @@ class Regression(LightningModule):
             error.add_note(f"in training, {when}")
             raise
         check_output(prediction.y, target)
-        loss = loss_of(self._own_loss, prediction, target)
+        loss = loss_of(self.model, self._own_loss, prediction, target)
         self.loss = loss.item()
         if not math.isfinite(self.loss):
             cause = self._broken_weights()

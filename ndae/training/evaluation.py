@@ -25,9 +25,10 @@ class ProjectionSummary:
 class Evaluation:
     """Errors of a model's output over a data set, in the data's unit.
 
-    `mae`: mean over samples and bodies of `|y − target|₂`. `violation_mean`, `violation_max`: mean and largest `|c(y)|`
-    of the output as a user gets it, nan for a model without constraint. `projections` is None where none was made.
-    `errors` (samples,): the mean over bodies of each sample, in the order of the data, where it was asked for.
+    `mae`: mean over samples and bodies of `|y − target|₂`, of a model with `output_sizes` in these. `violation_mean`,
+    `violation_max`: mean and largest `|c(y)|` of the output as a user gets it, nan for a model without constraint.
+    `projections` is None where none was made. `errors` (samples,): the mean over bodies of each sample, in the order of
+    the data, where it was asked for.
     """
 
     mae: float
@@ -61,7 +62,7 @@ class Tally:
     """Sums errors and violations over batches in float64, on the data's device, without waiting for it."""
 
     def __init__(self, model: nn.Module, each: bool = False):
-        self.constraint = getattr(model, "constraint", None)
+        self.constraint, self.unit = getattr(model, "constraint", None), getattr(model, "output_sizes", None)
         self.each: list[Tensor] | None = [] if each else None
         self.samples = self.bodies = self.residuals = self.projected = 0
         self.error = self.violation = self.worst = self.iterations = self.longest = self.unconverged = 0.0
@@ -69,7 +70,8 @@ class Tally:
     def add(self, prediction: Any, target: Tensor) -> Tensor:
         """Count a batch in; return its errors per body `(batch, nodes)`."""
         y = prediction.y.detach()
-        errors = torch.linalg.vector_norm(y - target, dim=-1)
+        off = y - target if self.unit is None else (y - target) / self.unit
+        errors = torch.linalg.vector_norm(off, dim=-1)
         self.samples += len(y)
         self.bodies += errors.numel()
         self.error = self.error + errors.sum(dtype=torch.float64)

@@ -35,6 +35,7 @@ from ndae.training.loaders import Batches, LoadedBatches, recordings_of
 from ndae.training.losses import Loss, checked_loss
 from ndae.training.optimizers import lbfgs
 from ndae.training.recordings import RecordingFit, Windows
+from ndae.training.scaling import scale_by_data
 from ndae.training.schedules import Plateau, checked_schedule, factor
 from ndae.training.taking_part import check_taking_part
 
@@ -135,6 +136,9 @@ def fit(
     training in `out` the error names what differs. A line on stderr says from which epoch a training goes on; what is
     finished is evaluated again. With `resume=False` what `out` holds of an earlier training is removed first.
 
+    A NeuralDAE whose features are of unlike size, or far from zero beside their changes (by more than 30), gets sizes
+    and centres from the training inputs, says so in a line, and has its errors counted in these sizes.
+
     How far inputs and targets are from the constraint is measured first, is in the result and the checkpoints' history,
     and warned of where predictions are held on the constraint and could not follow the data.
 
@@ -168,6 +172,7 @@ def fit(
     )  # fmt: skip
     samples, loader = _data(model, train, "training", plan)
     checks, _ = _data(model, validation, "validation", plan)
+    scale_by_data(model, samples)
     identity = Identity.of(model, samples, checks, optimizer, plan.numbers(reference_tensor(model).dtype))
 
     folder = _folder(out)

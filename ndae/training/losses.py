@@ -14,12 +14,18 @@ def half_squares(y: Tensor, target: Tensor) -> Tensor:
     return (y - target).square().flatten(1).sum(1) / 2
 
 
-def loss_of(loss: Loss | None, prediction: Any, target: Tensor) -> Tensor:
+def in_units(model: Any, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Predictions and targets in the sizes of their quantities, of a model that measures them so."""
+    unit = getattr(model, "output_sizes", None)
+    return (y, target) if unit is None else (y / unit, target / unit)
+
+
+def loss_of(model: Any, loss: Loss | None, prediction: Any, target: Tensor) -> Tensor:
     """The loss that a batch has: the mean over its samples and the prediction's regularisation.
 
     Raises ValueError for a loss that is neither a number nor one number a sample.
     """
-    each = half_squares(prediction.y, target) if loss is None else loss(prediction.y, target)
+    each = (loss or half_squares)(*in_units(model, prediction.y, target))
     if not isinstance(each, Tensor) or not (each.ndim == 0 or each.shape == target.shape[:1]):
         found = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
         raise ValueError(

@@ -63,7 +63,7 @@ def check_taking_part(model: nn.Module, data: Data, loss: Loss | None = None) ->
 
 def _loss(model: nn.Module, data: Data, loss: Loss | None) -> Tensor:
     with torch.enable_grad():
-        return loss_of(loss, predict(model, data.inputs, data.conditions), data.targets)
+        return loss_of(model, loss, predict(model, data.inputs, data.conditions), data.targets)
 
 
 def _leaves(loss: Tensor) -> dict[int, Tensor]:

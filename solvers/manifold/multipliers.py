@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ndae.solvers._types import Flag, PerSample, Residual, State
 from ndae.solvers.errors import ROUNDINGS
-from ndae.solvers.manifold.closing import close, lift
+from ndae.solvers.manifold.closing import close, inverse_metric, lift
 from ndae.solvers.manifold.gram import apply_metric, solve_gram
 from ndae.solvers.manifold.linearisation import Problem
 from ndae.solvers.solution import SolveError
@@ -23,16 +23,18 @@ def tangent_latent(
     close_weight: Float[Tensor, "latent dim"],
     *,
     orthonormal: bool = False,
+    sizes: Tensor | None = None,
     t: Time = None,
     parameters: Mapping | None = None,
 ) -> Float[Tensor, "*batch n_points latent"]:
     """σ - Kᵀ Jᵀ λ with (J K Kᵀ Jᵀ) λ = J K σ + ∂c/∂t: the part of a latent field σ that keeps c(K z) as it is.
 
     The multiplier DAE of eq. (6), z' = σ - Kᵀ Jᵀ λ with c(K z, t) = 0, in its index-1 form: λ makes d/dt c(K z, t) = 0.
-    K = `close_weight`ᵀ closes each point, y = K z; `orthonormal=True` takes K Kᵀ = I on the caller's word.
+    K = `close_weight`ᵀ closes each point, y = K z; `orthonormal=True` takes K Kᵀ = I on the caller's
+    word, with `sizes` s (dim,) K Kᵀ = diag(s²).
     Differentiable with respect to all inputs.
     """
-    metric = None if orthonormal else (close_weight.mT @ close_weight).expand(z.shape[-2], -1, -1)
+    metric = inverse_metric(constraint, close_weight, z.shape[-2], orthonormal, sizes)
     y, v = (close(x, close_weight).flatten(-2) for x in (z, velocity))
     at = Problem.of(constraint, y, t, parameters, metric).linearise_start()
     rate = at.jacobian(v.reshape(at.y.shape))

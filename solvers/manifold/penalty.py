@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ndae.solvers._types import AnyState, State
-from ndae.solvers.manifold.closing import close, lift
+from ndae.solvers.manifold.closing import close, inverse_metric, lift
 from ndae.solvers.manifold.gram import apply_metric
 from ndae.solvers.manifold.linearisation import Problem
 from ndae.solvers.tensors import as_states, compiled_at
@@ -46,21 +46,20 @@ def stabilisation_latent(
     H: str = "identity",
     *,
     orthonormal: bool = False,
+    sizes: Tensor | None = None,
     t: float | Tensor | None = None,
     parameters: Mapping | None = None,
 ) -> Float[Tensor, "*batch n_points latent"]:
     """-γ Kᵀ Jᵀ H c(K z): eq. (14) through the closing map y = K z of each point, K = `close_weight`ᵀ.
 
-    With H = "gram" the matrix is (J K Kᵀ Jᵀ)⁻¹; `orthonormal=True` takes K Kᵀ = I on the caller's word. The rest is as
-    in `stabilisation`.
+    With H = "gram" the matrix is (J K Kᵀ Jᵀ)⁻¹; `orthonormal=True` takes K Kᵀ = I on the caller's word, with `sizes`
+    s (dim,) K Kᵀ = diag(s²). The rest is as in `stabilisation`.
     """
     constraint = compiled_at(constraint, z)
     if H == "identity" and not _others_learn(constraint, gamma, t, parameters):
         with contextlib.suppress(RuntimeError):  # forward mode and torch.func differentiate operations alone
             return _LatentPenalty.apply(constraint, z, close_weight, float(gamma), t, parameters)
-    metric = None
-    if H == "gram" and not orthonormal:
-        metric = (close_weight.mT @ close_weight).expand(z.shape[-2], -1, -1)
+    metric = inverse_metric(constraint, close_weight, z.shape[-2], orthonormal, sizes) if H == "gram" else None
     y = close(z, close_weight)
     pull = _pull(constraint, y.flatten(-2), H, metric, t, parameters)
     return -gamma * lift(pull.reshape(y.shape), close_weight)

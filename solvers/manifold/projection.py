@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ndae.solvers._types import AnyState, Count, Flag, PerSample, Residual, State
 from ndae.solvers.errors import ProjectionError
-from ndae.solvers.manifold.closing import close, lift
+from ndae.solvers.manifold.closing import close, inverse_metric, lift
 from ndae.solvers.manifold.implicit_gradient import nearest_point
 from ndae.solvers.manifold.instances import separate
 from ndae.solvers.manifold.iterations import Iteration, Newton, Outcome, SteepestDescent, iterate
@@ -118,6 +118,7 @@ def project_latent(
     close_weight: Float[Tensor, "latent dim"],
     *,
     orthonormal: bool = False,
+    sizes: Tensor | None = None,
     solver: str = "newton",
     tol: float | None = None,
     rtol: float | None = None,
@@ -132,7 +133,8 @@ def project_latent(
 
     K = `close_weight`ᵀ, so that y = z @ close_weight, of shape (..., n_points, dim). The nearest point is
     z + Kᵀ A⁻¹ (P_A(K z) - K z), where P_A is `project` with A = K Kᵀ for every point, eq. (7) to (10).
-    `orthonormal=True` takes A = I on the caller's word. Else K must have full row rank, or ValueError is raised.
+    `orthonormal=True` takes A = I on the caller's word, with `sizes` s (dim,) A = diag(s²). Else K must have full row
+    rank, or ValueError is raised.
     Other arguments, errors and the outcome are those of `project`.
     """
     constraint = compiled_at(constraint, z)
@@ -153,6 +155,8 @@ def project_latent(
                 "columns must be linearly independent"
             )
         metric = gram.expand(constraint.n_points, dim, dim)
+    elif sizes is not None:
+        gram, metric = torch.diag(sizes**2), inverse_metric(constraint, close_weight, z.shape[-2], True, sizes)
     options = _options(constraint, y, solver, tol, rtol, max_iterations, backward, step_size)
     projection = _project(constraint, y, options, metric, t, parameters, throw)
     move = (projection.y - y).unflatten(-1, (-1, dim))

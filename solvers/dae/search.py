@@ -44,7 +44,7 @@ class _Search:
         self.parameters = at_index(parameters, ())
         check_asked(self.reduced, self.t0, self.t0, self.parameters)
         y, w, named = read_given(system, given)
-        y_guess, w_guess, _ = (y * np.nan, w * np.nan, []) if guess is None else read_given(system, guess)
+        y_guess, w_guess, _ = (y * np.nan, w * np.nan, []) if guess is None else read_given(system, guess, "guess")
         for what, values in (("start", y), ("guess", y_guess)):
             if values.ndim != 1:
                 raise ValueError(f"the {what} has batch shape {values.shape[:-1]}; give one at a time")

@@ -23,7 +23,7 @@ from ndae.solvers.arguments import (
     refuse_functions,
 )
 from ndae.solvers.dae.algebraic import leading_at_start
-from ndae.solvers.dae.describe import absolute_tolerances
+from ndae.solvers.dae.describe import DRIFTS, REDUNDANT, absolute_tolerances
 from ndae.solvers.dae.formulations import formulation_named
 from ndae.solvers.dae.left_out import needed, not_written
 from ndae.solvers.dae.left_out_jax import fill_in
@@ -69,6 +69,7 @@ REASONS = (
     f"conditions on time change more than {MAX_CHANGES} times: solve shorter spans, one after the other",
     "a constraint jumps where an input of time does, so its variables would have to; solve_dae says which and when",
     "a table is asked outside of its times; solve_dae says which",
+    "an equation that was taken as redundant no longer holds with the others; solve_dae says which",
 )
 
 
@@ -268,18 +269,22 @@ def flow(
         states = jnp.where(saved[:, None], jnp.concatenate([state[None], states]), state)
         rows = jax.vmap(motion.describe, in_axes=(0, 0, None))(times, states, parameters)
         solved = jnp.all(jnp.isfinite(rows["w"]), axis=-1)
+        held = jnp.ones(ts.size, bool)
+        if motion.reduced.redundant and start_tol is not None:
+            held = jax.vmap(lambda t, y: _follows(motion, t, y, parameters))(times, rows["y"])
         x = jax.vmap(motion.functions.states, in_axes=(0, 0, 0, None))(rows["y"], rows["w"], times, parameters)
-        reached = jnp.logical_and.accumulate(saved & solved)
+        reached = jnp.logical_and.accumulate(saved & solved & held)
         x, y, w = (_marked(reached[:, None], value, inputs) for value in (x, rows["y"], rows["w"]))
         status = jnp.select(
             [
                 bad_start != _SUCCESS,
                 ~jnp.all(solved | ~saved),
+                ~jnp.all(held | ~saved),
                 out.result == RESULTS.successful,
                 out.result == RESULTS.max_steps_reached,
                 out.result == RESULTS.dt_min_reached,
             ],
-            [bad_start, 9, _SUCCESS, 6, 7],
+            [bad_start, 9, 13, _SUCCESS, 6, 7],
             8,
         )
         status = jnp.asarray(status, jnp.int64)
@@ -348,13 +353,24 @@ def _across(motion: ReducedMotion, jumps: Jumps, t: Any, state: Array, parameter
 
 
 def _is_consistent(motion: ReducedMotion, t: Any, y: Array, parameters: Any, tol: float) -> Bool[Array, ""]:
-    """Whether C(y, t) = 0 within `tol`, as ndae.solvers.dae.start.check_constraints means it."""
-    if not motion.reduced.constraints:
-        return jnp.asarray(True)
-    residual = jnp.abs(motion.functions.constraints(y, t, parameters))
-    jacobian = jnp.abs(motion.functions.constraints_jacobian(y, t, parameters))
-    allowed = tol * jnp.max(jacobian * jnp.maximum(1.0, jnp.abs(y)), axis=-1)
-    return jnp.all(residual <= jnp.maximum(allowed, np.finfo(float).tiny))
+    """Whether C(y, t) = 0 and redundant equations hold within `tol`, as check_constraints of the start means it."""
+    return (_off("constraints", motion, t, y, parameters) <= tol) & (_off("redundant", motion, t, y, parameters) <= tol)
+
+
+def _follows(motion: ReducedMotion, t: Any, y: Array, parameters: Any) -> Bool[Array, ""]:
+    """Whether redundant equations hold as well as the others do."""
+    t, y, parameters = jax.lax.stop_gradient((t, y, parameters))
+    drift = _off("constraints", motion, t, y, parameters)
+    return _off("redundant", motion, t, y, parameters) <= REDUNDANT + DRIFTS * drift
+
+
+def _off(kind: str, motion: ReducedMotion, t: Any, y: Array, parameters: Any) -> Array:
+    """By how much one state, relative above 1, would have to change to make up for residuals of a kind, at least."""
+    if not getattr(motion.reduced, kind):
+        return jnp.asarray(0.0)
+    residual, jacobian = getattr(motion.functions, kind), getattr(motion.functions, f"{kind}_jacobian")
+    by_state = jnp.max(jnp.abs(jacobian(y, t, parameters)) * jnp.maximum(1.0, jnp.abs(y)), axis=-1)
+    return jnp.max(jnp.abs(residual(y, t, parameters)) / jnp.maximum(by_state, np.finfo(float).tiny))
 
 
 @jax.custom_jvp

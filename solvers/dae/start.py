@@ -271,24 +271,48 @@ def _check_filled_in(system: Any, free: Any, t0: float, index: tuple[int, ...] =
 
 
 def check_constraints(reduced: Any, y: np.ndarray, t0: float, parameters: Any, tol: float, index: tuple = ()) -> None:
-    """Raises ValueError, naming level and equation, unless C(y, t0) = 0 within `tol`."""
+    """Raises ValueError, naming level and equation, unless C(y, t0) = 0 within `tol`, and redundant equations hold."""
     if not reduced.constraints:
         return
     functions = reduced.numpy()
-    residual = np.abs(functions.constraints(y, t0, parameters))
-    jacobian = np.abs(functions.constraints_jacobian(y, t0, parameters))
-    allowed = tol * np.max(jacobian * np.maximum(1.0, np.abs(y)), axis=-1)
-    excess = np.nan_to_num(residual / np.maximum(allowed, np.finfo(float).tiny), nan=np.inf)
-    if np.max(excess) <= 1:
-        return
-    level = min(reduced.constraint_of[row][1] for row in np.flatnonzero(excess > 1))  # others may follow from it
-    row = max((r for r, (_, k) in enumerate(reduced.constraint_of) if k == level), key=lambda r: excess[r])
-    raise ValueError(
-        f"the start{of_sample(index)} of {reduced.system.name!r} is inconsistent at level {level}: "
-        f"{_constraint(reduced, row)} is {residual[row]:.3g} at t = {t0:g}, more than start_tol = {tol:g} of the "
-        "states allows; write `start = consistent_initial_condition(system, start)` first, with keep=[...] for what "
-        "must stay"
-    )
+    residual = functions.constraints(y, t0, parameters)
+    excess = np.nan_to_num(in_states(residual, functions.constraints_jacobian(y, t0, parameters), y) / tol, nan=np.inf)
+    if np.max(excess) > 1:
+        level = min(reduced.constraint_of[row][1] for row in np.flatnonzero(excess > 1))  # others may follow from it
+        row = max((r for r, (_, k) in enumerate(reduced.constraint_of) if k == level), key=lambda r: excess[r])
+        raise ValueError(
+            f"the start{of_sample(index)} of {reduced.system.name!r} is inconsistent at level {level}: "
+            f"{_constraint(reduced, row)} is {abs(residual[row]):.3g} at t = {t0:g}, more than start_tol = {tol:g} of "
+            "the states allows; write `start = consistent_initial_condition(system, start)` first, with keep=[...] for "
+            "what must stay"
+        )
+    number, off = redundant_excess(reduced, y, t0, parameters)
+    if off > tol:
+        raise ValueError(
+            f"the start{of_sample(index)} of {reduced.system.name!r} violates {redundant_name(reduced, number)} by "
+            f"{off:.3g} of the states at t = {t0:g}: with these values it contradicts the others, or the start is on "
+            "another branch of theirs"
+        )
+
+
+def redundant_excess(reduced: Any, y: np.ndarray, t: float, parameters: Any) -> tuple[int, float]:
+    """The redundant equation that holds worst at y (N,), and how far the states are off it, relatively above 1."""
+    if not reduced.redundant:
+        return 0, 0.0
+    functions = reduced.numpy()
+    off = in_states(functions.redundant(y, t, parameters), functions.redundant_jacobian(y, t, parameters), y)
+    off = np.nan_to_num(off, nan=np.inf)
+    return list(reduced.redundant)[int(np.argmax(off))], float(np.max(off))
+
+
+def redundant_name(reduced: Any, number: int) -> str:
+    return f"equation {number} (0 = {shortened(reduced.redundant[number], 80)}), which was taken as redundant,"
+
+
+def in_states(residual: np.ndarray, jacobian: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """By how much one state, relative above 1, would have to change to make up for each residual, at least."""
+    by_state = np.max(np.abs(jacobian) * np.maximum(1.0, np.abs(y)), axis=-1, initial=0.0)
+    return np.abs(residual) / np.maximum(by_state, np.finfo(float).tiny)
 
 
 def check_unmoved(system: System, start: ConsistentStart, t0: float, tol: float, index: tuple[int, ...] = ()) -> None:

@@ -47,6 +47,8 @@ class ReducedEquations(Recomputed):
     time: sp.Symbol | None = None
     parameters: Mapping[sp.Symbol, float | None] = field(default_factory=dict)
     origins: tuple[tuple[int, ...], ...] = ()  # (n,): the user's equations that f_i was made of
+    redundant: Mapping[int, sp.Expr] = field(default_factory=dict)  # the user's equations that follow from C, over y
+    least_norm: tuple[sp.Symbol, ...] = ()  # the multipliers that these leave open, the least in the sum of squares
 
     @kept
     def shared(self) -> dict[Any, Any]:
@@ -88,6 +90,10 @@ class ReducedEquations(Recomputed):
             lines += ["", "constraints" if level == 0 else f"hidden constraints, differentiated {level} x"]
             rows = [m for m, (_, k) in enumerate(self.constraint_of) if k == level]
             lines += lines_of(["0 = "] * len(rows), [self.constraints[m] for m in rows])
+        if self.redundant:
+            lines += ["", "redundant equations, which follow from the constraints and are checked"]
+            lines += lines_of([f"{i:>3}  0 = " for i in self.redundant], list(self.redundant.values()))
+            lines.append(f"  of the multipliers that they leave open, {listed(self.least_norm)}, those of least norm")
         lines += ["", "leading equations, with how often each was differentiated"]
         lines += lines_of([f"{c} x  0 = " for c in self.differentiations], self.equations)
         return "\n".join(lines) + "\n"

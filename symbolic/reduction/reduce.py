@@ -52,7 +52,10 @@ def reduce_index(system: Equations) -> ReducedSystem:
     """
     _check_counts(system)
     if system.redundant is not None:
-        found = without_redundant(system)
+        try:
+            found = without_redundant(system)
+        except StructureError:
+            found = without_redundant(system, _sizes(system))
         if found is not None:
             return _of_whole(system, found, _reduced_at_sizes(found.equations))
     return _reduced_at_sizes(system)
@@ -278,7 +281,8 @@ def _singular_structure(system, chains: Chains, rows, over, under) -> StructureE
         parts.append(
             f"too many equations for the unknowns {_listed(unknowns)}: {_equations(system, origins)}{combined}"
             if inside
-            else f"without any unknown: {_equations(system, origins)}{combined}"
+            else f"without any unknown: {_equations(system, origins)}{combined}; leave out constraints that follow from "
+            'others, or accept them by System(..., redundant="least-norm")'
         )
     if under:
         parts.append(f"too few equations for the unknowns {_listed(names)}")

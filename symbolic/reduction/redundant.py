@@ -1,6 +1,6 @@
 """Constraints that follow from others: left out on request, with the least of the multipliers that they leave open."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ _ASIDE = 1e-2  # of a variable: how far to the side of a point it is asked wheth
 _RANK = 1e-8  # of entries of size one, where points are roots that Newton's method found
 _FOLLOWS = 1e-9  # of the magnitudes that were added in a constraint
 _ARRIVED = 1e-12  # of the magnitudes that were added: there a constraint holds
-_ITERATIONS = 60
+_ITERATIONS = 100
 _NEAR = 0.3  # of a variable: a point farther away may be on another branch, where it need not follow
 
 
@@ -38,16 +38,17 @@ class Independent(NamedTuple):
     origins: tuple[int | None, ...]  # of each equation, the user's number
 
 
-def without_redundant(system: Equations) -> Independent | None:
+def without_redundant(system: Equations, sizes: Mapping[sp.Symbol, float] = {}) -> Independent | None:
     """The system without the constraints that follow from others; None where there are none.
 
     Constraints are equations that contain no leading unknown. Of those, and of their derivatives that are constraints
-    too, points are sought where all hold; gradients that depend on others there, at all such points, show candidates,
-    and those that vanish beside the points as well, wherever the others hold, are redundant. What holds at the default
-    values of parameters alone is so too: solves check it. Raises StructureError where no point is found, and where
-    the unknowns that are left open aren't multipliers, linear in equations whose coefficients are free of them.
+    too, points are sought where all hold, from values of `sizes`; gradients that depend on others there, at all such
+    points, show candidates, and those that vanish beside the points as well, wherever the others hold, are redundant.
+    What holds at the default values of parameters alone is so too: solves check it. Raises StructureError where no
+    point is found, and where the unknowns that are left open aren't multipliers, linear in equations whose coefficients
+    are free of them.
     """
-    chains, rows = eliminate_aliases(system)
+    chains, rows = eliminate_aliases(system, (), sizes)
     signatures = [chains.signature(row.expression) for row in rows]
     top: dict[int, int] = {}
     for signature in signatures:
@@ -135,7 +136,7 @@ def _move_onto(points: RandomPoints, equations: Sequence[sp.Expr], symbols: Sequ
         step = np.einsum("pkj,pk->pj", right, along)
         new = linearised(x - units * step)
         better = np.linalg.norm(new[0] / rows, axis=1) < size
-        damping = np.where(better, np.maximum(damping / 4, 1e-3), damping * 4)
+        damping = np.where(better, np.maximum(damping / 4, 1e-9), damping * 4)
         x = np.where(better[:, None], x - units * step, x)
         residual, scales, jacobian = (
             np.where(better.reshape(-1, *[1] * (b.ndim - 1)), b, a)
@@ -211,14 +212,12 @@ def _follow(system: Equations, chains: Chains, kept, left: Sequence[sp.Expr], sy
     """Whether `left` vanish beside the points too, where the others hold."""
     random, aside = np.random.default_rng(6), _Points(system.parameters, vary=False, seed=5, size=chains.size)
     aside.update(points)
+    sizes = {s: np.nanmedian(np.abs(points[s])) or chains.size(s) for s in symbols}
     for s in symbols:
-        size = np.abs(points[s]) + 0.1 * chains.size(s)
-        aside[s] = points[s] + _ASIDE * size * random.uniform(-1, 1, points.n_points)
+        aside[s] = points[s] + _ASIDE * (np.abs(points[s]) + sizes[s]) * random.uniform(-1, 1, points.n_points)
     with np.errstate(all="ignore"):
         _move_onto(aside, kept, symbols)
-        near = np.all(
-            [np.abs(aside[s] - points[s]) <= _NEAR * (np.abs(points[s]) + chains.size(s)) for s in symbols], axis=0
-        )
+        near = np.all([np.abs(aside[s] - points[s]) <= _NEAR * (np.abs(points[s]) + sizes[s]) for s in symbols], axis=0)
         values, scales = Evaluator(aside, aside.n_points)(left)
     near &= np.isfinite(values).all(axis=0)
     return bool(near.any() and (np.abs(values) <= _FOLLOWS * scales)[:, near].all())

@@ -96,6 +96,9 @@ def solve(
     Each of a batch is solved with its own steps (in torch they share them, IDA and Radau take one start). A system of
     points is solved by the structure of its constraint, where `by` and `method` can; else by its equations.
 
+    A single solve by `by` of JAX that stops where constraints lose rank at one instant, such as a four-bar that lies
+    flat, goes on behind it where the motion is smooth, with a warning.
+
     Returns a Solution of all states, with residuals of all levels and invariants at every output time. Raises
     ValueError for a bad argument or an inconsistent start, MissingExtraError where another maker's solver is not
     installed, and SolveError when a solve stops early; with `throw=False` the reason is in `solution.result`, and the

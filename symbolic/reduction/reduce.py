@@ -281,8 +281,8 @@ def _singular_structure(system, chains: Chains, rows, over, under) -> StructureE
         parts.append(
             f"too many equations for the unknowns {_listed(unknowns)}: {_equations(system, origins)}{combined}"
             if inside
-            else f"without any unknown: {_equations(system, origins)}{combined}; leave out constraints that follow from "
-            'others, or accept them by System(..., redundant="least-norm")'
+            else f"without any unknown: {_equations(system, origins)}{combined}; leave out constraints that follow "
+            'from others, or accept them by System(..., redundant="least-norm")'
         )
     if under:
         parts.append(f"too few equations for the unknowns {_listed(names)}")

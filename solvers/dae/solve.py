@@ -79,11 +79,11 @@ def solve_dae(
     - `progress(fraction, text)`: called now and then while it runs.
 
     Each of a batch is solved with its own steps. A single solve that stops where constraints lose rank at one instant
-    goes on behind it where the motion is smooth (ndae.solvers.dae.crossing), with a warning. Returns a Solution of all states, with the residuals of all levels and
-    the invariants at every output time. Raises ValueError for a bad argument or an inconsistent start, and
-    SolveError when a solve stops early; with `throw=False` the reason is in `solution.result`, and the outputs
-    end where the last solve stopped. A start that is inconsistent, also one of a batch, is then a result too: its
-    reason, `n_reached` 0 and NaN, while the others are solved.
+    goes on behind it where the motion is smooth (ndae.solvers.dae.crossing), with a warning. Returns a Solution of all
+    states, with the residuals of all levels and the invariants at every output time. Raises ValueError for a bad
+    argument or an inconsistent start, and SolveError when a solve stops early; with `throw=False` the reason is in
+    `solution.result`, and the outputs end where the last solve stopped. A start that is inconsistent, also one of a
+    batch, is then a result too: its reason, `n_reached` 0 and NaN, while the others are solved.
     """
     check_system(system)
     ts = output_times(ts)

@@ -159,7 +159,9 @@ def _kernel(
     reduced: Any, formulation: Formulation, integrator: str, batched: bool, batched_parameters: tuple[str, ...]
 ) -> ReferenceKernel:
     motion, name = _Steps(reduced, formulation), reduced.system.name
-    return ReferenceKernel(motion, integrator, batched, batched_parameters, max_norm, name, motion.jacobians)
+    recipe = reduced.recipe()
+    recipe = None if recipe is None else repr((recipe, formulation))
+    return ReferenceKernel(motion, integrator, batched, batched_parameters, max_norm, name, motion.jacobians, recipe)
 
 
 def _solution(system: Any, outcome: Outcome, parameters: Mapping[str, Any] | None) -> Solution:

@@ -61,7 +61,8 @@ class ReferenceKernel:
     `motion` has the methods of ConstrainedMotion: derivative(t, y, parameters), after_step(t, y, parameters, floor) and
     describe(t, y, parameters). `batched_parameters` are the names of those with one value for each of the batch, `norm`
     makes one number of the errors of all components, in units of their tolerances. `name` is what a log calls it.
-    `jacobians()` are those of implicit methods (ndae.solvers.stepping.jacobians).
+    `jacobians()` are those of implicit methods (ndae.solvers.stepping.jacobians). `recipe` is all that the motion
+    depends on beside this package, None where that can't be said (ndae.solvers.programs).
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class ReferenceKernel:
         norm: Callable[[Any], Any] = rms_norm,
         name: str = "points",
         jacobians: Callable[[], Any] = lambda: WHOLE,
+        recipe: str | None = None,
     ) -> None:
         self.motion, self._norm, self._name = motion, norm, name
         make: Any = SOLVERS[solver]
         self._make_solver = partial(make, jacobians=jacobians()) if isinstance(make, type) else make
         self._batched = batched
         self._batched_parameters = frozenset(batched_parameters)
+        self._recipe = None if recipe is None else repr((recipe, solver, batched, sorted(self._batched_parameters)))
         self._compiled: dict[tuple, Program] = {}
 
     def call(self, method: str, t: float, y: np.ndarray, parameters: Parameters, *more: Any) -> Any:
@@ -170,7 +173,8 @@ class ReferenceKernel:
         if (name, names) not in self._compiled:
             own = {key: 0 if key in self._batched_parameters else None for key in names} or None
             mapped = jax.vmap(function, in_axes=(*axes, own)) if self._batched else function
-            self._compiled[name, names] = Program(mapped, f"{name} of {self._name!r}", self._batched)
+            recipe = None if self._recipe is None else repr((self._recipe, name, names))
+            self._compiled[name, names] = Program(mapped, f"{name} of {self._name!r}", self._batched, recipe)
         return self._compiled[name, names](*arguments, parameters or None)
 
     def _flatten(self, y: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 
 import sympy as sp
 
+from ndae.symbolic.expressions.recipes import recipe_of
 from ndae.symbolic.expressions.written import lines_of
 from ndae.symbolic.forms.equations import Equations
 from ndae.symbolic.ground.kept import Recomputed, kept
@@ -54,6 +55,25 @@ class ReducedEquations(Recomputed):
     def shared(self) -> dict[Any, Any]:
         """What the functions of all backends are generated from, by name: tapes are made once."""
         return {}
+
+    def recipe(self) -> str | None:
+        """All that decides what the functions are, as text; None where tables or unknown functions stand in it."""
+        symbols = [*self.y, *self.w, *self.rates, *self.states, *self.state_rates, *self.parameters, self.time]
+        named = (*self.invariants.values(), *self.redundant.values())
+        written = recipe_of([*self.equations, *self.constraints, *named, *(s for s in symbols if s is not None)])
+        if written is None:
+            return None
+        return repr(
+            (
+                written,
+                [s is None for s in symbols],
+                [None if v is None else float(v).hex() for v in self.parameters.values()],
+                (self.index, self.differentiations, self.constraint_of, self.algebraic_equations),
+                [(b.equations, b.unknowns, b.linear) for b in self.blocks],
+                [len(part) for part in (self.y, self.equations, self.constraints, self.invariants, self.redundant)],
+                self.system.name,
+            )
+        )
 
     # -- levels ------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from ndae.solvers.arguments import (
     numbers,
 )
 from ndae.solvers.batches import at_index
-from ndae.solvers.dae.start import in_states, redundant_excess, redundant_name
+from ndae.solvers.dae.start import in_states, redundant_name
 from ndae.solvers.solution import SUCCESS, Solution
 from ndae.symbolic.ground.words import check_known
 
@@ -72,18 +72,16 @@ def _as_far_as_redundant(
     reached = np.array(np.broadcast_to(fields.get("n_reached", ts.size), batch))
     result = np.array(np.broadcast_to(fields.get("result", SUCCESS), batch), dtype=object)
     for index in np.ndindex(batch):
-        own = at_index(parameters, index)
-        for k in range(reached[index]):
-            number, off = redundant_excess(reduced, y[index][k], float(ts[k]), own)
-            point = y[index][k], float(ts[k]), own
-            drift = in_states(functions.constraints(*point), functions.constraints_jacobian(*point), y[index][k])
-            if off > REDUNDANT + DRIFTS * np.max(np.nan_to_num(drift)):
-                reached[index] = k
-                result[index] = (
-                    f"{redundant_name(reduced, number)} is off by {off:.1e} of the states at t = {ts[k]:.9g} where the "
-                    "others hold: it contradicts them, or the branch is another"
-                )
-                break
+        at, point = y[index], (y[index], ts, at_index(parameters, index))
+        off = in_states(functions.redundant(*point), functions.redundant_jacobian(*point), at)
+        drift = in_states(functions.constraints(*point), functions.constraints_jacobian(*point), at)
+        wrong = ~(off <= REDUNDANT + DRIFTS * drift.max(axis=-1, keepdims=True))
+        for k in np.flatnonzero(wrong.any(axis=-1)[: reached[index]])[:1]:
+            reached[index], worst = k, int(np.argmax(np.nan_to_num(off[k], nan=np.inf)))
+            result[index] = (
+                f"{redundant_name(reduced, list(reduced.redundant)[worst])} is off by {off[k, worst]:.1e} of the states "
+                f"at t = {ts[k]:.9g} where the others hold: it contradicts them, or the branch is another"
+            )
     return {"result": result.astype(str), "n_reached": reached} if batch else {
         "result": str(result), "n_reached": int(reached)
     }  # fmt: skip

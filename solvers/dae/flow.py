@@ -193,7 +193,8 @@ def flow(
         parameters = known.reduce().jax().with_functions(parameters)
         by_w = needed(motion.reduced, optional, np.where(guessed, 1.0, np.nan))
         result = solve(y0, w0, near, ts, parameters, tuple(optional), tuple(by_w))
-        _warn_of_roots(known, result, w0, parameters)
+        if motion.guessed.size:
+            _warn_of_roots(known, result, w0, parameters)
         if throw and not isinstance(result.status, Tracer) and result.status != _SUCCESS:
             numbers = {name: p for name, p in (parameters or {}).items() if not isinstance(p, Supplied)}
             raise _failure(known, result, start, numbers, start_tol)

@@ -311,7 +311,7 @@ def redundant_name(reduced: Any, number: int) -> str:
 
 def in_states(residual: np.ndarray, jacobian: np.ndarray, y: np.ndarray) -> np.ndarray:
     """By how much one state, relative above 1, would have to change to make up for each residual, at least."""
-    by_state = np.max(np.abs(jacobian) * np.maximum(1.0, np.abs(y)), axis=-1, initial=0.0)
+    by_state = np.max(np.abs(jacobian) * np.maximum(1.0, np.abs(y))[..., None, :], axis=-1, initial=0.0)
     return np.abs(residual) / np.maximum(by_state, np.finfo(float).tiny)
 
 

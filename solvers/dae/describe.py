@@ -78,9 +78,10 @@ def _as_far_as_redundant(
         wrong = ~(off <= REDUNDANT + DRIFTS * drift.max(axis=-1, keepdims=True))
         for k in np.flatnonzero(wrong.any(axis=-1)[: reached[index]])[:1]:
             reached[index], worst = k, int(np.argmax(np.nan_to_num(off[k], nan=np.inf)))
+            name = redundant_name(reduced, list(reduced.redundant)[worst])
             result[index] = (
-                f"{redundant_name(reduced, list(reduced.redundant)[worst])} is off by {off[k, worst]:.1e} of the states "
-                f"at t = {ts[k]:.9g} where the others hold: it contradicts them, or the branch is another"
+                f"{name} is off by {off[k, worst]:.1e} of the states at t = {ts[k]:.9g} where the others hold: it "
+                "contradicts them, or the branch is another"
             )
     return {"result": result.astype(str), "n_reached": reached} if batch else {
         "result": str(result), "n_reached": int(reached)

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.interpolate import BarycentricInterpolator, KroghInterpolator
 
 from ndae.solvers.dae.diagnosis import in_units_of, reciprocal_condition
 from ndae.solvers.solution import SUCCESS
@@ -146,7 +145,7 @@ def _attempt(
     size = np.maximum(np.abs(nodes.y).max(axis=0), np.abs(whole.rows["y"]).max(axis=0))
     size = np.maximum(size, np.abs(nodes.rates).max(axis=0) * (at - whole.ts[0])) + np.finfo(float).tiny
     off = np.maximum(np.abs(y - coarse), np.abs(projected - y)) / size
-    guess = BarycentricInterpolator(nodes.ts - at, nodes.w)(half)
+    guess = _interpolated(nodes, there)
     with np.errstate(all="ignore"):
         w, solved = reduced.numpy().solve_leading(projected, there, parameters, guess=guess)
     good = bool(np.all(solved)) and bool(np.all(np.isfinite(off)))
@@ -169,10 +168,20 @@ def _nodes(reduced: Any, outcome: Outcome, count: int) -> _Nodes | None:
 
 def _hermite(nodes: _Nodes, t: Any, least: int = 0) -> np.ndarray:
     """y at t by the polynomial through values and rates, without the first `least` nodes."""
+    from scipy.interpolate import KroghInterpolator  # here: it takes a fifth of a second, and most solves cross nothing
+
     places = np.repeat(nodes.ts[least:], 2)
     values = np.stack([nodes.y[least:], nodes.rates[least:]], axis=1).reshape(places.size, -1)
     middle = places.mean()
     return KroghInterpolator(places - middle, values)(t - middle)
+
+
+def _interpolated(nodes: _Nodes, t: Any) -> np.ndarray:
+    """w at t by the polynomial through its values."""
+    from scipy.interpolate import BarycentricInterpolator
+
+    middle = nodes.ts.mean()
+    return BarycentricInterpolator(nodes.ts - middle, nodes.w)(t - middle)
 
 
 def _projected(reduced: Any, y: np.ndarray, t: float, parameters: Any) -> np.ndarray | None:
@@ -202,8 +211,8 @@ def _continued(reduced: Any, run: Run, whole: Outcome, found: _Crossing, ts: np.
         nodes = _nodes(reduced, beyond, _NODES)
         both = [found.nodes] if nodes is None else [found.nodes, nodes]
         every = _Nodes(*(np.concatenate(part) for part in zip(*both, strict=True)))
-        w = BarycentricInterpolator(every.ts - at, every.w)(inside - at)
-        parts.append((inside, _hermite(every, inside), w, np.ones(inside.size, dtype=bool)))
+        within = np.ones(inside.size, dtype=bool)
+        parts.append((inside, _hermite(every, inside), _interpolated(every, inside), within))
     rest = ts[before + inside.size :]
     following = run(found.y, found.w, np.concatenate([[behind], rest])) if rest.size else None
     stats, last = whole.stats, replace(whole, result=SUCCESS, t=np.asarray(behind), y=found.y)

@@ -122,7 +122,7 @@ def _with_lapack() -> None:
     """JAX makes LAPACK ready where a program that calls it is lowered, so: raises where it would do it otherwise."""
     from jaxlib import lapack
 
-    lapack._lapack.initialize()
+    lapack._lapack.initialize()  # pyright: ignore[reportPrivateImportUsage]
 
 
 @lru_cache(maxsize=1)

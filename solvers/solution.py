@@ -83,7 +83,7 @@ class Solution:
         result = str(self.result) if not batch else f"{np.sum(good)} of {good.size} successful"
         names = [*self.names[:8], *(["..."] if len(self.names) > 8 else [])] or [f"{self.x.shape[-1]} variables"]
         shape = f", batch {batch}" if batch else ""
-        least = [self.names[i] for i in np.arange(len(self.names))[self.groups.get("least_norm", slice(0))]]
+        least = [str(self.names[int(i)]) for i in np.asarray(self.groups.get("least_norm", ()), dtype=int)]
         least_norm = f"; {', '.join(least)} of least norm" if least else ""
         return f"Solution({', '.join(names)}; ts: {_span(self.ts)}{shape}; {result}{least_norm})"
 

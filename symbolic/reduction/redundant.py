@@ -1,7 +1,9 @@
 """Constraints that follow from others: left out on request, with the least of the multipliers that they leave open."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from itertools import combinations
+from math import comb
+from typing import NamedTuple, cast
 
 import numpy as np
 import sympy as sp
@@ -11,12 +13,14 @@ from ndae.symbolic.expressions.partials import partials
 from ndae.symbolic.forms.equations import Equations
 from ndae.symbolic.ground.typed import symbols_in, symbols_of
 from ndae.symbolic.ground.words import listed, shortened
-from ndae.symbolic.numeric.ranks import RANK, balanced
+from ndae.symbolic.numeric.ranks import balanced
 from ndae.symbolic.numeric.sampling import Evaluator, RandomPoints
 from ndae.symbolic.reduction.chains import Chains, Row, eliminate_aliases
 from ndae.symbolic.reduction.graphs import StructureError
 
 _ASIDE = 1e-2  # of a variable: how far to the side of a point it is asked whether a constraint still follows
+_CHOICES = 500  # of rows that are tried
+_EVEN = 0.2  # smallest over largest of the distances from singular of a choice that is good anywhere
 _RANK = 1e-8  # of entries of size one, where points are roots that Newton's method found
 _FOLLOWS = 1e-9  # of the magnitudes that were added in a constraint
 _ARRIVED = 1e-12  # of the magnitudes that were added: there a constraint holds
@@ -29,7 +33,7 @@ class Independent(NamedTuple):
 
     `equations` has in their place λ = B(y, t)ᵀ (B_I z): of the unknowns λ that the rest leaves open, those with
     coefficients B in its equations, only the row space of B is left, so that λ is the least in Σ λᵢ². B_I are
-    independent columns of B, and z unknowns of their own, behind those of the user.
+    independent columns of B, or of combinations of its columns, and z unknowns of their own, behind those of the user.
     """
 
     equations: Equations
@@ -63,9 +67,10 @@ def without_redundant(system: Equations, sizes: Mapping[sp.Symbol, float] = {}) 
     for points in _points(system, chains, every, symbols):
         kept = _kept(levels, symbols, points)
         left = [i for i in held if i not in kept]
+        mixed = {i: {d: share for d, share in more.items() if d in left} for i, more in kept.items()}
         own = [e for i in kept for e in levels[i]]
         if left and _follow(system, chains, own, [rows[i].expression for i in left], symbols, points):
-            return _with_least_multipliers(system, chains, rows, left, top, symbols, points)
+            return _with_least_multipliers(system, chains, rows, left, mixed, top, symbols, points)
         found = points
     if found is None:
         raise StructureError(
@@ -147,19 +152,23 @@ def _move_onto(points: RandomPoints, equations: Sequence[sp.Expr], symbols: Sequ
 
 
 def _there(symbols: Sequence[sp.Symbol], points: RandomPoints) -> np.ndarray:
-    return np.all([np.isfinite(points[s]) for s in symbols], axis=0)
+    return np.isfinite([points[s] for s in symbols]).all(axis=0)
 
 
-def _kept(levels: dict[int, list[sp.Expr]], symbols, points: RandomPoints) -> list[int]:
-    """Constraints whose gradients, with those of their derivatives, are independent; those of positions first."""
-    kept: list[int] = []
+def _kept(levels: dict[int, list[sp.Expr]], symbols, points: RandomPoints) -> dict[int, dict[int, sp.Rational]]:
+    """Constraints whose gradients, with those of their derivatives, are independent; those of positions first.
+
+    And what to add to each of others.
+    """
+    kept: dict[int, dict[int, sp.Rational]] = {}
     there = _there(symbols, points)
     for depth in sorted({len(found) for found in levels.values()}, reverse=True):
         own = [i for i, found in levels.items() if len(found) == depth]
         base = _gradients([e for i in kept for e in levels[i]], symbols, points, there)
         values = _gradients([levels[i][0] for i in own], symbols, points, there)
-        kept += [own[k] for k in independent(values, base)]
-    return sorted(kept)
+        found = independent(values, base)
+        kept |= {own[k]: {own[d]: share for d, share in more.items()} for k, more in found.items()}
+    return kept
 
 
 def _gradients(
@@ -180,32 +189,54 @@ def _gradients(
     return values[there]
 
 
-def independent(matrices: np.ndarray, base: np.ndarray | None = None) -> list[int]:
+def independent(matrices: np.ndarray, base: np.ndarray | None = None) -> dict[int, dict[int, sp.Rational]]:
     """Rows that are independent of each other, and of those of `base`, as many as the rank is, at most of the points.
 
-    `matrices` (n_points, m, n), `base` (n_points, k, n). Of the choices that pivots suggest it is the one that is
-    farthest from singular where it is nearest.
+    `matrices` (n_points, m, n), `base` (n_points, k, n). Of all choices, or where these are many of those that pivots
+    suggest, it is the one that is farthest from singular where it is nearest. Where that is near, with each row stands
+    what to add to it of which others: what is singular then is no posture that a start is likely to have.
     """
+    n_rows = matrices.shape[1]
     if not len(matrices):
-        return list(range(matrices.shape[1]))
-    scaled = []
-    for p, matrix in enumerate(matrices):
-        whole = balanced(np.concatenate([matrix, base[p]]) if base is not None else matrix)[0]
-        own, before = whole[: len(matrix)], whole[len(matrix) :]
-        if len(before):
-            own = own - own @ np.linalg.pinv(before, rcond=RANK) @ before
-        scaled.append(own)
-    ranks = [int((np.linalg.svd(a, compute_uv=False) > _RANK).sum()) for a in scaled]
+        return {i: {} for i in range(n_rows)}
+    base = None if base is None or not base.shape[1] else base
+    whole = matrices if base is None else np.concatenate([matrices, base], axis=1)
+    ranks = [_rank(matrix) - (0 if base is None else _rank(base[p])) for p, matrix in enumerate(whole)]
     rank = max(ranks)
     if rank == 0:
-        return []
-    good = [a for a, r in zip(scaled, ranks, strict=True) if r == rank]
-    choices = {tuple(sorted(int(i) for i in qr(a.T, pivoting=True, mode="r")[1][:rank])) for a in good}
+        return {}
+    # In units that are the same at all points: a gradient that vanishes at one of them is to be seen.
+    sizes = _or_one(np.median(np.linalg.norm(whole, axis=2), axis=0))
+    scaled = whole / sizes[:, None]
+    scaled = (scaled / _or_one(np.median(np.abs(scaled).max(axis=1), axis=0)))[np.array(ranks) == rank]
+    good, before = scaled[:, :n_rows], scaled[:, n_rows:]
+    if base is not None:
+        good = good - good @ np.linalg.pinv(before, rcond=_RANK) @ before
+    if comb(n_rows, rank) <= _CHOICES:
+        choices = set(combinations(range(n_rows), rank))
+    else:
+        orders = [cast("tuple[np.ndarray, np.ndarray]", qr(a.T, pivoting=True, mode="r"))[1] for a in good]
+        choices = {tuple(sorted(int(i) for i in order[:rank])) for order in orders}
 
-    def worst(choice: tuple[int, ...]) -> float:
-        return min(float(np.linalg.svd(a[list(choice)], compute_uv=False)[-1]) for a in good)
+    def smallest(choice: tuple[int, ...]) -> np.ndarray:
+        return np.linalg.svd(good[:, list(choice)], compute_uv=False)[:, -1]
 
-    return list(max(sorted(choices), key=worst))
+    chosen = max(sorted(choices), key=lambda choice: smallest(choice).min())
+    others, far = [d for d in range(n_rows) if d not in chosen], smallest(chosen)
+    if not others or far.min() > _EVEN * far.max():
+        return {i: {} for i in chosen}
+    random = np.random.default_rng(7)
+
+    def share(i: int, d: int) -> sp.Rational:
+        ratio = int(np.round(np.log2(sizes[i] / sizes[d])))
+        part = sp.Rational(int(random.integers(4, 12)) * int(random.choice([-1, 1])), 16 * len(others))
+        return cast(sp.Rational, part * sp.Integer(2) ** ratio)
+
+    return {i: {d: share(i, d) for d in others} for i in chosen}
+
+
+def _or_one(sizes: np.ndarray) -> np.ndarray:
+    return np.where(sizes > 0, sizes, 1.0)
 
 
 def _follow(system: Equations, chains: Chains, kept, left: Sequence[sp.Expr], symbols, points: RandomPoints) -> bool:
@@ -224,7 +255,7 @@ def _follow(system: Equations, chains: Chains, kept, left: Sequence[sp.Expr], sy
 
 
 def _with_least_multipliers(
-    system: Equations, chains: Chains, rows: Sequence[Row], left, top, symbols, points
+    system: Equations, chains: Chains, rows: Sequence[Row], left, mixed, top, symbols, points
 ) -> Independent:
     redundant = {rows[i].origins[0]: rows[i].expression for i in left}
     rest = [row.expression for i, row in enumerate(rows) if i not in left]
@@ -250,15 +281,26 @@ def _with_least_multipliers(
     while any(name.startswith(stem) for name in taken):
         stem += "_"
     z = sp.symbols(f"{stem}1:{len(chosen) + 1}", real=True)
+    spanning = [
+        [sp.Add(a, *(share * column[least[d]][i] for d, share in more.items())) for i, a in enumerate(column[least[k]])]
+        for k, more in chosen.items()
+    ]
     least_norm = [
-        s - sp.Add(*[w * sp.Add(*[a * b for a, b in zip(column[s], column[least[k]], strict=True)])
-                     for w, k in zip(z, chosen, strict=True)])
+        s - sp.Add(*[w * sp.Add(*[a * b for a, b in zip(column[s], other, strict=True)])
+                     for w, other in zip(z, spanning, strict=True)])
         for s in least
     ]  # fmt: skip
+    added = {rows[i].origins[0]: {rows[d].origins[0]: share for d, share in more.items()} for i, more in mixed.items()}
     kept = [i for i in range(len(system.equations)) if i not in redundant]
     equations = Equations(
         system.name,
-        (*(system.equations[i] for i in kept), *least_norm),
+        (
+            *(
+                sp.Add(system.equations[i], *(share * system.equations[d] for d, share in added.get(i, {}).items()))
+                for i in kept
+            ),
+            *least_norm,
+        ),
         (*system.states, *z),
         system.parameters,
         system.time,

@@ -307,10 +307,10 @@ def called_functions(system: System, functions: Mapping[Any, Any]) -> System:
 
 def _warn_of_roots(system: System, result: FlowResult, guess: Array, parameters: Any) -> None:
     """Name the roots that were taken at the start, where the equations have several; inside of jit nothing is said."""
-    known = (result.y[0], result.w[0], guess, result.ts[0], parameters)
+    known = (result, guess, parameters)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(known)) or not np.all(np.isfinite(result.w[0])):
         return
-    y, w, guess, t0 = (np.asarray(value, dtype=np.float64) for value in known[:4])
+    y, w, guess, t0 = (np.asarray(value, dtype=np.float64) for value in (result.y[0], result.w[0], guess, result.ts[0]))
     numbers = {name: float(p) for name, p in (parameters or {}).items() if not isinstance(p, Supplied)}
     leading_at_start(system.reduce(), y, guess, float(t0), numbers, taken=w)
 
@@ -423,7 +423,8 @@ def _split(system: Any, start: Any, guess: Any) -> tuple[Array, Array, Array | N
     given, guesses = _named(system, "start", start), {} if guess is None else _named(system, "guess", guess)
     places = name_places(system)
     y: list[Array | None] = [None] * len(reduced.y)
-    near, w = [*y], [None] * len(reduced.w)
+    w: list[Array | None] = [None] * len(reduced.w)
+    near = [*y]
     for name, value in {**guesses, **given}.items():
         array, column = places[name]
         if array == "w":

@@ -329,10 +329,11 @@ def check_unmoved(system: System, start: ConsistentStart, t0: float, tol: float,
             f"{listed(moved)}, more than start_tol = {tol:g} allows; correct these, leave some out, or write "
             "`start = consistent_initial_condition(system, start, guess=...)` first"
         )
-    guess = np.full(np.size(start.w), np.nan)
+    w = np.zeros(0) if start.w is None else start.w
+    guess = np.full(w.size, np.nan)
     for name, j in columns.items():
         guess[j] = start.given[name]
-    warn_of_guesses(system, columns, guess, np.asarray(start.w), tol, t0)
+    warn_of_guesses(system, columns, guess, w, tol, t0)
 
 
 def warn_of_guesses(

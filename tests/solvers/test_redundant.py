@@ -1,5 +1,7 @@
 """Constraints that follow from others: states as without them, multipliers of least norm."""
 
+import warnings
+
 import jax
 import numpy as np
 import pytest
@@ -183,3 +185,25 @@ def test_what_stops_to_follow_on_the_way_stops_the_solve():
     system = _rod(holonomic, parameters={p: 0.0}, time=t, redundant="least-norm")
     solution = ndae.solve(system, START, TS, parameters={"p": 1.0}, by="tsit5", rtol=1e-8, throw=False)
     assert solution.n_reached == 3 and "taken as redundant" in solution.result
+
+
+def test_rows_that_are_singular_one_after_the_other():
+    """Two wheels coupled by two rods a quarter turn apart, of which each is of no use twice a turn."""
+    a, b, p, q = sp.symbols("a b p q", real=True)
+    rods = [
+        (3 + sp.cos(b + turn) - sp.cos(a + turn)) ** 2 + (sp.sin(b + turn) - sp.sin(a + turn)) ** 2 - 9
+        for turn in (0, sp.pi / 2)
+    ]
+    wheels = ndae.System.mechanical(
+        [a, b], [p, q], mass=1, force=[1.0, -0.2], holonomic=rods, name="wheels", redundant="least-norm"
+    )
+    ts = np.linspace(0.0, 5.0, 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of postures where what is taken of both is singular
+        solution = ndae.solve(wheels, {"a": 0.0, "b": 0.0, "p": 1.0, "q": 1.0}, ts)
+    np.testing.assert_allclose(solution["a"], ts + 0.2 * ts**2, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(solution["b"], solution["a"], rtol=0, atol=1e-9)
+    angle = solution["a"]
+    pull = 6 * np.stack([np.sin(angle), np.cos(angle)], axis=-1)  # the gradients by a; those by b are opposite
+    least = pull * ((1.0 - 0.4) / (pull**2).sum(axis=-1))[:, None]
+    np.testing.assert_allclose(solution.x[:, 4:], least, rtol=0, atol=1e-6)

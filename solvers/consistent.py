@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ndae.solvers.arguments import with_functions
+import numpy as np
+
+from ndae.solvers.arguments import named_once, numbers, with_functions
+from ndae.solvers.batches import common_shape
 from ndae.solvers.dae.search import _Search
-from ndae.solvers.dae.start import ConsistentStart
+from ndae.solvers.dae.start import ConsistentStart, check_unmoved
 from ndae.solvers.threads import one_blas_thread
 from ndae.symbolic.systems.system import System
 
@@ -58,3 +61,49 @@ def consistent_initial_condition(
 
         return consistent_points(system, start, t0=t0, parameters=parameters, max_iterations=max_iterations)
     return _Search(system, start, guess, keep, t0, parameters).run(max_iterations)
+
+
+@one_blas_thread()
+def guessed_start(
+    system: System, start: Any, guess: Any, t0: float, parameters: Mapping[str, Any] | None, start_tol: float
+) -> ConsistentStart:
+    """The consistent start from what a solve is given and, second, from guesses; of a batch one after the other.
+
+    Raises ValueError for a ConsistentStart, in which nothing is left to guess, and where a given differential value has
+    to move by more than `start_tol` (relative above 1); and as `consistent_initial_condition` does.
+    """
+    if isinstance(start, ConsistentStart) or system.points is not None:
+        what = "a ConsistentStart" if isinstance(start, ConsistentStart) else "that of a system of points"
+        raise ValueError(f"the start is {what}, in which nothing is left to guess: leave guess= out")
+    start, guess, parameters = (
+        _read(what, values) for what, values in (("start", start), ("guess", guess), ("parameters", parameters or {}))
+    )
+    batch = common_shape({**_shapes("start", start), **_shapes("guess", guess), **_shapes("parameter", parameters)})
+    found = []
+    for index in np.ndindex(batch):
+        own = [_sample(values, batch, index) for values in (start, guess, parameters)]
+        at = consistent_initial_condition(system, own[0], guess=own[1], t0=t0, parameters=own[2])
+        check_unmoved(system, at, t0, start_tol, index)
+        found.append(at)
+    if not batch:
+        return found[0]
+    parts = {key: np.reshape([getattr(at, key) for at in found], (*batch, -1)) for key in ("states", "rates", "y", "w")}
+    return ConsistentStart(names=found[0].names, **parts)
+
+
+def _read(what: str, values: Any) -> np.ndarray | dict[str, np.ndarray]:
+    if not isinstance(values, Mapping):
+        return numbers(what, values, finite=False)
+    return {name: numbers(f"{what}[{name!r}]", v, finite=False) for name, v in named_once(what, values).items()}
+
+
+def _shapes(what: str, values: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    if isinstance(values, np.ndarray):
+        return {what: values.shape[:-1]}
+    return {f"{what} {name!r}": value.shape for name, value in values.items()}
+
+
+def _sample(values: Any, batch: tuple[int, ...], index: tuple[int, ...]) -> Any:
+    if isinstance(values, np.ndarray):
+        return np.broadcast_to(values, (*batch, values.shape[-1]))[index]
+    return {name: float(np.broadcast_to(value, batch)[index]) for name, value in values.items()}

@@ -2,16 +2,22 @@
 
 Compiled code is kept in the folder `compiled` of the user's cache (`NDAE_COMPILED` names another one, or is `off`), a
 file a program, under a digest of all that it depends on: the program before compilation, JAX's version, the processor
-and the compiler's options. It is machine code, so a folder to which others may write is not used. Where the user has
+and the compiler's options. Where a caller says what a program is made from, its `recipe`, the name of that file is kept
+under a digest of the recipe too, with the sources of this package and the versions of what it calls: then the program
+is found without being traced. It is machine code, so a folder to which others may write is not used. Where the user has
 set JAX's own compilation cache or switched it off (`jax_compilation_cache_dir`, `jax_enable_compilation_cache`),
 nothing is kept here.
 """
 
 import contextlib
 import hashlib
+import importlib.metadata
+import importlib.resources
 import logging
 import os
+import pickle
 import platform
+import re
 import tempfile
 import time
 import zlib
@@ -31,7 +37,10 @@ log = logging.getLogger(__name__)
 #: Bytes that kept programs may take together; those that were not used for the longest time go first.
 MOST_BYTES = 2**29
 _LAYOUT = b"ndae 1\n"  # of a file: this line, the SHA-256 of the rest, the rest
-_SUFFIX = ".program"
+_SUFFIX, _NOTE = ".program", ".recipe"
+_LAPACK = "lapack_"
+#: What takes part in tracing.
+_CALLED = ("jax", "jaxlib", "numpy", "sympy", "diffrax", "equinox", "optimistix", "lineax")
 
 # Without the emitters that XLA has for fused loops, a kernel compiles in half the time and runs as fast.
 _OPTIONS = {"xla_cpu_use_fusion_emitters": False}
@@ -45,12 +54,13 @@ class Program:
     """`function` of trees of arrays, compiled where it is first called with such shapes; `name` is for the log.
 
     Numbers are arguments like arrays, never constants: only other shapes are compiled again. What comes back is of
-    NumPy, so that what is done with it outside is not compiled, one operation after the other. Call it with 64-bit JAX
+    NumPy, so that what is done with it outside is not compiled, one operation after the other. `recipe` is all that the
+    function depends on beside this package and its arguments, None where that can't be said. Call it with 64-bit JAX
     switched on.
     """
 
-    def __init__(self, function: Callable, name: str, of_batch: bool = False) -> None:
-        self._jit, self._name = jax.jit(function), name
+    def __init__(self, function: Callable, name: str, of_batch: bool = False, recipe: str | None = None) -> None:
+        self._jit, self._name, self._recipe = jax.jit(function), name, recipe
         self._long = _LONG_OF_BATCH if of_batch else _LONG
         self._compiled: dict[Any, Any] = {}
 
@@ -59,22 +69,77 @@ class Program:
         leaves, tree = jax.tree.flatten(arguments)
         key = tree, tuple((x.shape, x.dtype) for x in leaves)
         if key not in self._compiled:
-            self._compiled[key] = _compiled(self._jit.lower(*arguments), self._name, self._long)
+            self._compiled[key] = self._made(arguments, key)
         return jax.tree.map(np.asarray, self._compiled[key](*arguments))
 
+    def _made(self, arguments: tuple, key: tuple) -> Any:
+        where = None if self._recipe is None else _path(repr((self._recipe, *key, _surroundings())), {}, _NOTE)
+        known = None if where is None else _noted(where, arguments)
+        if known is not None:
+            return known
+        lowered = self._jit.lower(*arguments)
+        text = lowered.as_text()
+        program, path = _compiled(lowered, text, self._name, self._long)
+        called = set(re.findall(r"custom_call\s+@(\w+)", text))
+        # Of other libraries nothing is known of what tracing makes ready.
+        if where is not None and path is not None and all(name.startswith(_LAPACK) for name in called):
+            tree = lowered.out_tree
+            _write(where, pickle.dumps((path.name, jax.tree.unflatten(tree, range(tree.num_leaves)))))
+        return program
 
-def _compiled(lowered: Any, name: str, long: int) -> Any:
-    text, begin = lowered.as_text(), time.perf_counter()
+
+def _compiled(lowered: Any, text: str, name: str, long: int) -> tuple[Any, Path | None]:
+    """The program, and where it is kept."""
+    begin = time.perf_counter()
     options = _OPTIONS | (_HASTY if len(text) > long else {})
     path = _path(text, options)
-    program = None if path is None else _load(path, lowered)
+    program = None if path is None else _load(path, lowered.in_tree, lowered.out_tree)
     if program is None:
         log.info("XLA compiles %s, %d kB of program", name, len(text) // 1000)
         program = _compile(lowered, options)
         log.info("XLA compiled %s in %.1f s", name, time.perf_counter() - begin)
         if path is not None:
             _keep(path, program)
-    return program
+    return program, path
+
+
+def _noted(where: Path, arguments: tuple) -> Any:
+    """The program that was made by the same recipe before; None where there is none."""
+    data = _read(where)
+    if data is None:
+        return None
+    try:
+        name, example = pickle.loads(data)
+        _with_lapack()
+        return _load(where.parent / name, jax.tree.structure((arguments, {})), jax.tree.structure(example))
+    except Exception as error:  # whatever is wrong with it, the program can be traced
+        log.info("note of a compiled program %s is of no use (%s)", where, error)
+        return None
+
+
+@lru_cache(maxsize=1)
+def _with_lapack() -> None:
+    """JAX makes LAPACK ready where a program that calls it is lowered, so: raises where it would do it otherwise."""
+    from jaxlib import lapack
+
+    lapack._lapack.initialize()  # pyright: ignore[reportPrivateImportUsage]
+
+
+@lru_cache(maxsize=1)
+def _sources() -> str:
+    """What this package consists of, and the versions of what it calls while it traces."""
+    digest = hashlib.sha256()
+    for room in ("symbolic", "solvers"):
+        for path in sorted(Path(str(importlib.resources.files(f"ndae.{room}"))).rglob("*.py")):
+            digest.update(repr((room, path.name)).encode() + path.read_bytes())
+    versions = [importlib.metadata.version(name) for name in _CALLED]
+    return repr((digest.hexdigest(), versions))
+
+
+def _surroundings() -> tuple[str, str]:
+    """What decides, beside its recipe, what a traced program is."""
+    config: Any = jax.config
+    return _sources(), repr([(name, getattr(config, name, None)) for name in sorted(config.values)])
 
 
 def _compile(lowered: Any, options: dict[str, Any]) -> Any:
@@ -86,7 +151,7 @@ def _compile(lowered: Any, options: dict[str, Any]) -> Any:
         return lowered.compile()
 
 
-def _path(text: str, options: dict[str, Any]) -> Path | None:
+def _path(text: str, options: dict[str, Any], suffix: str = _SUFFIX) -> Path | None:
     """Where a program is kept, None where none is: it holds addresses of this process, or the user does not want it."""
     config: Any = jax.config
     named = os.environ.get("NDAE_COMPILED", "")
@@ -101,7 +166,7 @@ def _path(text: str, options: dict[str, Any]) -> Path | None:
     client = jax.devices("cpu")[0].client
     versions = jax.__version__, client.platform_version, os.environ.get("XLA_FLAGS", ""), platform.python_version()
     recipe = repr((versions, _processor(), sorted(options.items()), text))
-    return folder / f"{hashlib.sha256(recipe.encode()).hexdigest()}{_SUFFIX}"
+    return folder / f"{hashlib.sha256(recipe.encode()).hexdigest()}{suffix}"
 
 
 def _is_own(folder: Path) -> bool:
@@ -127,39 +192,52 @@ def _processor() -> str:
     return "\n".join((platform.machine(), platform.processor(), platform.node()))
 
 
-def _load(path: Path, lowered: Any) -> Any:
+def _load(path: Path, in_tree: Any, out_tree: Any) -> Any:
     """The program kept there; None where there is none that can be used."""
+    data = _read(path)
+    if data is None:
+        return None
+    try:
+        devices = [jax.devices("cpu")[0]]
+        return serialize_executable.deserialize_and_load(data, in_tree, out_tree, execution_devices=devices)
+    except Exception as error:  # whatever is wrong with it, the program can be compiled
+        log.info("compiled program %s is of no use (%s)", path, error)
+        return None
+
+
+def _read(path: Path) -> bytes | None:
+    """What is kept there; None where there is nothing, or it is damaged."""
     try:
         data = path.read_bytes()
         start = len(_LAYOUT) + 32
         if data[:start] != _LAYOUT + hashlib.sha256(data[start:]).digest():
             raise ValueError("it is damaged")
-        program = serialize_executable.deserialize_and_load(
-            zlib.decompress(data[start:]),
-            lowered.in_tree,
-            lowered.out_tree,
-            execution_devices=[jax.devices("cpu")[0]],
-        )
+        data = zlib.decompress(data[start:])
     except FileNotFoundError:
         return None
-    except Exception as error:  # whatever is wrong with it, the program can be compiled
-        log.info("compiled program %s is of no use (%s)", path, error)
+    except Exception as error:
+        log.info("%s is of no use (%s)", path, error)
         return None
     with contextlib.suppress(OSError):
         os.utime(path)
-    return program
+    return data
 
 
 def _keep(path: Path, program: Any) -> None:
-    """Written as a whole or not at all, whoever else writes it; a folder that can't be written keeps nothing."""
     try:
-        data = zlib.compress(serialize_executable.serialize(program)[0], 1)
+        data = serialize_executable.serialize(program)[0]
     except Exception as error:  # of programs that can't be kept
         log.info("compiled program is not kept (%s)", error)
         return
+    _write(path, data)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Written as a whole or not at all, whoever else writes it; a folder that can't be written keeps nothing."""
+    data = zlib.compress(data, 1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=f"{_SUFFIX}.tmp")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=f"{path.suffix}.tmp")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(_LAYOUT + hashlib.sha256(data).digest() + data)
@@ -175,7 +253,10 @@ def _keep(path: Path, program: Any) -> None:
 def _make_room(folder: Path) -> None:
     """Removes what was not used for the longest time, until the rest is within `MOST_BYTES`."""
     files = []
-    for path in folder.glob(f"*{_SUFFIX}*"):  # and what writers that were killed have left
+    for path in (
+        *folder.glob(f"*{_SUFFIX}*"),
+        *folder.glob(f"*{_NOTE}*"),
+    ):  # and what writers that were killed have left
         with contextlib.suppress(FileNotFoundError):  # another process makes room too
             status = path.stat()
             files.append((status.st_mtime, status.st_size, path))

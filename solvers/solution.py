@@ -27,14 +27,15 @@ class Solution:
     - `names`: the name of each variable; empty where they have none.
     - `residual`: by level, each (*batch, n_times, n_level), in the units of its equations. Of a mechanical system
       "position" c(q, t), "velocity" J v + ∂c/∂t, "acceleration" J a + curvature; of a DAE "level k" its algebraic
-      equations differentiated k times.
+      equations differentiated k times, and "redundant" those that follow from them.
     - `invariants`: by name, each (*batch, n_times): what should stay as it was at the start, such as "energy" (J).
     - `stats`: counts a solve, each an int or an array of the batch's shape: `n_steps`, `n_accepted`, `n_rejected`,
       `n_f_evals`.
     - `result`: "successful" or the reason of the failure; an array of strings of the batch's shape for a batch.
     - `n_reached`: number of output points reached, an int or an array of the batch's shape.
     - `groups`: columns of `x` that belong together, by name: "q", "v" and "multiplier" of a mechanical system (read as
-      the properties `q`, `v` and `multiplier`), "differential" and "algebraic" of a DAE.
+      the properties `q`, `v` and `multiplier`), "differential" and "algebraic" of a DAE, and "least_norm" where
+      redundant constraints leave multipliers open, of which these are the least in the sum of squares.
     """
 
     ts: Float[np.ndarray, "n_times"]
@@ -82,7 +83,9 @@ class Solution:
         result = str(self.result) if not batch else f"{np.sum(good)} of {good.size} successful"
         names = [*self.names[:8], *(["..."] if len(self.names) > 8 else [])] or [f"{self.x.shape[-1]} variables"]
         shape = f", batch {batch}" if batch else ""
-        return f"Solution({', '.join(names)}; ts: {_span(self.ts)}{shape}; {result})"
+        least = [str(self.names[int(i)]) for i in np.asarray(self.groups.get("least_norm", ()), dtype=int)]
+        least_norm = f"; {', '.join(least)} of least norm" if least else ""
+        return f"Solution({', '.join(names)}; ts: {_span(self.ts)}{shape}; {result}{least_norm})"
 
     def __getitem__(self, name: Any) -> Float[np.ndarray, "*batch n_times"]:
         """One variable over time, by its name or symbol. Raises KeyError with the names there are."""

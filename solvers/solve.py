@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ndae.solvers.arguments import INTEGRATORS, with_functions
+from ndae.solvers.arguments import INTEGRATORS, check_settings, output_times, with_functions
 from ndae.solvers.progress import Progress
 from ndae.solvers.solution import Solution
 from ndae.symbolic.ground.extras import needing
@@ -56,6 +56,7 @@ def solve(
     start: Any,
     ts: Any,
     *,
+    guess: Any = None,
     by: str | IDA | Radau | Torch = "dopri8",
     method: Any = None,
     rtol: float | None = None,
@@ -74,6 +75,8 @@ def solve(
       determine from the rest (see consistent_initial_condition); where equations of algebraic variables are nonlinear,
       values of these are the guess from which they are solved. Of a system of points, {"q": ..., "v": ...} gives whole
       vectors (*batch, n). It must satisfy the equations and the constraints hidden in them within `start_tol`.
+    - `guess`: values, in the same form, of what `start` leaves out, differential or algebraic: where the search for it
+      begins, and of several roots which (see consistent_initial_condition); given values do not move.
     - `ts` (n_times,): output times, strictly increasing, at least two. Steps end there.
     - `by`: "dopri8" (the default), "dopri5", "tsit5" for equations that are not stiff, "radau13" or "kvaerno5"
       (implicit) for stiff ones, all in JAX by diffrax; and for a second opinion "torch" (torchdiffeq), "ida"
@@ -93,12 +96,20 @@ def solve(
     Each of a batch is solved with its own steps (in torch they share them, IDA and Radau take one start). A system of
     points is solved by the structure of its constraint, where `by` and `method` can; else by its equations.
 
+    A single solve by `by` of JAX that stops where constraints lose rank at one instant, such as a four-bar that lies
+    flat, goes on behind it where the motion is smooth, with a warning.
+
     Returns a Solution of all states, with residuals of all levels and invariants at every output time. Raises
     ValueError for a bad argument or an inconsistent start, MissingExtraError where another maker's solver is not
     installed, and SolveError when a solve stops early; with `throw=False` the reason is in `solution.result`, and the
     outputs end where the last solve stopped.
     """
     system = with_functions(system, functions)
+    if guess is not None:
+        from ndae.solvers.consistent import guessed_start
+
+        check_settings(None, None, start_tol=start_tol)
+        start = guessed_start(system, start, guess, float(output_times(ts)[0]), parameters, start_tol)
     kind = _OTHERS.get(by) if isinstance(by, str) else by
     given: dict[str, Any] = {
         "atol": atol, "parameters": parameters, "start_tol": start_tol, "throw": throw,

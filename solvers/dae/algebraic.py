@@ -22,12 +22,15 @@ def leading_at_start(
     guess: Float[np.ndarray, " n_w"],
     t: float,
     parameters: Mapping[str, Any] | None,
+    *,
+    taken: Float[np.ndarray, " n_w"] | None = None,
 ) -> tuple[Float[np.ndarray, " n_w"], str]:
     """w with T(y, w, t) = 0, and why there is none, empty where there is one; `guess` is NaN where nothing is guessed.
 
     First by Newton's iteration from the guess, zero where there is none. Where that fails the blocks of T are solved
     one after the other, each from many starts: around the guess, or around zero of many sizes; of several roots it is
-    the first from a guess, else the smallest that was found, and of two as small the positive one, with a warning.
+    the first from a guess, else the smallest that was found, and of two as small the positive one, with a warning; or
+    the one `taken`, where another search has found it.
     """
     w, found = _newton(reduced, y, np.nan_to_num(guess), t, parameters)
     if found:
@@ -39,6 +42,9 @@ def leading_at_start(
         at, others = _searched(linearised, guess[columns], _sizes_of(reduced, block), block.linear)
         if not at.holds:
             return w, _trouble(reduced, block, linearised, at, t)
+        if taken is not None:
+            found, at = [at.z, *others], at._replace(z=taken[columns])
+            others = [z for z in found if np.any(np.abs(z - at.z) > _APART * (np.abs(z) + np.abs(at.z)).max())]
         if others:
             names = [reduced.w[j].name for j in columns]
             warnings.warn(

@@ -10,11 +10,14 @@ from ndae.solvers.arguments import (
     numbers,
 )
 from ndae.solvers.batches import at_index
-from ndae.solvers.solution import Solution
+from ndae.solvers.dae.start import in_states, redundant_name
+from ndae.solvers.solution import SUCCESS, Solution
 from ndae.symbolic.ground.words import check_known
 
 # Absolute tolerance where none is given, as a share of `rtol`: components are measured relatively down to this size.
 _DEFAULT_ATOL = 1e-4
+# So far off, in units of the states, an equation is not redundant; or so many times as far as constraints have drifted.
+REDUNDANT, DRIFTS = 1e-6, 1e3
 
 
 def describe_states(
@@ -48,6 +51,8 @@ def describe_states(
         )
     else:
         x, levels, invariants = described(y, w, {name: float(p) for name, p in (parameters or {}).items()})
+    if system.reduce().redundant:
+        fields |= _as_far_as_redundant(system.reduce(), ts, y, parameters, fields)
     return Solution(
         ts=ts,
         x=np.asarray(x),
@@ -57,6 +62,30 @@ def describe_states(
         groups=variable_groups(system),
         **fields,
     )
+
+
+def _as_far_as_redundant(
+    reduced: Any, ts: np.ndarray, y: np.ndarray, parameters: Mapping[str, Any] | None, fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`result` and `n_reached` of a solution that ends where an equation taken as redundant does not hold."""
+    batch, functions = y.shape[:-2], reduced.numpy()
+    reached = np.array(np.broadcast_to(fields.get("n_reached", ts.size), batch))
+    result = np.array(np.broadcast_to(fields.get("result", SUCCESS), batch), dtype=object)
+    for index in np.ndindex(batch):
+        at, point = y[index], (y[index], ts, at_index(parameters, index))
+        off = in_states(functions.redundant(*point), functions.redundant_jacobian(*point), at)
+        drift = in_states(functions.constraints(*point), functions.constraints_jacobian(*point), at)
+        wrong = ~(off <= REDUNDANT + DRIFTS * drift.max(axis=-1, keepdims=True))
+        for k in np.flatnonzero(wrong.any(axis=-1)[: reached[index]])[:1]:
+            reached[index], worst = k, int(np.argmax(np.nan_to_num(off[k], nan=np.inf)))
+            name = redundant_name(reduced, list(reduced.redundant)[worst])
+            result[index] = (
+                f"{name} is off by {off[k, worst]:.1e} of the states at t = {ts[k]:.9g} where the others hold: it "
+                "contradicts them, or the branch is another"
+            )
+    return {"result": result.astype(str), "n_reached": reached} if batch else {
+        "result": str(result), "n_reached": int(reached)
+    }  # fmt: skip
 
 
 def never_begun(
@@ -86,6 +115,8 @@ def variable_groups(system: Any) -> dict[str, np.ndarray]:
     v = [column[rate[held[i]]] for i in q]
     if q and sorted(q + v) == differential:
         groups |= {"q": q, "v": v, "multiplier": groups["algebraic"]}
+    if reduced.least_norm:
+        groups["least_norm"] = [i for i, s in enumerate(held) if s in reduced.least_norm]
     return {name: np.array(columns, dtype=int) for name, columns in groups.items()}
 
 

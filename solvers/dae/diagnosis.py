@@ -46,14 +46,14 @@ def _cause(
     names = [s.name for s in reduced.w]
     if not np.all(np.isfinite(top)):
         return "; the equations are not finite numbers there"
-    rank, weak = _reciprocal_condition(top)
+    rank, weak = reciprocal_condition(top)
     if rank < _SINGULAR:
         lost = [names[j] for j in np.flatnonzero(weak > 0.1 * weak.max())][:5]
         return f"; the equations for {', '.join(lost)} become singular there (reciprocal condition {rank:.1e})"
     if not np.all(converged):
         return "; Newton's iteration for the algebraic variables does not converge there"
     if low is not None and np.all(np.isfinite(low)):
-        rank, _ = _reciprocal_condition(low * (np.abs(y) + 1e-8 * np.abs(y).max()))
+        rank, _ = reciprocal_condition(in_units_of(low, y))
         if rank < _SINGULAR:
             return f"; the hidden constraints lose rank there (reciprocal condition {rank:.1e})"
     values, symbols, own = np.concatenate([y, w]), (*reduced.y, *reduced.w), set(reduced.states)
@@ -80,7 +80,12 @@ def _steepness(functions: Any, y: np.ndarray, w: np.ndarray, t: float, parameter
     return np.max(np.abs(np.nan_to_num(response)), axis=-1, initial=0.0)
 
 
-def _reciprocal_condition(matrix: np.ndarray) -> tuple[float, np.ndarray]:
+def in_units_of(jacobian: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A Jacobian by y in units of the entries of y."""
+    return jacobian * (np.abs(y) + 1e-8 * np.abs(y).max())
+
+
+def reciprocal_condition(matrix: np.ndarray) -> tuple[float, np.ndarray]:
     """Smallest over largest singular value, in units of rows and columns, and the direction of the smallest."""
     scaled = matrix / np.maximum(np.abs(matrix).max(axis=1, keepdims=True), np.finfo(float).tiny)
     if matrix.shape[0] == matrix.shape[1]:

@@ -22,7 +22,8 @@ from ndae.solvers.arguments import (
     output_times,
     refuse_functions,
 )
-from ndae.solvers.dae.describe import absolute_tolerances
+from ndae.solvers.dae.algebraic import leading_at_start
+from ndae.solvers.dae.describe import DRIFTS, REDUNDANT, absolute_tolerances
 from ndae.solvers.dae.formulations import formulation_named
 from ndae.solvers.dae.left_out import needed, not_written
 from ndae.solvers.dae.left_out_jax import fill_in
@@ -68,6 +69,7 @@ REASONS = (
     f"conditions on time change more than {MAX_CHANGES} times: solve shorter spans, one after the other",
     "a constraint jumps where an input of time does, so its variables would have to; solve_dae says which and when",
     "a table is asked outside of its times; solve_dae says which",
+    "an equation that was taken as redundant no longer holds with the others; solve_dae says which",
 )
 
 
@@ -114,15 +116,17 @@ def flow(
     adjoint: diffrax.AbstractAdjoint | None = None,
     throw: bool = True,
 ) -> Callable[..., FlowResult]:
-    """The flow of a System: `flow(start, ts, parameters=None, functions=None) -> FlowResult`, pure JAX.
+    """The flow of a System: `flow(start, ts, parameters=None, functions=None, guess=None) -> FlowResult`, pure JAX.
 
     `start` is an array (n_states,) in the order of the states or a mapping by name (algebraic variables may be left
-    out, NaN in an array, and of a mapping what the constraints determine from the rest), `ts` (n_times,) increases
-    strictly, `parameters` are values by name. Under jit, vmap and grad (with respect to start and parameters, not
-    `ts`), with 64-bit JAX switched on by the caller: `jax.enable_x64(True)`. `method`, `integrator` (`by` there),
-    `rtol`, `atol` and `start_tol` are those of ndae.solve; with `start_tol=None` the start is not checked: a
-    formulation that projects moves it to the constraints, the others integrate from it as it is. Algebraic variables
-    follow, and values that the start gives of them are guesses, which nothing here warns of: solve_dae does.
+    out, NaN in an array, and of a mapping what the constraints determine from the rest), `guess` in the same form says
+    where the search for what is left out begins, `ts` (n_times,) increases strictly, `parameters` are values by name.
+    Under jit, vmap and grad (with respect to start and parameters, not `ts`), with 64-bit JAX switched on by the
+    caller: `jax.enable_x64(True)`. `method`, `integrator` (`by` there), `rtol`, `atol` and `start_tol` are those of
+    ndae.solve; with `start_tol=None` the start is not checked: a formulation that projects moves it to the constraints,
+    the others integrate from it as it is. Algebraic variables follow, and values that the start gives of them are
+    guesses, which nothing here warns of: solve_dae does. Where they can be several things and nothing chooses, a call
+    outside of jit warns which is taken.
 
     Steps end where an input of time switches, and first derivatives by parameters that say when are right as well, no
     higher ones. Other derivatives are those of the discrete solution with its steps held fixed, by `adjoint`: for
@@ -163,6 +167,7 @@ def flow(
         ts: Any,
         parameters: Mapping[str, Any] | None = None,
         functions: Mapping[Any, Any] | None = None,
+        guess: Any = None,
     ) -> FlowResult:
         check_process()
         if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]  # JAX adds it by name
@@ -183,21 +188,23 @@ def flow(
         for name, value in (parameters or {}).items():
             if value.ndim:
                 raise ValueError(f"parameter {name!r} has shape {value.shape}; give one number (batches: jax.vmap)")
-        y0, guess, left_out, guessed = _split(system, start)
+        y0, w0, near, left_out, guessed = _split(system, start, guess)
         optional = sorted(unwritten | left_out)
         parameters = known.reduce().jax().with_functions(parameters)
         by_w = needed(motion.reduced, optional, np.where(guessed, 1.0, np.nan))
-        result = solve(y0, guess, ts, parameters, tuple(optional), tuple(by_w))
+        result = solve(y0, w0, near, ts, parameters, tuple(optional), tuple(by_w))
+        if motion.guessed.size:
+            _warn_of_roots(known, result, w0, parameters)
         if throw and not isinstance(result.status, Tracer) and result.status != _SUCCESS:
             numbers = {name: p for name, p in (parameters or {}).items() if not isinstance(p, Supplied)}
             raise _failure(known, result, start, numbers, start_tol)
         return result
 
-    def begin(y0, guess, times, parameters, optional, by_w):
+    def begin(y0, guess, near, times, parameters, optional, by_w):
         """The state to start from, the jumps on the way, and 0 or the number of the reason for which there is none."""
         t0, filled = times[0], jnp.asarray(True)
         if optional:
-            y0, filled = fill_in(motion.functions, y0, np.array(optional), t0, parameters, guess, by_w)
+            y0, filled = fill_in(motion.functions, y0, np.array(optional), t0, parameters, guess, by_w, near)
         finite = jnp.all(jnp.isfinite(y0))
         state, found = motion.begin(t0, y0, parameters, jax.lax.stop_gradient(jnp.nan_to_num(guess)))
         consistent = jnp.asarray(True)
@@ -211,20 +218,20 @@ def flow(
         return state, jumps, _first_that_fails(good)
 
     @eqx.filter_jit
-    def solve(y0, guess, ts, parameters, optional, by_w):
+    def solve(y0, guess, near, ts, parameters, optional, by_w):
         inputs = jnp.concatenate([y0, *[jnp.ravel(x) for x in jax.tree.leaves(parameters) if eqx.is_inexact_array(x)]])
         finite = jnp.all(jnp.isfinite(inputs[y0.size :])) & jnp.all(jnp.isfinite(ts)) & ~jnp.any(jnp.isinf(guess))
         increasing = jnp.all(ts[1:] > ts[:-1])
         times = jnp.where(finite & increasing, ts, jnp.arange(ts.size, dtype=ts.dtype))
         t0, frozen = times[0], jax.lax.stop_gradient((y0, parameters))
-        failed = begin(frozen[0], guess, times, frozen[1], optional, by_w)[-1]
+        failed = begin(frozen[0], guess, near, times, frozen[1], optional, by_w)[-1]
         bad_start = jnp.where(finite, jnp.where(increasing, failed, 2), 1)
         # What does not begin has no derivatives here: a zero that a program masks it with, times NaN, would be NaN in
         # the derivatives of all others by what they share. Values are the same, and compiled once.
         y0, parameters = jax.tree.map(
             lambda x, fixed: jnp.where(bad_start == _SUCCESS, x, fixed), (y0, parameters), frozen
         )
-        state, jumps, _ = begin(y0, guess, times, parameters, optional, by_w)
+        state, jumps, _ = begin(y0, guess, near, times, parameters, optional, by_w)
 
         def after_step(t, state, args):
             parameters, jumps = args
@@ -263,18 +270,22 @@ def flow(
         states = jnp.where(saved[:, None], jnp.concatenate([state[None], states]), state)
         rows = jax.vmap(motion.describe, in_axes=(0, 0, None))(times, states, parameters)
         solved = jnp.all(jnp.isfinite(rows["w"]), axis=-1)
+        held = jnp.ones(ts.size, bool)
+        if motion.reduced.redundant and start_tol is not None:
+            held = jax.vmap(lambda t, y: _follows(motion, t, y, parameters))(times, rows["y"])
         x = jax.vmap(motion.functions.states, in_axes=(0, 0, 0, None))(rows["y"], rows["w"], times, parameters)
-        reached = jnp.logical_and.accumulate(saved & solved)
+        reached = jnp.logical_and.accumulate(saved & solved & held)
         x, y, w = (_marked(reached[:, None], value, inputs) for value in (x, rows["y"], rows["w"]))
         status = jnp.select(
             [
                 bad_start != _SUCCESS,
                 ~jnp.all(solved | ~saved),
+                ~jnp.all(held | ~saved),
                 out.result == RESULTS.successful,
                 out.result == RESULTS.max_steps_reached,
                 out.result == RESULTS.dt_min_reached,
             ],
-            [bad_start, 9, _SUCCESS, 6, 7],
+            [bad_start, 9, 13, _SUCCESS, 6, 7],
             8,
         )
         status = jnp.asarray(status, jnp.int64)
@@ -292,6 +303,16 @@ def called_functions(system: System, functions: Mapping[Any, Any]) -> System:
             "make it of system.given({...}) with them"
         )
     return known
+
+
+def _warn_of_roots(system: System, result: FlowResult, guess: Array, parameters: Any) -> None:
+    """Name the roots that were taken at the start, where the equations have several; inside of jit nothing is said."""
+    known = (result, guess, parameters)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(known)) or not np.all(np.isfinite(result.w[0])):
+        return
+    y, w, guess, t0 = (np.asarray(value, dtype=np.float64) for value in (result.y[0], result.w[0], guess, result.ts[0]))
+    numbers = {name: float(p) for name, p in (parameters or {}).items() if not isinstance(p, Supplied)}
+    leading_at_start(system.reduce(), y, guess, float(t0), numbers, taken=w)
 
 
 def _failure(system: Any, result: FlowResult, start: Any, parameters: Any, start_tol: float | None) -> Exception:
@@ -333,13 +354,24 @@ def _across(motion: ReducedMotion, jumps: Jumps, t: Any, state: Array, parameter
 
 
 def _is_consistent(motion: ReducedMotion, t: Any, y: Array, parameters: Any, tol: float) -> Bool[Array, ""]:
-    """Whether C(y, t) = 0 within `tol`, as ndae.solvers.dae.start.check_constraints means it."""
-    if not motion.reduced.constraints:
-        return jnp.asarray(True)
-    residual = jnp.abs(motion.functions.constraints(y, t, parameters))
-    jacobian = jnp.abs(motion.functions.constraints_jacobian(y, t, parameters))
-    allowed = tol * jnp.max(jacobian * jnp.maximum(1.0, jnp.abs(y)), axis=-1)
-    return jnp.all(residual <= jnp.maximum(allowed, np.finfo(float).tiny))
+    """Whether C(y, t) = 0 and redundant equations hold within `tol`, as check_constraints of the start means it."""
+    return (_off("constraints", motion, t, y, parameters) <= tol) & (_off("redundant", motion, t, y, parameters) <= tol)
+
+
+def _follows(motion: ReducedMotion, t: Any, y: Array, parameters: Any) -> Bool[Array, ""]:
+    """Whether redundant equations hold as well as the others do."""
+    t, y, parameters = jax.lax.stop_gradient((t, y, parameters))
+    drift = _off("constraints", motion, t, y, parameters)
+    return _off("redundant", motion, t, y, parameters) <= REDUNDANT + DRIFTS * drift
+
+
+def _off(kind: str, motion: ReducedMotion, t: Any, y: Array, parameters: Any) -> Array:
+    """By how much one state, relative above 1, would have to change to make up for residuals of a kind, at least."""
+    if not getattr(motion.reduced, kind):
+        return jnp.asarray(0.0)
+    residual, jacobian = getattr(motion.functions, kind), getattr(motion.functions, f"{kind}_jacobian")
+    by_state = jnp.max(jnp.abs(jacobian(y, t, parameters)) * jnp.maximum(1.0, jnp.abs(y)), axis=-1)
+    return jnp.max(jnp.abs(residual(y, t, parameters)) / jnp.maximum(by_state, np.finfo(float).tiny))
 
 
 @jax.custom_jvp
@@ -375,42 +407,56 @@ def _one_by_one(system: System, given: Mapping[str, Array]) -> dict[str, Array]:
     return found
 
 
-def _split(system: Any, start: Any) -> tuple[Array, Array, set[int], np.ndarray]:
-    """y and w, NaN where they are not given, from an array of all states or a mapping by name.
+def _split(system: Any, start: Any, guess: Any) -> tuple[Array, Array, Array | None, set[int], np.ndarray]:
+    """y and w, NaN where they are not given, from an array of all states or a mapping by name, and guesses of y.
 
     And which entries of y are left out, and which of w are not.
     """
-    reduced, names = system.reduce(), [s.name for s in system.states]
+    reduced = system.reduce()
     if isinstance(start, ConsistentStart):
         check_start_of(system, start)
+        if guess is not None:
+            raise ValueError("the start is a ConsistentStart, in which nothing is left to guess: leave guess= out")
         if start.y is not None and start.w is not None and start.states.ndim == 1:
-            return jnp.asarray(start.y), jnp.asarray(start.w), set(), np.ones(start.w.size, dtype=bool)
+            return jnp.asarray(start.y), jnp.asarray(start.w), None, set(), np.ones(start.w.size, dtype=bool)
         start = start.as_dict()
+    given, guesses = _named(system, "start", start), {} if guess is None else _named(system, "guess", guess)
+    places = name_places(system)
+    y: list[Array | None] = [None] * len(reduced.y)
+    w: list[Array | None] = [None] * len(reduced.w)
+    near = [*y]
+    for name, value in {**guesses, **given}.items():
+        array, column = places[name]
+        if array == "w":
+            # Of an array NaN is what it does not give.
+            w[column] = jnp.where(jnp.isnan(value), guesses[name], value) if name in guesses else value
+        else:
+            (y if name in given else near)[column] = value
+    left_out = {i for i, value in enumerate(y) if value is None}
+    guessed = np.array([value is not None for value in w], dtype=bool)
+    check_given(system, sorted(left_out), by_w=np.flatnonzero(guessed).tolist())
+    return _stacked(y), _stacked(w), _stacked(near) if guesses else None, left_out, guessed
+
+
+def _named(system: Any, what: str, start: Any) -> dict[str, Array]:
+    """A start, or guesses, by the names of what they give."""
+    names = [s.name for s in system.states]
     if isinstance(start, Mapping):
-        given = {name: jnp.asarray(value, jnp.float64) for name, value in named_once("start", start).items()}
+        given = {name: jnp.asarray(value, jnp.float64) for name, value in named_once(what, start).items()}
         given = given if system.points is None else _one_by_one(system, given)
         wrong = next((name for name, value in given.items() if value.ndim), None)
         if wrong is not None:
-            raise ValueError(f"start[{wrong!r}] has shape {given[wrong].shape}; give one number (batches: jax.vmap)")
+            raise ValueError(f"{what}[{wrong!r}] has shape {given[wrong].shape}; give one number (batches: jax.vmap)")
     else:
         array = jnp.asarray(start, jnp.float64)
         if array.shape != (len(names),):
             raise ValueError(
-                f"start has shape {array.shape}; expected ({len(names)},), the states {', '.join(names)} (batches go "
+                f"{what} has shape {array.shape}; expected ({len(names)},), the states {', '.join(names)} (batches go "
                 "through jax.vmap)"
             )
         given = {name: array[i] for i, name in enumerate(names)}
-    places = name_places(system)
-    check_known(given, places, f"start: {system.name!r}", "state", names)
-    y: list[Array | None] = [None] * len(reduced.y)
-    w: list[Array | None] = [None] * len(reduced.w)
-    for name, value in given.items():
-        array, column = places[name]
-        (y if array == "y" else w)[column] = value
-    left_out = {i for i, value in enumerate(y) if value is None}
-    guessed = np.array([value is not None for value in w], dtype=bool)
-    check_given(system, sorted(left_out), by_w=np.flatnonzero(guessed).tolist())
-    return _stacked(y), _stacked(w), left_out, guessed
+    check_known(given, name_places(system), f"{what}: {system.name!r}", "state", names)
+    return given
 
 
 def _stacked(values: list[Array | None]) -> Array:

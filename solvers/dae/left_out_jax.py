@@ -13,9 +13,18 @@ from ndae.solvers.dae.left_out import NEAR, alike
 
 
 def fill_in(
-    functions: Any, y: Array, optional: np.ndarray, t: Any, parameters: Any, w: Any = None, by_w: Sequence[int] = ()
+    functions: Any,
+    y: Array,
+    optional: np.ndarray,
+    t: Any,
+    parameters: Any,
+    w: Any = None,
+    by_w: Sequence[int] = (),
+    near: Any = None,
 ) -> tuple[Array, Array]:
     """`filled_in` in JAX, for those entries `optional` of y that are NaN, and whether they are determined.
+
+    Entries of `near` (n_y,) that are no NaN are where the search for those of y begins.
 
     Entries `by_w` of w are given beside them where C leaves some open, and T(y, w, t) = 0 holds. Full Gauss-Newton
     steps find the unknown entries; two more, with a matrix that has no derivative, carry those of first and second
@@ -47,6 +56,9 @@ def fill_in(
 
     size = jnp.maximum(1.0, jnp.max(jnp.abs(held)))
     begin = jnp.stack(starts(len(optional), size))
+    if near is not None:
+        near = jax.lax.stop_gradient(jnp.concatenate([near, jnp.full(y.size - n, jnp.nan)]))[optional]
+        begin = jnp.where(jnp.isnan(near), begin, near)
 
     def inverse(y, t, parameters):
         """The inverse of the Jacobian by the unknown entries, whether it has full rank, and the equations' terms."""

@@ -17,12 +17,15 @@ from ndae.solvers.dae.start import (
     check_given,
     name_places,
     read_given,
+    redundant_excess,
+    redundant_name,
 )
 from ndae.solvers.dae.switching import check_asked
 from ndae.solvers.solution import SolveError
 from ndae.symbolic.ground.words import check_known, listed
 
 _CONVERGED = 1e-13  # a last correction, relative to the guess
+_REDUNDANT = 1e-8  # of the states: farther off an equation does not follow from the others
 _NEARLY = 1e-2  # a correction after which the values may be taken that are consistent, if not the nearest
 _KEPT = "; keep fewer components, or give other values for them"
 
@@ -44,7 +47,7 @@ class _Search:
         self.parameters = at_index(parameters, ())
         check_asked(self.reduced, self.t0, self.t0, self.parameters)
         y, w, named = read_given(system, given)
-        y_guess, w_guess, _ = (y * np.nan, w * np.nan, []) if guess is None else read_given(system, guess)
+        y_guess, w_guess, _ = (y * np.nan, w * np.nan, []) if guess is None else read_given(system, guess, "guess")
         for what, values in (("start", y), ("guess", y_guess)):
             if values.ndim != 1:
                 raise ValueError(f"the {what} has batch shape {values.shape[:-1]}; give one at a time")
@@ -106,6 +109,13 @@ class _Search:
         w, trouble = leading_at_start(self.reduced, y, w, self.t0, self.parameters)
         if trouble:
             raise SolveError(f"the consistent start of {self.system.name!r}: {trouble}")
+        number, off = redundant_excess(self.reduced, y, self.t0, self.parameters)
+        if off > _REDUNDANT:
+            raise SolveError(
+                f"no consistent values of {self.system.name!r} were found: {redundant_name(self.reduced, number)} is "
+                f"off by {off:.1e} of the states where the others hold; with these parameters it contradicts them, or "
+                "their branch is another: give values nearer to one on which all hold"
+            )
         return self._result(y, w)
 
     def _near(self, y, w, max_iterations) -> tuple[np.ndarray, np.ndarray]:

@@ -25,6 +25,7 @@ from ndae.solvers.arguments import (
     output_times,
 )
 from ndae.solvers.batches import at_index, broadcast_parameters, stand_in
+from ndae.solvers.dae.crossing import IN_GAP, solved_across
 from ndae.solvers.dae.describe import absolute_tolerances, describe_states, never_begun
 from ndae.solvers.dae.diagnosis import _cause, _failure
 from ndae.solvers.dae.formulations import Formulation, formulation_named
@@ -77,11 +78,12 @@ def solve_dae(
     - `max_steps`: attempts after which a solve gives up; default a million, or twenty an output time if that is more.
     - `progress(fraction, text)`: called now and then while it runs.
 
-    Each of a batch is solved with its own steps. Returns a Solution of all states, with the residuals of all levels and
-    the invariants at every output time. Raises ValueError for a bad argument or an inconsistent start, and
-    SolveError when a solve stops early; with `throw=False` the reason is in `solution.result`, and the outputs
-    end where the last solve stopped. A start that is inconsistent, also one of a batch, is then a result too: its
-    reason, `n_reached` 0 and NaN, while the others are solved.
+    Each of a batch is solved with its own steps. A single solve that stops where constraints lose rank at one instant
+    goes on behind it where the motion is smooth (ndae.solvers.dae.crossing), with a warning. Returns a Solution of all
+    states, with the residuals of all levels and the invariants at every output time. Raises ValueError for a bad
+    argument or an inconsistent start, and SolveError when a solve stops early; with `throw=False` the reason is in
+    `solution.result`, and the outputs end where the last solve stopped. A start that is inconsistent, also one of a
+    batch, is then a result too: its reason, `n_reached` 0 and NaN, while the others are solved.
     """
     check_system(system)
     ts = output_times(ts)
@@ -113,11 +115,19 @@ def solve_dae(
         batched_names = tuple(sorted(name for name, p in flat.items() if p.ndim))
         kernel = _kernel(held, formulation, integrator, bool(batch), batched_names)
         guessed = kernel.motion.guessed
-        state = np.concatenate([y0, w0[..., guessed]], axis=-1)
         tolerances = np.concatenate([atol, np.ones(guessed.size)])  # guesses have no error
         given = reduced.jax().with_functions(flat)
-        outcome = kernel.solve(state, ts, rtol, tolerances, max_steps, given or None, progress, jumps)
-    outcome.rows.update(_described(reduced, guessed, outcome, parameters))
+
+        def run(y, w, ts):
+            state = np.concatenate([y, w[..., guessed]], axis=-1)
+            outcome = kernel.solve(state, ts, rtol, tolerances, max_steps, given or None, progress, jumps)
+            outcome.rows.update(_described(reduced, guessed, outcome, parameters))
+            return outcome
+
+        if batch:
+            outcome = run(y0, w0, ts)
+        else:
+            outcome = solved_across(reduced, run, y0, w0, ts, rtol, at_index(parameters, ()), jumps)
     solution = _solution(system, outcome, parameters).without(refused or {})
     if throw and not np.all(solution.succeeded):
         raise SolveError(_failure(system, solution), solution)
@@ -149,7 +159,9 @@ def _kernel(
     reduced: Any, formulation: Formulation, integrator: str, batched: bool, batched_parameters: tuple[str, ...]
 ) -> ReferenceKernel:
     motion, name = _Steps(reduced, formulation), reduced.system.name
-    return ReferenceKernel(motion, integrator, batched, batched_parameters, max_norm, name, motion.jacobians)
+    recipe = reduced.recipe()
+    recipe = None if recipe is None else repr((recipe, formulation))
+    return ReferenceKernel(motion, integrator, batched, batched_parameters, max_norm, name, motion.jacobians, recipe)
 
 
 def _solution(system: Any, outcome: Outcome, parameters: Mapping[str, Any] | None) -> Solution:
@@ -171,7 +183,10 @@ def _solution(system: Any, outcome: Outcome, parameters: Mapping[str, Any] | Non
             where = f"t = {outcome.ts[bad[0]]:.9g}"
             result[index] = f"the equations for the highest derivatives could not be solved at {where}"
     there = np.arange(outcome.ts.size) < reached[..., None]
-    w, error = settled(system, y, np.where(there[..., None], w, np.nan), outcome.ts, parameters)
+    w = np.where(there[..., None], w, np.nan)
+    again, error = settled(system, y, w, outcome.ts, parameters)
+    in_gap = outcome.rows.get(IN_GAP, np.zeros(outcome.ts.size, dtype=bool))
+    w, error = np.where(in_gap[:, None], w, again), np.where(in_gap, 0.0, error)
     for index in np.ndindex(batch):
         bad = np.flatnonzero(error[index] > SETTLED)
         if bad.size:

@@ -38,12 +38,12 @@ class UndeterminedError(ValueError):
 class ConsistentStart:
     """Initial values that satisfy the equations of a DAE and all that follows from them.
 
-    - `names`, `states` (*batch, n_states): the states in the system's order; a batch only of points.
+    - `names`, `states` (*batch, n_states): the states in the system's order.
     - `rates` (*batch, n_states): the states' derivatives, NaN where the equations do not determine them.
     - `residual`: by level, what is left of the equations.
     - `given`: by name, the values that it was made from.
-    - `y` (N,), `w` (n,): the states as the reduced system holds them, and its leading unknowns; None of points, which
-      are solved without it.
+    - `y` (*batch, N), `w` (*batch, n): the states as the reduced system holds them, and its leading unknowns; None of
+      points, which are solved without it.
     - `groups`: columns of states that belong together, as those of a Solution: "q", "v", "multiplier" of points.
 
     Printed, it says which values are as given, which had to move, and which were found.
@@ -54,8 +54,8 @@ class ConsistentStart:
     rates: Float[np.ndarray, "*batch n_states"]
     residual: Mapping[str, np.ndarray] = field(default_factory=dict)
     given: Mapping[str, Any] = field(default_factory=dict)
-    y: Float[np.ndarray, "n_y"] | None = None
-    w: Float[np.ndarray, "n_w"] | None = None
+    y: Float[np.ndarray, "*batch n_y"] | None = None
+    w: Float[np.ndarray, "*batch n_w"] | None = None
     groups: Mapping[str, slice] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -180,7 +180,7 @@ def read_states(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray]:
     return y, w
 
 
-def read_given(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray, list[int]]:
+def read_given(system: Any, start: Any, what: str = "start") -> tuple[np.ndarray, np.ndarray, list[int]]:
     """y and w as given, whatever is not given, and those entries of y that are named."""
     reduced = system.reduce()
     names = [s.name for s in system.states]
@@ -193,26 +193,26 @@ def read_given(system: Any, start: Any) -> tuple[np.ndarray, np.ndarray, list[in
         start = read_points(system, start)
     if isinstance(start, Mapping):
         given = {
-            name: numbers(f"start[{name!r}]", value, finite=False) for name, value in named_once("start", start).items()
+            name: numbers(f"{what}[{name!r}]", value, finite=False) for name, value in named_once(what, start).items()
         }
     else:
-        array = numbers("start", start, finite=False)
+        array = numbers(what, start, finite=False)
         if array.ndim < 1 or array.shape[-1] != len(names):
             raise ValueError(
-                f"start has shape {array.shape}; expected (*batch, {len(names)}), one number for each state of "
+                f"{what} has shape {array.shape}; expected (*batch, {len(names)}), one number for each state of "
                 f"{system.name!r}: {listed(names)}; or a mapping from their names"
             )
         given = {name: array[..., i] for i, name in enumerate(names)}
     places = name_places(system)
-    check_known(given, places, f"start: {system.name!r}", "state", names)
-    batch = common_shape({f"start[{name!r}]": value.shape for name, value in given.items()})
+    check_known(given, places, f"{what}: {system.name!r}", "state", names)
+    batch = common_shape({f"{what}[{name!r}]": value.shape for name, value in given.items()})
     y, w = np.full((*batch, len(reduced.y)), np.nan), np.full((*batch, len(reduced.w)), np.nan)
     for name, value in given.items():
         array, column = places[name]
         (y if array == "y" else w)[..., column] = value
     bad = [name for name, value in given.items() if value.size and np.all(np.isinf(value))]
     if bad:
-        raise ValueError(f"start must be finite, but {listed(bad)} is not")
+        raise ValueError(f"{what} must be finite, but {listed(bad)} is not")
     return y, w, [column for array, column in map(places.__getitem__, given) if array == "y"]
 
 
@@ -271,24 +271,69 @@ def _check_filled_in(system: Any, free: Any, t0: float, index: tuple[int, ...] =
 
 
 def check_constraints(reduced: Any, y: np.ndarray, t0: float, parameters: Any, tol: float, index: tuple = ()) -> None:
-    """Raises ValueError, naming level and equation, unless C(y, t0) = 0 within `tol`."""
+    """Raises ValueError, naming level and equation, unless C(y, t0) = 0 within `tol`, and redundant equations hold."""
     if not reduced.constraints:
         return
     functions = reduced.numpy()
-    residual = np.abs(functions.constraints(y, t0, parameters))
-    jacobian = np.abs(functions.constraints_jacobian(y, t0, parameters))
-    allowed = tol * np.max(jacobian * np.maximum(1.0, np.abs(y)), axis=-1)
-    excess = np.nan_to_num(residual / np.maximum(allowed, np.finfo(float).tiny), nan=np.inf)
-    if np.max(excess) <= 1:
-        return
-    level = min(reduced.constraint_of[row][1] for row in np.flatnonzero(excess > 1))  # others may follow from it
-    row = max((r for r, (_, k) in enumerate(reduced.constraint_of) if k == level), key=lambda r: excess[r])
-    raise ValueError(
-        f"the start{of_sample(index)} of {reduced.system.name!r} is inconsistent at level {level}: "
-        f"{_constraint(reduced, row)} is {residual[row]:.3g} at t = {t0:g}, more than start_tol = {tol:g} of the "
-        "states allows; write `start = consistent_initial_condition(system, start)` first, with keep=[...] for what "
-        "must stay"
-    )
+    residual = functions.constraints(y, t0, parameters)
+    excess = np.nan_to_num(in_states(residual, functions.constraints_jacobian(y, t0, parameters), y) / tol, nan=np.inf)
+    if np.max(excess) > 1:
+        level = min(reduced.constraint_of[row][1] for row in np.flatnonzero(excess > 1))  # others may follow from it
+        row = max((r for r, (_, k) in enumerate(reduced.constraint_of) if k == level), key=lambda r: excess[r])
+        raise ValueError(
+            f"the start{of_sample(index)} of {reduced.system.name!r} is inconsistent at level {level}: "
+            f"{_constraint(reduced, row)} is {abs(residual[row]):.3g} at t = {t0:g}, more than start_tol = {tol:g} of "
+            "the states allows; write `start = consistent_initial_condition(system, start)` first, with keep=[...] for "
+            "what must stay"
+        )
+    number, off = redundant_excess(reduced, y, t0, parameters)
+    if off > tol:
+        raise ValueError(
+            f"the start{of_sample(index)} of {reduced.system.name!r} violates {redundant_name(reduced, number)} by "
+            f"{off:.3g} of the states at t = {t0:g}: with these values it contradicts the others, or the start is on "
+            "another branch of theirs"
+        )
+
+
+def redundant_excess(reduced: Any, y: np.ndarray, t: float, parameters: Any) -> tuple[int, float]:
+    """The redundant equation that holds worst at y (N,), and how far the states are off it, relatively above 1."""
+    if not reduced.redundant:
+        return 0, 0.0
+    functions = reduced.numpy()
+    off = in_states(functions.redundant(y, t, parameters), functions.redundant_jacobian(y, t, parameters), y)
+    off = np.nan_to_num(off, nan=np.inf)
+    return list(reduced.redundant)[int(np.argmax(off))], float(np.max(off))
+
+
+def redundant_name(reduced: Any, number: int) -> str:
+    return f"equation {number} (0 = {shortened(reduced.redundant[number], 80)}), which was taken as redundant,"
+
+
+def in_states(residual: np.ndarray, jacobian: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """By how much one state, relative above 1, would have to change to make up for each residual, at least."""
+    by_state = np.max(np.abs(jacobian) * np.maximum(1.0, np.abs(y))[..., None, :], axis=-1, initial=0.0)
+    return np.abs(residual) / np.maximum(by_state, np.finfo(float).tiny)
+
+
+def check_unmoved(system: System, start: ConsistentStart, t0: float, tol: float, index: tuple[int, ...] = ()) -> None:
+    """Raises ValueError for given differential values that are not consistent, and warns of algebraic ones."""
+    columns = {name: j for name, (array, j) in name_places(system).items() if array == "w" and name in start.given}
+    moved = [
+        f"{name} from {_number(old)} to {_number(new)}"
+        for name, (old, new) in start.moved.items()
+        if name not in columns and abs(new - old) > tol * max(1.0, abs(old))
+    ]
+    if moved:
+        raise ValueError(
+            f"the start{of_sample(index)} of {system.name!r} is inconsistent at t = {t0:g}: it has to move "
+            f"{listed(moved)}, more than start_tol = {tol:g} allows; correct these, leave some out, or write "
+            "`start = consistent_initial_condition(system, start, guess=...)` first"
+        )
+    w = np.zeros(0) if start.w is None else start.w
+    guess = np.full(w.size, np.nan)
+    for name, j in columns.items():
+        guess[j] = start.given[name]
+    warn_of_guesses(system, columns, guess, w, tol, t0)
 
 
 def warn_of_guesses(

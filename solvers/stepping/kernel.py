@@ -38,6 +38,9 @@ SOLVERS: dict[str, Callable[[Any, Any], diffrax.AbstractSolver]] = {
     "radau13": RadauIIA,
 }
 
+#: How many times its tolerance the end of a step may be moved by a projection; components count down to this share of
+#: the largest one.
+MOST_MOVED, LEAST_SHARE = 1e4, 1e-3
 _CHUNK_OUTPUTS = 1024
 _CHUNK_NUMBERS = 2**20
 
@@ -61,7 +64,8 @@ class ReferenceKernel:
     `motion` has the methods of ConstrainedMotion: derivative(t, y, parameters), after_step(t, y, parameters, floor) and
     describe(t, y, parameters). `batched_parameters` are the names of those with one value for each of the batch, `norm`
     makes one number of the errors of all components, in units of their tolerances. `name` is what a log calls it.
-    `jacobians()` are those of implicit methods (ndae.solvers.stepping.jacobians).
+    `jacobians()` are those of implicit methods (ndae.solvers.stepping.jacobians). `recipe` is all that the motion
+    depends on beside this package, None where that can't be said (ndae.solvers.programs).
     """
 
     def __init__(
@@ -73,12 +77,14 @@ class ReferenceKernel:
         norm: Callable[[Any], Any] = rms_norm,
         name: str = "points",
         jacobians: Callable[[], Any] = lambda: WHOLE,
+        recipe: str | None = None,
     ) -> None:
         self.motion, self._norm, self._name = motion, norm, name
         make: Any = SOLVERS[solver]
         self._make_solver = partial(make, jacobians=jacobians()) if isinstance(make, type) else make
         self._batched = batched
         self._batched_parameters = frozenset(batched_parameters)
+        self._recipe = None if recipe is None else repr((recipe, solver, batched, sorted(self._batched_parameters)))
         self._compiled: dict[tuple, Program] = {}
 
     def call(self, method: str, t: float, y: np.ndarray, parameters: Parameters, *more: Any) -> Any:
@@ -170,7 +176,8 @@ class ReferenceKernel:
         if (name, names) not in self._compiled:
             own = {key: 0 if key in self._batched_parameters else None for key in names} or None
             mapped = jax.vmap(function, in_axes=(*axes, own)) if self._batched else function
-            self._compiled[name, names] = Program(mapped, f"{name} of {self._name!r}", self._batched)
+            recipe = None if self._recipe is None else repr((self._recipe, name, names))
+            self._compiled[name, names] = Program(mapped, f"{name} of {self._name!r}", self._batched, recipe)
         return self._compiled[name, names](*arguments, parameters or None)
 
     def _flatten(self, y: np.ndarray) -> np.ndarray:
@@ -187,7 +194,10 @@ class ReferenceKernel:
         floor = atol / rtol  # the size below which a component is measured absolutely
 
         def after_step(t, y, parameters):
-            y, good = motion.after_step(t, y, parameters, floor)
+            stepped, (y, good) = y, motion.after_step(t, y, parameters, floor)
+            # Near a posture where constraints lose rank a projection follows rounding, far beyond what a step is off.
+            size = floor + jnp.abs(stepped) + LEAST_SHARE * jnp.max(jnp.abs(stepped))
+            good = good & (jnp.max(jnp.abs(y - stepped) / size) <= MOST_MOVED * rtol)
             if switches:
                 y, continuous = motion.behind(jumps, t, y, parameters)
                 good = good & continuous

@@ -22,6 +22,7 @@ class Equations(Recomputed):
     time: sp.Symbol | None = None
     invariants: Mapping[str, sp.Expr] = field(default_factory=dict)
     outputs: Mapping[str, sp.Expr] = field(default_factory=dict)  # what instruments show
+    redundant: str | None = None  # "least-norm": constraints may follow from others
 
     @property
     def n_states(self) -> int:

@@ -163,6 +163,18 @@ class ReducedFunctions(Recomputed):
         """How large what is added up in C(y, t) is, as y moves, (..., n_constraints): times eps, its rounding."""
         return self._sizes(self._constraints, "y")(y, t=t, parameters=self.with_functions(parameters))
 
+    def redundant(self, y, t=None, parameters: Mapping | None = None) -> Any:
+        """Residuals of the redundant equations, shape (..., n_redundant)."""
+        return self._redundant(y, t=t, parameters=self.with_functions(parameters))
+
+    def redundant_jacobian(self, y, t=None, parameters: Mapping | None = None) -> Any:
+        """Their Jacobian by y, shape (..., n_redundant, n_y)."""
+        return self._redundant.jacobian("y", y, t=t, parameters=self.with_functions(parameters))
+
+    @property
+    def _redundant(self) -> CompiledVector:
+        return self._vector("redundant equations", list(self.reduced.redundant.values()), {"y": self.reduced.y})
+
     def constraints_time_derivative(self, y, t=None, parameters: Mapping | None = None) -> Any:
         """∂C/∂t at fixed y, shape (..., n_constraints)."""
         r = self.reduced
@@ -182,7 +194,10 @@ class ReducedFunctions(Recomputed):
         return function.jacobian("t", y, times, parameters=self.with_functions(parameters))[..., 0]
 
     def levels(self, y, w, t=None, parameters: Mapping | None = None) -> dict[str, Any]:
-        """Residuals by level, {"level 0": (..., m_0), ...}: the algebraic equations and their derivatives."""
+        """Residuals by level, {"level 0": (..., m_0), ...}: the algebraic equations and their derivatives.
+
+        And {"redundant": ...} of those that follow from them.
+        """
         levels = self.reduced.levels
         kinds = {kind for entries in levels.values() for _, kind, _ in entries}
         values = {}
@@ -194,7 +209,7 @@ class ReducedFunctions(Recomputed):
         for name, entries in levels.items():
             parts = [values[kind][..., place] for _, kind, place in entries]
             result[name] = self._xp.stack(self._broadcast(parts), -1)
-        return result
+        return result | ({"redundant": self.redundant(y, t, parameters)} if self.reduced.redundant else {})
 
     # -- wiring ------------------------------------------------------------------------------------------------------
 

@@ -187,6 +187,11 @@ def _ggl(r: ReducedSystem) -> ImplicitForm:
 
 
 def _original(r: ReducedSystem) -> ImplicitForm:
+    if r.redundant:
+        raise ValueError(
+            f"the original equations of {r.system.name!r} are redundant and determine no multipliers; use the form "
+            '"ggl" or "index1"'
+        )
     if r.index > 2:
         raise ValueError(
             f"the original equations of {r.system.name!r} have index {r.index}, and solvers of implicit equations take "

@@ -53,7 +53,7 @@ class ReducedSystem(ReducedEquations):
         base = self.base
         if formulas:
             put: dict[sp.Basic, sp.Basic] = {}
-            places = [*base.equations, *base.constraints, *base.invariants.values()]
+            places = [*base.equations, *base.constraints, *base.invariants.values(), *base.redundant.values()]
             table = with_formulas(places, formulas)
             base = replace(
                 base,
@@ -61,6 +61,7 @@ class ReducedSystem(ReducedEquations):
                 equations=tuple(substituted(e, table, put) for e in base.equations),
                 constraints=tuple(substituted(e, table, put) for e in base.constraints),
                 invariants={name: substituted(e, table, put) for name, e in base.invariants.items()},
+                redundant={i: substituted(e, table, put) for i, e in base.redundant.items()},
             )
         new = replace(base, system=system)
         object.__setattr__(new, "functions", {**self.functions, **functions})  # frozen, as its base is

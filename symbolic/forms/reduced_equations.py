@@ -6,6 +6,7 @@ from typing import Any
 
 import sympy as sp
 
+from ndae.symbolic.expressions.recipes import recipe_of
 from ndae.symbolic.expressions.written import lines_of
 from ndae.symbolic.forms.equations import Equations
 from ndae.symbolic.ground.kept import Recomputed, kept
@@ -47,11 +48,32 @@ class ReducedEquations(Recomputed):
     time: sp.Symbol | None = None
     parameters: Mapping[sp.Symbol, float | None] = field(default_factory=dict)
     origins: tuple[tuple[int, ...], ...] = ()  # (n,): the user's equations that f_i was made of
+    redundant: Mapping[int, sp.Expr] = field(default_factory=dict)  # the user's equations that follow from C, over y
+    least_norm: tuple[sp.Symbol, ...] = ()  # the multipliers that these leave open, the least in the sum of squares
 
     @kept
     def shared(self) -> dict[Any, Any]:
         """What the functions of all backends are generated from, by name: tapes are made once."""
         return {}
+
+    def recipe(self) -> str | None:
+        """All that decides what the functions are, as text; None where tables or unknown functions stand in it."""
+        symbols = [*self.y, *self.w, *self.rates, *self.states, *self.state_rates, *self.parameters, self.time]
+        named = (*self.invariants.values(), *self.redundant.values())
+        written = recipe_of([*self.equations, *self.constraints, *named, *(s for s in symbols if s is not None)])
+        if written is None:
+            return None
+        return repr(
+            (
+                written,
+                [s is None for s in symbols],
+                [None if v is None else float(v).hex() for v in self.parameters.values()],
+                (self.index, self.differentiations, self.constraint_of, self.algebraic_equations),
+                [(b.equations, b.unknowns, b.linear) for b in self.blocks],
+                [len(part) for part in (self.y, self.equations, self.constraints, self.invariants, self.redundant)],
+                self.system.name,
+            )
+        )
 
     # -- levels ------------------------------------------------------------------------------------------------------
 
@@ -88,6 +110,10 @@ class ReducedEquations(Recomputed):
             lines += ["", "constraints" if level == 0 else f"hidden constraints, differentiated {level} x"]
             rows = [m for m, (_, k) in enumerate(self.constraint_of) if k == level]
             lines += lines_of(["0 = "] * len(rows), [self.constraints[m] for m in rows])
+        if self.redundant:
+            lines += ["", "redundant equations, which follow from the constraints and are checked"]
+            lines += lines_of([f"{i:>3}  0 = " for i in self.redundant], list(self.redundant.values()))
+            lines.append(f"  of the multipliers that they leave open, {listed(self.least_norm)}, those of least norm")
         lines += ["", "leading equations, with how often each was differentiated"]
         lines += lines_of([f"{c} x  0 = " for c in self.differentiations], self.equations)
         return "\n".join(lines) + "\n"

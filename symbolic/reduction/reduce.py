@@ -1,6 +1,7 @@
 """Index reduction: from any DAE to an ODE with leading equations of index 1 and the hidden constraints."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import sympy as sp
@@ -24,6 +25,7 @@ from ndae.symbolic.reduction.graphs import (
 )
 from ndae.symbolic.reduction.index_along_solutions import solution_index
 from ndae.symbolic.reduction.index_of_linear import linear_index
+from ndae.symbolic.reduction.redundant import Independent, without_redundant
 from ndae.symbolic.reduction.solution_points import solution_points
 
 _NAMED = 12  # equations or unknowns that an error lists
@@ -45,9 +47,43 @@ def reduce_index(system: Equations) -> ReducedSystem:
     be differentiated. 3. Where the Jacobian of the equations so differentiated by the leading unknowns is singular
     everywhere, equations are replaced by combinations in which these cancel, differentiated fewer times (G. Tan, N. S.
     Nedialkov and J. D. Pryce, Conversion methods for improving structural analysis of DAEs, BIT 57 (2017) 845), and 2
-    and 3 are repeated. Raises StructureError where no unique solution can exist by structure, and where 3 fails.
+    and 3 are repeated. Redundant constraints, where a system may have them, are left out before. Raises StructureError
+    where no unique solution can exist by structure, and where 3 fails.
     """
     _check_counts(system)
+    if system.redundant is not None:
+        try:
+            found = without_redundant(system)
+        except StructureError:
+            found = without_redundant(system, _sizes(system))
+        if found is not None:
+            return _of_whole(system, found, _reduced_at_sizes(found.equations))
+    return _reduced_at_sizes(system)
+
+
+def _of_whole(system: Equations, found: Independent, reduced: ReducedSystem) -> ReducedSystem:
+    """The reduced form of the system with its redundant equations, from that of the one without."""
+    strange = symbols_in(found.redundant.values()) - {*reduced.y, *reduced.parameters, reduced.time}
+    if strange:
+        raise StructureError(
+            f"{system.name}: redundant equations contain {min(map(str, strange))}, which the others determine only as "
+            "a leading unknown: leave them out by hand"
+        )
+    n = system.n_states
+    return replace(
+        reduced,
+        system=system,
+        states=reduced.states[:n],
+        state_rates=reduced.state_rates[:n],
+        origins=tuple(
+            tuple(o for o in map(found.origins.__getitem__, own) if o is not None) for own in reduced.origins
+        ),
+        redundant=found.redundant,
+        least_norm=found.least_norm,
+    )
+
+
+def _reduced_at_sizes(system: Equations) -> ReducedSystem:
     try:
         return _reduced(system, {})
     except StructureError as error:
@@ -245,7 +281,8 @@ def _singular_structure(system, chains: Chains, rows, over, under) -> StructureE
         parts.append(
             f"too many equations for the unknowns {_listed(unknowns)}: {_equations(system, origins)}{combined}"
             if inside
-            else f"without any unknown: {_equations(system, origins)}{combined}"
+            else f"without any unknown: {_equations(system, origins)}{combined}; leave out constraints that follow "
+            'from others, or accept them by System(..., redundant="least-norm")'
         )
     if under:
         parts.append(f"too few equations for the unknowns {_listed(names)}")

@@ -214,9 +214,10 @@ def _refusal(system, chains: Chains, rows, dependent, unknowns) -> StructureErro
     listed = "; ".join(f"{o}: 0 = {str(system.equations[o])[:70]}" for o in origins[:8])
     return StructureError(
         f"{system.name}: wherever they hold, these equations depend on one another, so that nothing "
-        f"determines the unknowns {', '.join(names[:12])}: {listed}; leave out constraints that follow from others, "
-        "write each so that its gradient does not vanish where it holds, x rather than x**2, and no multiple of one "
-        "equation into another",
+        f"determines the unknowns {', '.join(names[:12])}: {listed}; leave out constraints that follow from others, or "
+        'accept them by System(..., redundant="least-norm"); write each so that its gradient does not vanish where it '
+        "holds, x rather than x**2, and no multiple of one equation into another (seen at random points where they "
+        "hold, begun at values of order one)",
         origins,
         names,
         by_numbers=True,

@@ -47,6 +47,8 @@ class System(Equations):
     those, over derivatives dot(x) as well, that instruments show: what a Recording holds. Abs, Max,
     Min, sign, Heaviside and Piecewise may be used, and of time and parameters floor, ceiling, frac and Mod; where two
     branches meet, derivatives are those of the first. dot(W*x) of an expression is its derivative by the chain rule.
+    With `redundant="least-norm"` constraints may follow from others, as in a parallelogram: what they leave open of
+    multipliers is those with the least sum of squares, and solves check that they hold.
 
     Raises ValueError, naming the thing and the mend, on symbols that are undeclared or declared twice and on functions
     that can't be generated. That there are as many equations as states, and that these determine a solution, is the
@@ -66,6 +68,7 @@ class System(Equations):
         definitions: Mapping[sp.Symbol, sp.Expr] | None = None,
         invariants: Mapping[str, sp.Expr] | None = None,
         outputs: Mapping[str, sp.Expr] | None = None,
+        redundant: str | None = None,
         name: str = "system",
     ):
         if not isinstance(name, str) or not name.strip():
@@ -82,7 +85,11 @@ class System(Equations):
         conserved = _named(reader, f"{name}: invariant", invariants, derivatives=False)
         shown = _named(reader, f"{name}: output", outputs, derivatives=True)
         check_unknowns(arities((*read, *conserved.values(), *shown.values()), name), declared)
-        super().__init__(name, read, symbols, declared.parameters, time, conserved, shown)
+        if redundant not in (None, "least-norm"):
+            raise ValueError(
+                f'{name}: redundant={redundant!r}: expected "least-norm", or None to refuse redundant ones'
+            )
+        super().__init__(name, read, symbols, declared.parameters, time, conserved, shown, redundant)
 
     # -- other ways to write it --------------------------------------------------------------------------------------
 
@@ -90,7 +97,8 @@ class System(Equations):
     def semi_explicit(cls, f: Mapping, g=(), algebraic=(), parameters=None, time=None, **rest) -> "System":
         """x' = f(x, z, t), 0 = g(x, z, t): `f` maps each differential state to its rate, `algebraic` lists z.
 
-        The keywords `definitions`, `invariants` and `name` are those of the class. Raises ValueError as the class does.
+        The keywords `definitions`, `invariants`, `redundant` and `name` are those of the class. Raises ValueError as
+        the class does.
         """
         if not isinstance(f, Mapping):
             raise ValueError(f"f={f!r}: expected a mapping from each differential state to its rate, {{x: expression}}")
@@ -141,6 +149,7 @@ class System(Equations):
         parameters=None,
         time=None,
         outputs: Mapping[str, sp.Expr] | None = None,
+        redundant: str | None = None,
         name: str = "system",
     ) -> "System":
         """Constrained motion: q' = v, M v' = F − ∂V/∂q − J(q, t)ᵀ λ − A(q, t)ᵀ μ, c(q, t) = 0, A v + b = 0.
@@ -157,7 +166,8 @@ class System(Equations):
         equations, states, invariants = mechanical_equations(
             q, v, mass, force, potential, lagrangian, holonomic, velocity_constraints, multipliers, time, name
         )
-        return cls(equations, states, parameters, time, invariants=invariants, outputs=outputs, name=name)
+        rest = {"invariants": invariants, "outputs": outputs, "redundant": redundant, "name": name}
+        return cls(equations, states, parameters, time, **rest)
 
     @classmethod
     def of_points(
@@ -324,7 +334,7 @@ class GivenSystem(System):
         invariants = {name: substituted(e, table, put) for name, e in system.invariants.items()}
         outputs = {name: substituted(e, table, put) for name, e in system.outputs.items()}
         declared = system.name, equations, system.states, system.parameters, system.time
-        Equations.__init__(self, *declared, invariants, outputs)
+        Equations.__init__(self, *declared, invariants, outputs, system.redundant)
         for name, value in {
             "points": system.points,
             "functions": {**system.functions, **given},

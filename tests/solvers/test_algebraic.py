@@ -76,8 +76,12 @@ def test_of_several_roots_a_guess_picks_one():
         solution = ndae.solve(system, {"x": 1.0, "w": -1.0}, [0.0, 1.0])
     np.testing.assert_allclose(solution["w"], -np.sqrt(4 + solution["x"] ** 2), rtol=1e-14)
     with jax.enable_x64(True):
-        for start, sign in (({"x": 1.0}, 1), ({"x": 1.0, "w": -1.0}, -1)):
-            end = ndae.flow(system, integrator="tsit5")(start, [0.0, 1.0]).x[-1]
+        flow = ndae.flow(system, integrator="tsit5")
+        with pytest.warns(UserWarning, match=r"w can be several things .* taken is w = 2\.236, and not w = -2\.236"):
+            ends = [flow({"x": 1.0}, [0.0, 1.0]).x[-1]]
+        ends.append(flow({"x": 1.0, "w": -1.0}, [0.0, 1.0]).x[-1])
+        ends.append(flow({"x": 1.0}, [0.0, 1.0], guess={"w": -1.0}).x[-1])
+        for end, sign in zip(ends, (1, -1, -1), strict=True):
             np.testing.assert_allclose(end[1], sign * np.sqrt(4 + end[0] ** 2), rtol=1e-14)
 
 

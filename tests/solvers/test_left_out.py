@@ -132,3 +132,36 @@ def test_of_random_systems_what_determines_the_rest_is_enough(index, seed, rando
     values.popitem()
     with pytest.raises(UndeterminedError):
         ndae.consistent_initial_condition(system, values, t0=0.7)
+
+
+def test_a_solve_takes_guesses_of_what_the_start_leaves_out():
+    """Of the two roots y = ±0.8 the guess picks one; u and v, which nothing determines, are near their guesses."""
+    below = ndae.solve(pendulum(), {"x": 0.6, "u": 0.3}, TS, guess={"y": -1.0})
+    whole = ndae.solve(pendulum(), {"x": 0.6, "y": -0.8, "u": 0.3, "v": 0.225}, TS)
+    np.testing.assert_allclose(below.x, whole.x, rtol=0, atol=1e-9)
+    still = ndae.solve(pendulum(), {"x": np.array([0.6, -0.6])}, TS, guess={"y": [-1.0, 1.0], "u": 0.0, "v": 0.0})
+    np.testing.assert_allclose(still.x[:, 0, :4], [[0.6, -0.8, 0, 0], [-0.6, 0.8, 0, 0]], atol=1e-14)
+    as_array = ndae.solve(pendulum(), [0.6, np.nan, 0.3, 0.225, np.nan], TS, guess={"y": -1.0})
+    np.testing.assert_allclose(as_array.x, whole.x, rtol=0, atol=1e-9)
+
+
+def test_guesses_that_are_none():
+    with pytest.raises(ValueError, match=r"guess: 'pendulum' has no state 'z'"):
+        ndae.solve(pendulum(), {"x": 0.6}, TS, guess={"z": 1.0})
+    with pytest.raises(ValueError, match=r"start of 'pendulum' is inconsistent at t = 0: it has to move x from 0\.6"):
+        ndae.solve(pendulum(), {"x": 0.6, "y": -0.5}, TS, guess={"u": 0.0, "v": 0.0})
+    start = ndae.consistent_initial_condition(pendulum(), {"x": 0.6, "u": 0.3})
+    with pytest.raises(ValueError, match="a ConsistentStart, in which nothing is left to guess"):
+        ndae.solve(pendulum(), start, TS, guess={"y": -1.0})
+    with pytest.warns(UserWarning, match=r"lam = 1, and the equations give"):
+        ndae.solve(pendulum(), {"x": 0.6, "u": 0.3, "lam": 1.0}, TS, guess={"y": -1.0})
+
+
+def test_in_jax_a_guess_chooses_the_root():
+    with jax.enable_x64(True):
+        flow = ndae.flow(pendulum())
+        end = jax.jit(lambda x, guess: flow({"x": x, "u": 0.3}, TS, guess={"y": guess}).x[-1])
+        whole = ndae.solve(pendulum(), {"x": 0.6, "y": -0.8, "u": 0.3, "v": 0.225}, TS)
+        np.testing.assert_allclose(end(0.6, -1.0), whole.x[-1], rtol=1e-8)
+        with pytest.raises(ValueError, match="guess: 'pendulum' has no state 'z'"):
+            flow({"x": 0.6, "u": 0.3}, TS, guess={"z": 1.0})

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import sympy as sp
 
+import ndae
 from ndae.solvers import programs, solve
 from ndae.solvers.arguments import float64_on_cpu
 from ndae.solvers.programs import Program
 from ndae.symbolic import System, dot
+from ndae.symbolic.expressions.unknowns import unknown
 from tests.solvers.dae_cases import pendulum
 from tests.systems import hanging
 
@@ -31,12 +33,15 @@ GROWTH = """
 import sys, numpy as np, sympy as sp
 from ndae.solvers import programs, solve
 from ndae.symbolic import System, dot
+from ndae.solvers.stepping.kernel import ReferenceKernel
 compile_, names = programs._compile, []
 programs._compile = lambda *a: names.append(1) or compile_(*a)
+chunk, traced = ReferenceKernel._solve_chunk, []
+ReferenceKernel._solve_chunk = lambda *a, **k: traced.append(1) or chunk(*a, **k)
 x, k = sp.symbols("x k")
 solution = solve(System([dot(x) - k * x], [x], {k: 0.5}), {"x": 1.0}, np.linspace(0, 1, 3))
 assert abs(solution["x"][-1] - np.exp(0.5)) < 1e-9
-print("compiled", len(names))
+print(f"compiled {len(names)}, traced {len(traced)}")
 """
 
 
@@ -93,9 +98,9 @@ def test_a_batch_of_the_same_size_never_compiles_again(folder):
 def test_the_same_equations_with_other_defaults_share_what_is_kept(folder):
     ts = np.linspace(0, 1, 3)
     solve(growth(0.5), {"x": 1.0}, ts)
-    files = set(folder.iterdir())
+    files = set(folder.glob("*.program"))
     solution = solve(growth(0.25), {"x": 1.0}, ts)
-    assert set(folder.iterdir()) == files
+    assert set(folder.glob("*.program")) == files
     np.testing.assert_allclose(solution["x"][-1], np.exp(0.25), rtol=1e-9)
 
 
@@ -106,8 +111,42 @@ def test_another_process_compiles_nothing_again(folder):
         done = subprocess.run(
             command, env=environment | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
         )
-        assert f"compiled {n}" in done.stdout
-    assert len(list(folder.iterdir())) == 1
+        assert f"compiled {n}, traced {n}" in done.stdout
+    assert len(list(folder.glob("*.program"))) == len(list(folder.glob("*.recipe"))) == 1
+
+
+def test_a_damaged_note_or_one_of_a_program_that_is_gone_is_made_again(folder):
+    ts = [0.0, 1.0]
+    solve(growth(0.5), {"x": 1.0}, ts)
+    (program,), (note,) = folder.glob("*.program"), folder.glob("*.recipe")
+    whole = note.read_bytes()
+    for damage in (lambda: note.write_bytes(whole[:-1]), lambda: note.write_bytes(b""), program.unlink, note.unlink):
+        damage()
+        solution = solve(growth(0.5), {"x": 1.0}, ts)
+        np.testing.assert_allclose(solution["x"][-1], np.exp(0.5), rtol=1e-9)
+        assert program.exists() and note.exists()
+
+
+def test_recipes_tell_equations_apart():
+    x, k = sp.symbols("x k")
+    rates = [k * x, 2 * x, 2.0 * x, sp.Float("2.0", 30) * x, x, sp.sin(x), sp.Symbol("x", real=True) * k, sp.Abs(x)]
+    systems = [System([dot(x) - rate.xreplace({sp.Symbol("x", real=True): x})], [x], {k: 0.5}) for rate in rates]
+    systems += [
+        growth(0.25),
+        System([dot(x) - k * x], [x], {k: None}),
+        System([dot(x) - k * x], [x], {k: 0.5}, name="b"),
+    ]
+    real = sp.Symbol("x", real=True)
+    systems.append(System([dot(real) - k * real], [real], {k: 0.5}))
+    recipes = [system.reduce().recipe() for system in systems]
+    same = systems[0].reduce().recipe(), growth(0.5).reduce().recipe(), recipes[6]
+    assert same[0] == same[1] == same[2]
+    del recipes[6]
+    assert None not in recipes and len(set(recipes)) == len(recipes)
+    t, f = sp.Symbol("t"), unknown("f")
+    table = ndae.table([0.0, 1.0, 2.0], [0.0, 1.0, 0.0])
+    for rate in (f(x), table(t)):
+        assert System([dot(x) - rate], [x], time=t).reduce().recipe() is None
 
 
 def test_what_is_kept_is_checked_and_made_again(folder):
@@ -131,11 +170,11 @@ def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners of files")
 def test_a_folder_that_others_may_write_to_is_not_used(folder):
     solve(growth(0.5), {"x": 1.0}, [0.0, 1.0])
-    (kept,) = folder.iterdir()
-    kept.write_bytes(b"")
+    for kept in folder.iterdir():
+        kept.write_bytes(b"")
     folder.chmod(0o777)
     assert solve(growth(0.5), {"x": 1.0}, [0.0, 1.0]).succeeded
-    assert [path.read_bytes() for path in folder.iterdir()] == [b""]
+    assert [path.read_bytes() for path in folder.iterdir()] == [b"", b""]
 
 
 def test_nothing_is_kept_where_the_user_does_not_want_it(tmp_path, monkeypatch):
@@ -205,8 +244,8 @@ def test_kernels_do_not_call_python(folder, monkeypatch, by, batch):
     class SeenError(Exception):
         pass
 
-    def see(lowered, name, long):
-        assert "callback" not in lowered.as_text()
+    def see(lowered, text, name, long):
+        assert "callback" not in text
         raise SeenError
 
     monkeypatch.setattr(programs, "_compiled", see)

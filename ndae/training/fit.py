@@ -30,6 +30,7 @@ from ndae.training.data_violation import DataViolation, as_plain, data_violation
 from ndae.training.evaluation import Data, as_data, evaluate, reference_tensor
 from ndae.training.history import Files, History, Row
 from ndae.training.identity import Identity, unknown_parts
+from ndae.training.levenberg import MOST_WEIGHTS, Levenberg
 from ndae.training.optimizers import lbfgs
 from ndae.training.recordings import RecordingFit, Windows
 from ndae.training.taking_part import check_taking_part
@@ -225,7 +226,10 @@ def _fit_recordings(
     if given["batch_size"] is None:
         given["batch_size"] = len(samples[0])
         if given["optimizer"] is None:
-            given["optimizer"] = lbfgs(scale=1.0, max_iter=10, history_size=50)
+            few = sum(p.numel() for p in model.parameters() if p.requires_grad) <= MOST_WEIGHTS
+            given["optimizer"] = Levenberg() if few else lbfgs(scale=1.0, max_iter=10, history_size=50)
+    if isinstance(given["optimizer"], Levenberg):
+        given["optimizer"] = given["optimizer"].of(whole)
     given["epochs"] = 40 if given["epochs"] is None else given["epochs"]
     if not (given["resume"] and _take_up_starts(whole, Path(given["out"]) / "checkpoints")):
         regress_on_constraints(model, whole.train_pieces)

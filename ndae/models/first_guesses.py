@@ -55,7 +55,7 @@ def observed_values(model: Any, r: Recording) -> dict[Any, np.ndarray]:
 
 
 def _is_seen(r: Recording, name: str) -> bool:
-    return name in r.values and np.isfinite(r.values[name]).sum() >= 2
+    return name in r.values and int(np.isfinite(r.values[name]).sum()) >= 2
 
 
 def _between(r: Recording, name: str) -> np.ndarray:

@@ -112,7 +112,7 @@ def finite_misses(model: Any, pieces: Pieces, which: Tensor, start: Tensor) -> t
         pieces.worst = max(pieces.worst, float(misses.detach()[good].abs().max()))
     if bool(good.all()) or not pieces.worst:
         return misses, path, good
-    lost = torch.full_like(misses, max(_LOST, 10 * pieces.worst))
+    lost = torch.full_like(misses, lost_misses(pieces))
     if not bool(good.any()):
         zero = sum((0 * p.sum() for p in model.parameters() if p.requires_grad), misses.new_zeros(()))
         return lost + zero, replace(path, y=path.y[:0], regularisation=zero), good
@@ -121,9 +121,22 @@ def finite_misses(model: Any, pieces: Pieces, which: Tensor, start: Tensor) -> t
     return lost.index_copy(0, good.nonzero()[:, 0], found), path, good
 
 
-def fitted(model: Any, pieces: Pieces, which: Tensor, unit: Tensor) -> Tensor:
-    """Starts (batch, N) from which the model as it is comes nearest to what was seen, each window by itself."""
+def lost_misses(pieces: Pieces) -> float:
+    """What a window that can't be predicted is said to miss, more than any that could."""
+    return max(_LOST, 10 * pieces.worst)
+
+
+def fitted(model: Any, pieces: Pieces, which: Tensor, unit: Tensor, also: Tensor | None = None) -> Tensor:
+    """Starts (batch, N) from which the model as it is comes nearest to what was seen, each window by itself.
+
+    The search begins at the first guess, or at the starts `also`, wherever less is missed.
+    """
     n, start = len(which), pieces.guess[which]
+    if also is not None:
+        both = torch.stack([start, also])
+        misses = missed(model, pieces, which.repeat(2), both.flatten(0, 1))[0].view(2, n, -1).square().sum(-1)
+        less = misses.nan_to_num(torch.inf, torch.inf).argmin(0)
+        start = both[less, torch.arange(n)]
     if not bool(pieces.free[which].any()):
         return start
 

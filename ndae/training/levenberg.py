@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ndae.models.pieces import missed
+from ndae.models.pieces import lost_misses, missed
 from ndae.training.recordings import HUNDREDTH, RecordingFit
 
 # Weights are moved by so much for a difference quotient, starts by so much of their units, both of size one.
 _STEP = 1e-5
 # Damping at first, its factor where a step made things worse or better, and how often a step is tried.
 _DAMPING, _FACTOR, _TRIALS = 1e-3, 10.0, 8
+# Steps of starts are held back by this share of the median curvature in them.
+_NEAR = 1e-4
 # Steps end where the sum of squares falls by less than this share.
 _SETTLED = 1e-5
 # Above so many weights derivatives one by one cost more than they bring.
@@ -45,6 +47,10 @@ class Levenberg:
     def of(self, whole: RecordingFit) -> Callable[[Iterable], torch.optim.Optimizer]:
         """The maker of the optimiser of one training."""
         return lambda parameters: _Levenberg(parameters, whole, self)
+
+    def __call__(self, parameters: Iterable) -> torch.optim.Optimizer:
+        """Not for use: `fit` asks for the one of its recordings."""
+        raise ValueError("Levenberg needs what each window misses, so recordings of a NeuralSystem: give lbfgs() here")
 
 
 class _Levenberg(torch.optim.Optimizer):
@@ -81,10 +87,14 @@ class _Levenberg(torch.optim.Optimizer):
 
     def _descend(self, matrix: Tensor, gradient: Tensor, cost: float, group: dict[str, Any]) -> Any:
         """Take the step that makes the cost smaller: the cost then, and what it is of; None where none does."""
-        size = matrix.diagonal().clamp_min(1e-10 * float(matrix.diagonal().max()))
+        diagonal, n_w = matrix.diagonal(), len(self._drawn)
+        size = diagonal.clamp_min(1e-10 * float(diagonal.max()))
+        near = torch.zeros_like(size)
+        if len(size) > n_w:  # starts stay where nothing is known of them, as off constraints
+            near[n_w:] = _NEAR * float(diagonal[n_w:].median())
         kept = [p.clone() for p in self._moving()]
         for _ in range(_TRIALS):
-            change, info = torch.linalg.solve_ex(matrix + group["damping"] * torch.diag(size), -gradient)
+            change, info = torch.linalg.solve_ex(matrix + torch.diag(group["damping"] * size + near), -gradient)
             if not int(info) and bool(change.isfinite().all()):
                 self._add(change)
                 found = self._cost(group)
@@ -135,9 +145,11 @@ class _Levenberg(torch.optim.Optimizer):
         starts = whole.starts(which)
         start = starts.repeat(copies, 1) if moved is None else (starts + moved).flatten(0, 1)
         misses, path = missed(whole.model, whole.train_pieces, which.repeat(copies), start, parameters)
-        units = self._gap_units().repeat(copies, 1)
+        good = misses.flatten(1).isfinite().all(1) & path.y.flatten(1).isfinite().all(1)
+        units = self._gap_units().repeat(copies, 1) * good[:, None]
+        misses = torch.where(good[:, None], misses.flatten(1), lost_misses(whole.train_pieces))
         gaps = torch.where(units > 0, (path.y[:, -1] - starts.roll(-1, 0).repeat(copies, 1)) * units, 0.0)
-        return torch.cat([misses.flatten(1), gaps], 1)
+        return torch.cat([misses, gaps], 1)
 
     def _by_weights(self, rest: Tensor) -> Tensor:
         """∂r/∂w, (windows, n, weights)."""
@@ -185,7 +197,9 @@ class _Levenberg(torch.optim.Optimizer):
             own = n_w + torch.arange(n * n_s).view(n, n_s)
             places = torch.cat([places, own, own.roll(-1, 0)], 1)
             columns.append(following)
-        slopes = torch.cat(columns, -1).nan_to_num(0.0, 0.0, 0.0)
+        slopes = torch.cat(columns, -1)
+        # A window that is lost for the quotient alone says nothing.
+        slopes = torch.where(slopes.abs() * _STEP < lost_misses(whole.train_pieces) / 2, slopes, 0.0)
         size = n_w + whole.moved.numel() * whole.moved.requires_grad
         matrix, gradient = torch.zeros(size, size).double(), torch.zeros(size).double()
         matrix.index_put_((places[:, :, None], places[:, None, :]), slopes.mT @ slopes, accumulate=True)

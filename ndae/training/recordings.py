@@ -78,9 +78,11 @@ class RecordingFit(nn.Module):
         self.register_buffer("unit", state_units(self.train_pieces))
         scale_networks(model, self.train_pieces)
         self.moved = nn.Parameter(torch.zeros_like(self.train_pieces.guess), windows.starts == "learned")
+        self.register_buffer("checked", self.check_pieces.guess.clone())
         self.register_buffer("done", torch.tensor(0))  # epochs, counted as they are validated
 
     unit: Tensor
+    checked: Tensor
     done: Tensor
 
     @property
@@ -122,7 +124,10 @@ class RecordingFit(nn.Module):
         if bool((which == 0).any()):
             self.done += 1
         learned = self.windows.starts == "learned"
-        start = fitted(self.model, pieces, which, self.unit) if learned else pieces.guess[which]
+        start = pieces.guess[which]
+        if learned:  # those of the epoch before are near
+            start = fitted(self.model, pieces, which, self.unit, self.checked[which])
+            self.checked[which] = start.detach()
         misses, path, _ = finite_misses(self.model, pieces, which, start)
         return Prediction(misses, path.regularisation, ())
 

@@ -5,7 +5,7 @@ import sympy as sp
 
 import ndae
 from ndae import dot
-from ndae.experiments.studies.missing.missing import Missing, t
+from ndae.experiments.studies.missing.missing import About, Missing, t
 
 
 def rectifier() -> Missing:
@@ -39,11 +39,11 @@ def grid() -> Missing:
         [m1 * dot(w1) + damping * w1 - f1 - f2, m2 * dot(w2) + damping * w2 + f1, dot(d2) - w2 + w1,
          dot(d3) + w1 + f2 / slope, reactive], [w1, w2, d2, d3, v], time=t, name="three buses",
     )  # fmt: skip
-    starts = [(0.3, -0.2, 1.2, 0.4), (-0.4, 0.5, -1.1, -0.7), (0.5, 0.1, 0.7, 0.2), (-0.1, -0.5, -0.9, -0.6)]
+    starts = [(0.3, -0.2, 1.0, 0.3), (-0.4, 0.5, -0.9, -0.6), (0.5, 0.1, 0.6, 0.1), (-0.1, -0.5, -0.7, -0.5)]
     return Missing(
-        system, {"L": lambda v: 3.0 * (0.2 + 0.3 * v + 0.5 * v**2)}, "L", (0.84, 1.018),
+        system, {"L": lambda v: 3.0 * (0.2 + 0.3 * v + 0.5 * v**2)}, "L", (0.9, 1.018),
         [{"w1": a, "w2": b, "d2": c, "d3": d, "V": 1.0} for a, b, c, d in starts],
-        np.linspace(0, 2, 101), {"V": 0.001, "d3": 0.001}, ("V", "d3"), by="radau13",
-        network=lambda: ndae.MLP(1, 1, 8, depth=1, scale=3.0),
-        options={"integrator": "radau5"}, fit={"epochs": 8, "windows": ndae.Windows(10), "keep": "last"},
+        np.linspace(0, 1.2, 61), {"V": 0.001, "d3": 0.001}, ("V", "d3"), by="radau13",
+        network=lambda: About(ndae.MLP(1, 1, 8, depth=1), 3.0),  # its rated power is known
+        options={"integrator": "radau5"}, fit={"epochs": 3, "windows": ndae.Windows(10), "keep": "last"},
     )  # fmt: skip

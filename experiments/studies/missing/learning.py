@@ -10,6 +10,7 @@ import torch
 from sympy import lambdify
 
 import ndae
+from ndae.experiments.studies.missing.least_squares import permitted
 from ndae.experiments.studies.missing.missing import Missing
 
 
@@ -67,6 +68,8 @@ def learn(name: str, problem: Missing, seed: int) -> dict[str, Any]:
     if model.learned:
         true_values = {s.name: value for s, value in problem.system.parameters.items()}
         measured["parameters"] = {k: v / true_values[k] - 1 for k, v in model.parameters_now().items()}
+    if problem.form:
+        measured |= permitted(problem, train, model.parameters_now())
     if problem.ahead:
         measured["ahead"] = _ahead(model, problem, data[-1], solutions[-1])
     return measured

@@ -1,11 +1,13 @@
 """What the noise permits: least squares of the true form of a model on the same recordings, with standard errors."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 import ndae
+from ndae.experiments.studies.missing.missing import Missing
 from ndae.models.neural_system import NeuralSystem
 from ndae.training.recordings import RecordingFit
 
@@ -45,6 +47,31 @@ def least_squares(model: NeuralSystem, data: list[Any]) -> tuple[dict[str, float
     units = np.array([model.units[n] for n in names])
     covariance = np.linalg.pinv(normal.numpy(), hermitian=True)[:n_p, :n_p] * np.outer(units, units)
     return model.parameters_now(), covariance
+
+
+def permitted(problem: Missing, data: list[Any], found: Mapping[str, float]) -> dict[str, Any]:
+    """What least squares of the true form comes to: of a function, its root mean square error, and the one to be
+    expected of such noise; of parameters, how far those found are from it and from the truth, in standard errors."""
+    assert problem.form is not None
+    system, law = problem.form()
+    truth = {s.name: value for s, value in system.parameters.items()}
+    model = NeuralSystem(system, learn=[*truth], step=problem.options.get("step"))
+    best, covariance = least_squares(model, data)
+    errors = np.sqrt(np.diag(covariance))
+    if law is None:
+        pairs = list(zip(model.learned, errors, strict=True))
+        return {
+            "standard_errors": {k: float(e) for k, e in pairs},
+            "off_least_squares": {k: float((found[k] - best[k]) / e) for k, e in pairs},
+            "off_truth": {k: float((found[k] - truth[k]) / e) for k, e in pairs},
+        }
+    x = np.linspace(*problem.between, 201)
+    moved = [best | {k: best[k] + 1e-5 * e} for k, e in zip(model.learned, errors, strict=True)]
+    slopes = np.stack([(law(m, x) - law(best, x)) / (1e-5 * e) for m, e in zip(moved, errors, strict=True)], -1)
+    return {
+        "permitted_rmse": float(np.sqrt(np.mean((law(best, x) - law(truth, x)) ** 2))),
+        "permitted_expected": float(np.sqrt(np.einsum("ij,jk,ik->i", slopes, covariance, slopes).mean())),
+    }
 
 
 def _step(jacobian: list[Any], missed: list[Any], n_p: int, n_s: int) -> tuple[Any, Any]:

@@ -46,7 +46,7 @@ def four_bar() -> Missing:
     return Missing(
         system, {"F": lambda w: 0.05 * np.tanh(w / 2) + 0.01 * w}, "F", (-10, 10), starts,
         np.linspace(0, 2, 201), {"a": 0.0005, "c": 0.0005}, ("a", "c"),
-        options={"step": 0.01}, fit={"epochs": 8, "windows": ndae.Windows(20), "keep": "last"},
+        options={"step": 0.01}, fit={"epochs": 4, "windows": ndae.Windows(20), "keep": "last"},
     )  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def arm() -> Missing:
         system, {"F": lambda w: 0.3 * np.tanh(w / 0.5) + 0.1 * w}, "F", (-5, 5), starts, ts,
         dict.fromkeys(outputs, 0.002), tuple(outputs), inputs=inputs, gaps=0.1, before=100, ahead=400,
         options={"learn": {"m3": 0.6}},
-        fit={"epochs": 8, "windows": ndae.Windows(40, continuity=(1.0, 1e3)), "keep": "last"},
+        fit={"epochs": 3, "windows": ndae.Windows(40, continuity=(1.0, 1e3)), "keep": "last"},
     )  # fmt: skip
 
 
@@ -102,6 +102,6 @@ def pendulum() -> Missing:
     ]
     return Missing(
         system, {}, "", (0, 0), starts, np.linspace(0, 4, 81), dict.fromkeys(map(str, q), 0.005), tuple(map(str, q)),
-        options={"learn": {"m2": 0.8, "d": 0.1}, "step": 0.05},
-        fit={"epochs": 8, "windows": ndae.Windows(10, continuity=(1.0, 1e5)), "keep": "last"},
+        options={"learn": {"m2": 0.8, "d": 0.1}, "step": 0.05}, form=lambda: (system, None),
+        fit={"epochs": 5, "windows": ndae.Windows(10, continuity=(1.0, 1e4)), "keep": "last"},
     )  # fmt: skip

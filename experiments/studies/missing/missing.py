@@ -22,6 +22,8 @@ class Missing:
       share of the values that is not seen; `inputs`: of each recording, if the system has any.
     - `seen`: names of the outputs that are measured; `known`: whether the start of the recordings is known.
     - `network`, `options`: of the NeuralSystem; parameters that are learned are truly what the system has for them.
+    - `form`: the system with the function written out over parameters, and that function of their values and of x, or
+      None: what least squares is given to tell what the noise permits.
     - `fit`: of ndae.fit. `ahead`: how many times are predicted from a start estimated on as many as `before` them.
     """
 
@@ -39,6 +41,7 @@ class Missing:
     options: Mapping[str, Any] = field(default_factory=dict)
     fit: Mapping[str, Any] = field(default_factory=dict)
     inputs: Sequence[Mapping[str, Any]] = ()
+    form: Callable[[], tuple[Any, Callable | None]] | None = None
     gaps: float = 0.0
     before: int = 0
     ahead: int = 0
@@ -54,3 +57,19 @@ class Scaled(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The value, zero at zero."""
         return self.value * (x / self.argument) * (1 + self.network(x / self.argument))
+
+
+class About(torch.nn.Module):
+    """A network that begins at a value known to be about right."""
+
+    def __init__(self, network: torch.nn.Module, value: float):
+        super().__init__()
+        self.network, self.value = network, value
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The value times one and what the network says."""
+        return self.value * (1 + self.network(x))
+
+    def scale_to(self, x: torch.Tensor) -> None:
+        """Arguments are counted as the network counts them."""
+        self.network.scale_to(x)

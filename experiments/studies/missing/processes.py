@@ -1,5 +1,8 @@
 """Missing functions of process engineering: a reactor, two tanks, stiff kinetics."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import sympy as sp
 
@@ -9,14 +12,22 @@ from ndae.experiments.studies.missing.missing import Missing, Scaled, t
 from ndae.training.levenberg import Levenberg
 
 
+def reactor_form() -> tuple[Any, Callable]:
+    """The same with r(c) = k c²/(K + c) and both numbers unknown."""
+    c, p, k, half = sp.symbols("c p k K")
+    rate = k * c**2 / (half + c)
+    system = ndae.System([dot(c) + rate, dot(p) - rate], [c, p], parameters={k: 1.5, half: 0.3}, time=t)
+    return system, lambda values, c: values["k"] * c**2 / (values["K"] + c)
+
+
 def batch_reactor() -> Missing:
     """c' = -r(c), p' = r(c), r = 1.5 c²/(0.3 + c): 15 points of both, noise 0.01, one experiment."""
     c, p, r = sp.Symbol("c"), sp.Symbol("p"), ndae.unknown("r")
     system = ndae.System([dot(c) + r(c), dot(p) - r(c)], [c, p], time=t, name="batch reactor")
     return Missing(
         system, {"r": lambda c: 1.5 * c**2 / (0.3 + c)}, "r", (0.11, 1.0), [{"c": 1.0, "p": 0.0}],
-        np.linspace(0, 3, 15), 0.01, ("c", "p"), known=True,
-        fit={"epochs": 8, "keep": "last", "optimizer": Levenberg(evidence=True)},
+        np.linspace(0, 3, 15), 0.01, ("c", "p"), known=True, form=reactor_form,
+        fit={"epochs": 6, "keep": "last", "optimizer": Levenberg(evidence=True)},
     )  # fmt: skip
 
 

@@ -250,6 +250,9 @@ def _take_up_starts(whole: RecordingFit, folder: Path) -> bool:
             if moved is not None and moved.shape == whole.moved.shape:
                 with torch.no_grad():
                     whole.moved.copy_(moved)
+                    whole.done.copy_(weights["done"])
+                    if weights["checked"].shape == whole.checked.shape:
+                        whole.checked.copy_(weights["checked"])
             return True
     return False
 

@@ -44,7 +44,7 @@ class Levenberg:
     iterations: int = 3
     evidence: bool = False
 
-    def of(self, whole: RecordingFit) -> Callable[[Iterable], torch.optim.Optimizer]:
+    def of(self, whole: RecordingFit) -> "Callable[[Iterable], _Levenberg]":
         """The maker of the optimiser of one training."""
         return lambda parameters: _Levenberg(parameters, whole, self)
 
@@ -85,6 +85,20 @@ class _Levenberg(torch.optim.Optimizer):
                     break
         return loss
 
+    def covariance(self) -> Tensor:
+        """Of weights and parameters as they are, starts being estimated with them, where misses are in standard
+        deviations: the inverse of JᵀJ + α (Nocedal, Wright, 10.1)."""
+        with torch.no_grad():
+            matrix = self._normal(self._rest())[0]
+            block = self._of_weights(matrix) + self.param_groups[0]["alpha"] * torch.diag(self._drawn)
+            return torch.linalg.pinv(block, hermitian=True)
+
+    def _of_weights(self, matrix: Tensor) -> Tensor:
+        """The block of weights with starts eliminated."""
+        n = len(self._drawn)
+        others = torch.linalg.pinv(matrix[n:, n:], hermitian=True) if len(matrix) > n else matrix[n:, n:]
+        return matrix[:n, :n] - matrix[:n, n:] @ others @ matrix[n:, :n]
+
     def _descend(self, matrix: Tensor, gradient: Tensor, cost: float, group: dict[str, Any]) -> Any:
         """Take the step that makes the cost smaller: the cost then, and what it is of; None where none does."""
         diagonal, n_w = matrix.diagonal(), len(self._drawn)
@@ -107,10 +121,8 @@ class _Levenberg(torch.optim.Optimizer):
         return None
 
     def _evidence(self, matrix: Tensor, alpha: float) -> float:
-        """The prior's next strength, from the block of weights with starts eliminated."""
-        n, w = len(self._drawn), self._flat() * self._drawn
-        others = torch.linalg.pinv(matrix[n:, n:], hermitian=True) if len(matrix) > n else matrix[n:, n:]
-        block = matrix[:n, :n] - matrix[:n, n:] @ others @ matrix[n:, :n]
+        """The prior's next strength."""
+        w, block = self._flat() * self._drawn, self._of_weights(matrix)
         values = torch.linalg.eigvalsh(block[self._drawn > 0][:, self._drawn > 0]).clamp_min(0.0)
         alpha = alpha or 1e-2
         determined = float((values / (values + alpha)).sum())

@@ -63,8 +63,8 @@ def test_it_ends_where_the_gradient_is_nothing_and_leaves_networks_as_they_were(
 def test_a_prior_by_evidence_leaves_out_what_data_do_not_ask_for(tmp_path):
     """F is nothing, and where only the prior decides between k and F, it is left to k."""
     fit = whole()
-    options = dict(out=tmp_path, epochs=4, windows=ndae.Windows(4), keep="last", optimizer=Levenberg(evidence=True))
-    ndae.fit(fit.model, data(), data(1), **options)
+    windows, optimizer = ndae.Windows(4), Levenberg(evidence=True)
+    ndae.fit(fit.model, data(), data(1), out=tmp_path, epochs=4, windows=windows, keep="last", optimizer=optimizer)
     at = torch.linspace(0.3, 1.4, 5, dtype=torch.float64)[:, None]
     assert fit.model.functions["F"](at).abs().max() < 0.1
     assert abs(fit.model.parameters_now()["k"] - 1) < 0.1

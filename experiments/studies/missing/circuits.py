@@ -5,7 +5,7 @@ import sympy as sp
 
 import ndae
 from ndae import dot
-from ndae.experiments.studies.missing.missing import About, Missing, t
+from ndae.experiments.studies.missing.missing import LBFGS, About, Missing, t
 
 
 def rectifier() -> Missing:
@@ -19,7 +19,8 @@ def rectifier() -> Missing:
     return Missing(
         system, {"D": lambda u: 0.05 * (np.exp(2.0 * u) - 1)}, "D", (-1.5, 1.5), [{"v": a} for a in (0.0, 0.5, 1.0)],
         np.linspace(0, 4, 81), {"v": 0.002}, ("v",),
-        options={"step": 0.05}, fit={"epochs": 8, "windows": ndae.Windows(4), "keep": "last"},
+        network=lambda: ndae.MLP(1, 1, 12, depth=1), options={"step": 0.05},
+        fit={"epochs": 8, "windows": ndae.Windows(4), "keep": "last", "optimizer": LBFGS},
     )  # fmt: skip
 
 

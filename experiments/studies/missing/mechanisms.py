@@ -1,11 +1,13 @@
 """Missing functions of mechanics: the shape of a wire, friction in the joints of a linkage and of an arm."""
 
+from typing import Any
+
 import numpy as np
 import sympy as sp
 
 import ndae
 from ndae import dot
-from ndae.experiments.studies.missing.missing import Missing, t
+from ndae.experiments.studies.missing.missing import LBFGS, Missing, t
 
 
 def bead() -> Missing:
@@ -20,7 +22,8 @@ def bead() -> Missing:
     return Missing(
         system, {"f": lambda x: 0.5 * x**2 + 0.1 * np.sin(3 * x)}, "f", (-0.9, 0.9),
         [{"x": a, "vx": 0.0} for a in (0.9, -0.7, 0.5)], np.linspace(0, 2, 81), {"x": 0.002, "z": 0.002}, ("x", "z"),
-        options={"step": 0.025}, fit={"epochs": 6, "windows": ndae.Windows(5), "keep": "last"},
+        network=lambda: ndae.MLP(1, 1, 12, depth=1), options={"step": 0.025},
+        fit={"epochs": 6, "windows": ndae.Windows(5), "keep": "last", "optimizer": LBFGS},
     )  # fmt: skip
 
 
@@ -29,8 +32,8 @@ def four_bar() -> Missing:
     a, b, c, u, v, w = sp.symbols("a b c u v w")  # angles of crank, coupler and rocker, and their rates
     friction = ndae.unknown("F")
     crank, coupler, rocker, ground, g = sp.Float(0.2), sp.Float(0.5), sp.Float(0.4), sp.Float(0.5), sp.Float(9.81)
-    ends = crank * sp.Matrix([sp.cos(a), sp.sin(a)]), rocker * sp.Matrix([sp.cos(c), sp.sin(c)])
-    middle = ends[0] + coupler / 2 * sp.Matrix([sp.cos(b), sp.sin(b)])
+    ends: Any = crank * sp.Matrix([sp.cos(a), sp.sin(a)]), rocker * sp.Matrix([sp.cos(c), sp.sin(c)])
+    middle: Any = ends[0] + coupler / 2 * sp.Matrix([sp.cos(b), sp.sin(b)])
     speed = middle.jacobian([a, b]) * sp.Matrix([u, v])
     # Uniform bars of 2 kg/m: those that turn about the ground have m l²/3, the coupler m l²/12 about its middle.
     kinetic = (crank**3 * u**2 + rocker**3 * w**2) / 3 + coupler * (speed.dot(speed) + coupler**2 * v**2 / 12)
@@ -46,7 +49,7 @@ def four_bar() -> Missing:
     return Missing(
         system, {"F": lambda w: 0.05 * np.tanh(w / 2) + 0.01 * w}, "F", (-10, 10), starts,
         np.linspace(0, 2, 201), {"a": 0.0005, "c": 0.0005}, ("a", "c"),
-        options={"step": 0.01}, fit={"epochs": 4, "windows": ndae.Windows(20), "keep": "last"},
+        options={"step": 0.01}, fit={"epochs": 6, "windows": ndae.Windows(20), "keep": "last"},
     )  # fmt: skip
 
 

@@ -9,8 +9,10 @@ import sympy as sp
 import torch
 
 import ndae
+from ndae.training.optimizers import lbfgs
 
 t = sp.Symbol("t", real=True)
+LBFGS = lbfgs(scale=1.0, max_iter=10, history_size=50)
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,10 @@ class Scaled(torch.nn.Module):
 class About(torch.nn.Module):
     """A network that begins at a value known to be about right."""
 
-    def __init__(self, network: torch.nn.Module, value: float):
+    def __init__(self, network: ndae.MLP, value: float):
         super().__init__()
-        self.network, self.value = network, value
+        self.network: Any = network
+        self.value = value
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The value times one and what the network says."""

@@ -8,7 +8,7 @@ import sympy as sp
 
 import ndae
 from ndae import dot
-from ndae.experiments.studies.missing.missing import Missing, Scaled, t
+from ndae.experiments.studies.missing.missing import LBFGS, Missing, Scaled, t
 from ndae.training.levenberg import Levenberg
 
 
@@ -27,7 +27,7 @@ def batch_reactor() -> Missing:
     return Missing(
         system, {"r": lambda c: 1.5 * c**2 / (0.3 + c)}, "r", (0.11, 1.0), [{"c": 1.0, "p": 0.0}],
         np.linspace(0, 3, 15), 0.01, ("c", "p"), known=True, form=reactor_form,
-        fit={"epochs": 6, "keep": "last", "optimizer": Levenberg(evidence=True)},
+        fit={"epochs": 8, "keep": "last", "optimizer": Levenberg(evidence=True)},
     )  # fmt: skip
 
 
@@ -42,7 +42,8 @@ def tanks() -> Missing:
     return Missing(
         system, {"V": lambda h: 0.1 + 0.12 * h**2}, "V", (0.5, 1.9), [{"h1": a} for a in (0.5, 1.2, 1.9, 0.8)],
         np.linspace(0, 4, 41), {"h1": 0.01, "h2": 0.01}, ("h1", "h2"),
-        options={"step": 0.2}, fit={"epochs": 8, "windows": ndae.Windows(10), "keep": "last"},
+        network=lambda: ndae.MLP(1, 1, 12, depth=1), options={"step": 0.2},
+        fit={"epochs": 8, "windows": ndae.Windows(10), "keep": "last", "optimizer": LBFGS},
     )  # fmt: skip
 
 
@@ -58,6 +59,6 @@ def robertson() -> Missing:
     return Missing(
         system, {"r": lambda b: 3e7 * b**2}, "r", (1.0e-5, 3.6e-5), [{"y1": 1.0, "y3": 0.0}, {"y1": 0.8, "y3": 0.2}],
         np.concatenate([[0.0], np.geomspace(1e-4, 40.0, 40)]), 1e-4, ("y1", "y3"), known=True, by="radau13",
-        options={"integrator": "radau5"}, fit={"epochs": 3, "keep": "last"},
+        options={"integrator": "radau5"}, fit={"epochs": 3, "keep": "last", "optimizer": LBFGS},
         network=lambda: Scaled(ndae.MLP(1, 1, 12, depth=1), 3e-5, 0.03),
     )  # fmt: skip

@@ -30,7 +30,7 @@ from ndae.training.data_violation import DataViolation, as_plain, data_violation
 from ndae.training.evaluation import Data, as_data, evaluate, reference_tensor
 from ndae.training.history import Files, History, Row
 from ndae.training.identity import Identity, unknown_parts
-from ndae.training.levenberg import MOST_WEIGHTS, Levenberg
+from ndae.training.levenberg import MOST_WEIGHTS, Levenberg, is_sum_of_squares
 from ndae.training.optimizers import lbfgs
 from ndae.training.recordings import RecordingFit, Windows
 from ndae.training.taking_part import check_taking_part
@@ -215,7 +215,7 @@ def fit(
 def _fit_recordings(
     model: NeuralSystem, train: Any, validation: Any, windows: Windows, given: dict[str, Any]
 ) -> TrainingResult:
-    """Training on recordings: all pieces in one batch by L-BFGS, unless other ones are asked for."""
+    """Training on recordings: all pieces in one batch, unless others are asked for."""
     given["device"] = "cpu" if given["device"] == "auto" else given["device"]
     if torch.device(given["device"]).type != "cpu" or given["precision"] is not None:
         raise ValueError("a NeuralSystem computes in float64 on the CPU: leave device and precision out")
@@ -227,6 +227,7 @@ def _fit_recordings(
         given["batch_size"] = len(samples[0])
         if given["optimizer"] is None:
             few = sum(p.numel() for p in model.parameters() if p.requires_grad) <= MOST_WEIGHTS
+            few = few and is_sum_of_squares(model)
             given["optimizer"] = Levenberg() if few else lbfgs(scale=1.0, max_iter=10, history_size=50)
     if isinstance(given["optimizer"], Levenberg):
         given["optimizer"] = given["optimizer"].of(whole)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ndae.methods import Auxiliary
+from ndae.models.neural_system import NeuralSystem
 from ndae.models.pieces import lost_misses, missed
 from ndae.training.recordings import HUNDREDTH, RecordingFit
 
@@ -45,12 +47,19 @@ class Levenberg:
     evidence: bool = False
 
     def of(self, whole: RecordingFit) -> "Callable[[Iterable], _Levenberg]":
-        """The maker of the optimiser of one training."""
+        """The maker of the optimiser of one training. Raises ValueError for a method with a loss of its own."""
+        if not is_sum_of_squares(whole.model):
+            raise ValueError("Levenberg minimises what is missed alone: give lbfgs() for a model with Auxiliary")
         return lambda parameters: _Levenberg(parameters, whole, self)
 
     def __call__(self, parameters: Iterable) -> torch.optim.Optimizer:
         """Not for use: `fit` asks for the one of its recordings."""
         raise ValueError("Levenberg needs what each window misses, so recordings of a NeuralSystem: give lbfgs() here")
+
+
+def is_sum_of_squares(model: NeuralSystem) -> bool:
+    """Whether what is missed, with gaps between windows, is all of a model's loss."""
+    return not any(isinstance(part, Auxiliary) for part in getattr(model.method, "parts", ()))
 
 
 class _Levenberg(torch.optim.Optimizer):

@@ -48,13 +48,15 @@ def table(folder: Path) -> str:
                 "; ".join(_besides(runs)),
             ]
             lines.append(f"| {problem.__doc__ or name} | {' | '.join(cells)} |")
-    lines += ["", "| field | relative error | of the median trajectory | theirs | change of the invariant |"]
-    lines += ["| --- | --- | --- | --- | --- |"]
-    for name, problem in FIELDS.items():
-        if runs := _runs(folder, name):
+    fields = [(name, _runs(folder, name)) for name in FIELDS]
+    if any(runs for _, runs in fields):
+        lines += ["", "| field | relative error | of the median trajectory | theirs | change of the invariant |"]
+        lines += ["| --- | --- | --- | --- | --- |"]
+    for name, runs in fields:
+        if runs:
             errors, medians = (", ".join(f"{run[key]:.2g}" for run in runs) for key in ("error", "median"))
             kept = f"{max(run['violation'] for run in runs):.1g}"
-            lines.append(f"| {problem.__doc__} | {errors} | {medians} | {THEIRS[name]} | {kept} |")
+            lines.append(f"| {FIELDS[name].__doc__} | {errors} | {medians} | {THEIRS[name]} | {kept} |")
     return "\n".join(lines)
 
 

@@ -49,7 +49,7 @@ def four_bar() -> Missing:
     return Missing(
         system, {"F": lambda w: 0.05 * np.tanh(w / 2) + 0.01 * w}, "F", (-10, 10), starts,
         np.linspace(0, 2, 201), {"a": 0.0005, "c": 0.0005}, ("a", "c"),
-        options={"step": 0.01}, fit={"epochs": 6, "windows": ndae.Windows(20), "keep": "last"},
+        options={"step": 0.01}, fit={"epochs": 4, "windows": ndae.Windows(20), "keep": "last"},
     )  # fmt: skip
 
 

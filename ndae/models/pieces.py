@@ -1,6 +1,7 @@
 """Recordings cut to windows: their times, what was seen in them, and where each may have started."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,17 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from ndae.data.recording import Recording
+from ndae.models.first_guesses import guessed_states, observed_states, observed_values
 from ndae.models.fitted_starts import fitted_starts
 from ndae.models.tables import TablesOfSamples, tables_of
 from ndae.symbolic.expressions.unknowns import Applied, applied_in
 from ndae.symbolic.functions.vector_function import VectorFunction
 from ndae.symbolic.ground.words import check_known
 
-# A start is first guessed from so many observations around it, by a parabola through them.
-_AROUND = 3
 # What fitted starts are counted in, of the units of states: fine enough to end at the least squares.
 _FINE = 0.01
-# What a window that can't be predicted misses in everything, in units of the outputs.
+# What a window that can't be predicted misses in everything at least, in units of the outputs.
 _LOST = 1e3
 
 
@@ -45,7 +45,7 @@ class Pieces(nn.Module):
 
         times, values, weights, starts, around = [], [], [], [], []
         whole = {r: np.stack([r.values.get(n, np.full(len(r.times), np.nan)) for n in names], -1) for r in recordings}
-        guesses = {r: _guessed_states(model, r) for r in recordings}
+        guesses = {r: guessed_states(model, r) for r in recordings}
         for r, begin, end in cut:
             times.append(filled(r.times, begin, end))
             seen = filled(whole[r], begin, end)
@@ -55,7 +55,7 @@ class Pieces(nn.Module):
             weights.append(np.where(np.isfinite(seen), 1 / filled(unit, begin, end), 0.0))
             starts.append(guesses[r][begin])
             around.append(filled(guesses[r], begin, end))
-        seen_states = [_observed_states(model, r) for r in recordings]
+        seen_states = [observed_states(model, r) for r in recordings]
         self.observed = sorted(set.intersection(*seen_states))
         self.states_seen = torch.as_tensor(np.stack(around))
         for name, parts in {"t": times, "seen": values, "weight": weights, "guess": starts}.items():
@@ -69,8 +69,9 @@ class Pieces(nn.Module):
             name: torch.tensor([_parameter(r, name, default, model) for r, _, _ in cut], dtype=torch.float64)
             for name in sorted(shared)
         }
-        w = [_leading_guess(model, r, float(r.times[b]), s) for (r, b, _), s in zip(cut, starts, strict=True)]
+        w = [_leading_guess(model, r, begin) for r, begin, _ in cut]
         self.register_buffer("w", torch.as_tensor(np.stack(w)))
+        self.worst = 0.0  # what was missed of windows that could be predicted, at most
 
     t: Tensor
     seen: Tensor
@@ -89,31 +90,53 @@ class Pieces(nn.Module):
         return {name: v[which] for name, v in self.parameters_of.items()}, inputs
 
 
-def missed(model: Any, pieces: Pieces, which: Tensor, start: Tensor) -> tuple[Tensor, Any]:
+def missed(
+    model: Any, pieces: Pieces, which: Tensor, start: Tensor, parameters: Mapping[str, Tensor] | None = None
+) -> tuple[Tensor, Any]:
     """(seen − predicted) / unit of some windows from starts (batch, N), (batch, n_times, 1, n_outputs), 0 where nothing
-    was seen; and the path."""
-    parameters, inputs = pieces.conditions(which)
-    path = model.path(start, pieces.t[which], parameters, inputs, pieces.w[which])
+    was seen; and the path. `parameters` are taken over those that there are."""
+    own, inputs = pieces.conditions(which)
+    path = model.path(start, pieces.t[which], {**own, **(parameters or {})}, inputs, pieces.w[which])
     found = model.seen(path)
     misses = torch.where(pieces.weight[which] > 0, (pieces.seen[which] - found) * pieces.weight[which], 0.0)
     return misses[:, :, None, :], path
 
 
 def finite_misses(model: Any, pieces: Pieces, which: Tensor, start: Tensor) -> tuple[Tensor, Any, Tensor]:
-    """As `missed`, and which windows could be predicted. Of the others much is missed, and they take no part in
-    derivatives: so that a search for better weights turns back. Where none can be, all is as it is."""
+    """As `missed`, and which windows could be predicted. Of the others more is missed than of any that could, and they
+    take no part in derivatives: so that a search for better weights turns back. Where none ever could, all is as it is.
+    """
     misses, path = missed(model, pieces, which, start)
     good = misses.detach().flatten(1).isfinite().all(1) & path.y.detach().flatten(1).isfinite().all(1)
-    if bool(good.all()) or not bool(good.any()):
+    if bool(good.any()):
+        pieces.worst = max(pieces.worst, float(misses.detach()[good].abs().max()))
+    if bool(good.all()) or not pieces.worst:
         return misses, path, good
+    lost = torch.full_like(misses, lost_misses(pieces))
+    if not bool(good.any()):
+        zero = sum((0 * p.sum() for p in model.parameters() if p.requires_grad), misses.new_zeros(()))
+        return lost + zero, replace(path, y=path.y[:0], regularisation=zero), good
     # Anew: of what is not finite a derivative is not either, whatever it is multiplied by.
     found, path = missed(model, pieces, which[good], start[good])
-    return torch.full_like(misses, _LOST).index_copy(0, good.nonzero()[:, 0], found), path, good
+    return lost.index_copy(0, good.nonzero()[:, 0], found), path, good
 
 
-def fitted(model: Any, pieces: Pieces, which: Tensor, unit: Tensor) -> Tensor:
-    """Starts (batch, N) from which the model as it is comes nearest to what was seen, each window by itself."""
+def lost_misses(pieces: Pieces) -> float:
+    """What a window that can't be predicted is said to miss, more than any that could."""
+    return max(_LOST, 10 * pieces.worst)
+
+
+def fitted(model: Any, pieces: Pieces, which: Tensor, unit: Tensor, also: Tensor | None = None) -> Tensor:
+    """Starts (batch, N) from which the model as it is comes nearest to what was seen, each window by itself.
+
+    The search begins at the first guess, or at the starts `also`, wherever less is missed.
+    """
     n, start = len(which), pieces.guess[which]
+    if also is not None:
+        both = torch.stack([start, also])
+        misses = missed(model, pieces, which.repeat(2), both.flatten(0, 1))[0].view(2, n, -1).square().sum(-1)
+        less = misses.nan_to_num(torch.inf, torch.inf).argmin(0)
+        start = both[less, torch.arange(n)]
     if not bool(pieces.free[which].any()):
         return start
 
@@ -170,44 +193,6 @@ def sigma_of(recording: Recording, output: str, scale: Mapping[str, float]) -> A
     return recording.sigma.get(output, scale.get(output, 1.0))
 
 
-def _guessed_states(model: Any, r: Recording) -> np.ndarray:
-    """A first guess of the differential variables at every time, (n_times, N): as observed, or slopes of that."""
-    reduced, observed = model.reduced, {}
-    shown = model.system.outputs or {s.name: s for s in model.system.states}
-    for name, e in shown.items():
-        values = r.values.get(name)
-        if e.is_Symbol and values is not None and np.isfinite(values).sum() >= 2:
-            there = np.isfinite(values)
-            observed[e] = np.interp(r.times, r.times[there], values[there])
-    rate_of = dict(zip(reduced.rates, reduced.y, strict=True))
-    guess = np.full((len(r.times), len(reduced.y)), 0.0)
-    for j, symbol in enumerate(reduced.y):
-        if symbol in observed:
-            guess[:, j] = observed[symbol]
-        elif symbol in rate_of and rate_of[symbol] in observed:
-            guess[:, j] = _slopes(r.times, observed[rate_of[symbol]])
-        guess[0, j] = r.start.get(symbol.name, guess[0, j])
-        if symbol.name in r.start and symbol not in observed:
-            guess[1:, j] = r.start[symbol.name]
-    return guess
-
-
-def _observed_states(model: Any, r: Recording) -> set[int]:
-    """Places of the differential variables that are outputs themselves, and were seen in a recording."""
-    shown = model.system.outputs or {s.name: s for s in model.system.states}
-    symbols = {e for name, e in shown.items() if name in r.values and np.isfinite(r.values[name]).any()}
-    return {j for j, s in enumerate(model.reduced.y) if s in symbols}
-
-
-def _slopes(t: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Of lines through the observations around each time."""
-    found = np.zeros(len(t))
-    for i in range(len(t)):
-        near = slice(max(0, i - _AROUND), i + _AROUND + 1)
-        found[i] = np.polyfit(t[near] - t[i], x[near], min(2, len(t[near]) - 1))[-2]
-    return found
-
-
 def _known_start(model: Any, r: Recording, begin: int) -> np.ndarray:
     return np.array([begin == 0 and s.name in r.start for s in model.reduced.y])
 
@@ -219,9 +204,11 @@ def state_units(pieces: Pieces) -> Tensor:
     return torch.where(spread > 1e-6 * size, spread, torch.where(size > 0, size, 1.0))
 
 
-def _leading_guess(model: Any, r: Recording, t: float, y: np.ndarray) -> np.ndarray:
-    """Where Newton's iteration for algebraic variables begins: what of them was given, else 0."""
-    return np.array([r.start.get(s.name, 0.0) for s in model.reduced.w])
+def _leading_guess(model: Any, r: Recording, begin: int) -> np.ndarray:
+    """Where Newton's iteration for algebraic variables begins: what of them was given, or observed, else 0."""
+    observed = {s.name: values[begin] for s, values in observed_values(model, r).items()}
+    there = {**r.start, **observed} if begin else {**observed, **r.start}
+    return np.array([there.get(s.name, 0.0) for s in model.reduced.w])
 
 
 def scale_networks(model: Any, pieces: Pieces) -> None:

@@ -31,6 +31,7 @@ from ndae.training.data_violation import DataViolation, as_plain, data_violation
 from ndae.training.evaluation import Data, as_data, evaluate, reference_tensor
 from ndae.training.history import Files, History, Row
 from ndae.training.identity import Identity, unknown_parts
+from ndae.training.levenberg import MOST_WEIGHTS, Levenberg, is_sum_of_squares
 from ndae.training.loaders import Batches, LoadedBatches, recordings_of
 from ndae.training.losses import Loss, checked_loss
 from ndae.training.optimizers import lbfgs
@@ -168,49 +169,51 @@ def fit(
     place = find_device(device)
     plan = _Plan(
         epochs, batch_size, learning_rate, schedule, optimizer, loss, gradient_clip, seed, place, precision,
-        callbacks=list(callbacks), logger=logger,
+        early_stopping, keep, list(callbacks), logger,
     )  # fmt: skip
     samples, loader = _data(model, train, "training", plan)
     checks, _ = _data(model, validation, "validation", plan)
     scale_by_data(model, samples)
     identity = Identity.of(model, samples, checks, optimizer, plan.numbers(reference_tensor(model).dtype))
-
     folder = _folder(out)
     with only_writer(folder), torch.random.fork_rng(devices=_cuda_devices(place)):
         files = Files(folder, identity, error_unit)
         if not resume:
             files.clear()
-        history = files.resume(early_stopping)
-        violations = {"training": data_violations(model, samples), "validation": data_violations(model, checks)}
-        history.data = as_plain(violations)
-        if holds_predictions(model):
-            warn_of_violations(model, violations)
-        done = len(history.rows)
-        if not done and (unknown := unknown_parts(identity.settings)):
-            warnings.warn(
-                "this training can't be gone on with should it be killed, since nobody could tell that it is the same: "
-                f"{'; '.join(unknown)}. Leave that out of the model, or give its class a __reduce__, as for pickle",
-                stacklevel=2,
-            )
-        if done > epochs:
-            raise CheckpointError(
-                f"{folder} holds a training of {done} epochs, {epochs} were asked for: "
-                f"ask for at least {done}, give another folder, or resume=False to start over in this one"
-            )
-        if done < epochs and not history.should_stop:
-            if done:  # Lightning will do so again; its own error for another network fills a page
-                load_weights(model, files.last)
-                say(f"going on with the training in {folder} from epoch {done + 1} of {epochs}")
-            _train(model, samples, loader, checks, files, history, plan, progress)
-        files.check_best(history)
-        load_weights(model, files.best if keep == "best" else files.last)
-        kept = history.best if keep == "best" else history.rows[-1]
-        if kept.epoch <= done:
-            if done == len(history.rows):
-                say(f"the training in {folder} is finished: its weights of epoch {kept.epoch} are evaluated again")
-            kept = _evaluated_again(model, checks, kept, place, precision, folder)
-        if keep == "best" and history.doubt:
-            warnings.warn(history.doubt, stacklevel=2)
+        return _run(model, samples, loader, checks, files, plan, progress)
+
+
+def _run(
+    model: nn.Module,
+    samples: Data,
+    loader: LoadedBatches | None,
+    checks: Data,
+    files: Files,
+    plan: "_Plan",
+    progress: bool | Progress,
+) -> TrainingResult:
+    """The epochs that are missing, and what all of them came to."""
+    folder, keep, history = files.folder, plan.keep, files.resume(plan.early_stopping)
+    violations = {"training": data_violations(model, samples), "validation": data_violations(model, checks)}
+    history.data = as_plain(violations)
+    if holds_predictions(model):
+        warn_of_violations(model, violations)
+    done = len(history.rows)
+    _check_done(done, files, plan.epochs)
+    if done < plan.epochs and not history.should_stop:
+        if done:  # Lightning will do so again; its own error for another network fills a page
+            load_weights(model, files.last)
+            say(f"going on with the training in {folder} from epoch {done + 1} of {plan.epochs}")
+        _train(model, samples, loader, checks, files, history, plan, progress)
+    files.check_best(history)
+    load_weights(model, files.best if keep == "best" else files.last)
+    kept = history.best if keep == "best" else history.rows[-1]
+    if kept.epoch <= done:
+        if done == len(history.rows):
+            say(f"the training in {folder} is finished: its weights of epoch {kept.epoch} are evaluated again")
+        kept = _evaluated_again(model, checks, kept, plan.place, plan.precision, folder)
+    if keep == "best" and history.doubt:
+        warnings.warn(history.doubt, stacklevel=3)
     if not holds_predictions(model) and holds_predictions(model, with_learned=True):
         violations = {"training": data_violations(model, samples), "validation": data_violations(model, checks)}
         warn_of_violations(model, violations, learned=True)
@@ -218,7 +221,7 @@ def fit(
         rows=tuple(history.rows),
         best=kept if keep == "best" else history.best,
         kept=kept,
-        stopped_early=len(history.rows) < epochs,
+        stopped_early=len(history.rows) < plan.epochs,
         resumed_from=done,
         seconds=history.seconds,
         step_ms=history.step_ms,
@@ -229,10 +232,26 @@ def fit(
     )
 
 
+def _check_done(done: int, files: Files, epochs: int) -> None:
+    """Warn of a training that can't be told from others; raise CheckpointError where more epochs are there than were
+    asked for."""
+    if not done and (unknown := unknown_parts(files.identity.settings)):
+        warnings.warn(
+            "this training can't be gone on with should it be killed, since nobody could tell that it is the same: "
+            f"{'; '.join(unknown)}. Leave that out of the model, or give its class a __reduce__, as for pickle",
+            stacklevel=4,
+        )
+    if done > epochs:
+        raise CheckpointError(
+            f"{files.folder} holds a training of {done} epochs, {epochs} were asked for: "
+            f"ask for at least {done}, give another folder, or resume=False to start over in this one"
+        )
+
+
 def _fit_recordings(
     model: NeuralSystem, train: Any, validation: Any, windows: Windows, given: dict[str, Any]
 ) -> TrainingResult:
-    """Training on recordings: all pieces in one batch by L-BFGS, unless other ones are asked for."""
+    """Training on recordings: all pieces in one batch, unless others are asked for."""
     given["device"] = "cpu" if given["device"] == "auto" else given["device"]
     if torch.device(given["device"]).type != "cpu" or given["precision"] is not None:
         raise ValueError("a NeuralSystem computes in float64 on the CPU: leave device and precision out")
@@ -247,7 +266,15 @@ def _fit_recordings(
     if given["batch_size"] is None:
         given["batch_size"] = len(samples[0])
         if given["optimizer"] is None:
-            given["optimizer"] = lbfgs(scale=1.0, max_iter=10, history_size=50)
+            few = sum(p.numel() for p in model.parameters() if p.requires_grad) <= MOST_WEIGHTS
+            # Levenberg's steps are those of a sum of squares, and have no rate.
+            plain = given["loss"] is None and given["schedule"] == "constant" and given["gradient_clip"] is None
+            few = few and plain and is_sum_of_squares(model)
+            given["optimizer"] = Levenberg() if few else lbfgs(scale=1.0, max_iter=10, history_size=50)
+    if isinstance(given["optimizer"], Levenberg):
+        if given["loss"] is not None:
+            raise ValueError("Levenberg minimises a sum of squares: give lbfgs() where there is a loss= of your own")
+        given["optimizer"] = given["optimizer"].of(whole)
     given["epochs"] = 40 if given["epochs"] is None else given["epochs"]
     if not (given["resume"] and _take_up_starts(whole, Path(given["out"]) / "checkpoints")):
         regress_on_constraints(model, whole.train_pieces)
@@ -268,6 +295,9 @@ def _take_up_starts(whole: RecordingFit, folder: Path) -> bool:
             if moved is not None and moved.shape == whole.moved.shape:
                 with torch.no_grad():
                     whole.moved.copy_(moved)
+                    whole.done.copy_(weights["done"])
+                    if weights["checked"].shape == whole.checked.shape:
+                        whole.checked.copy_(weights["checked"])
             return True
     return False
 
@@ -286,6 +316,8 @@ class _Plan:
     seed: int
     place: torch.device
     precision: str | None
+    early_stopping: int | None
+    keep: str
     callbacks: list[Any]
     logger: Any
 

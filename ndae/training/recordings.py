@@ -12,6 +12,9 @@ from ndae.models.neural_system import NeuralSystem
 from ndae.models.pieces import Pieces, check_recordings, finite_misses, fitted, scale_networks, state_units
 from ndae.models.prediction import Prediction
 
+# What gaps between windows are counted in, of each state's spread.
+HUNDREDTH = 0.01
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -21,21 +24,38 @@ class Windows:
       behaved where long predictions are chaotic or far off, and their predictions are made at once; whole recordings
       weigh noise best.
     - `continuity`: weight of what the end of a piece misses the start of the next by, in hundredths of each state's
-      spread.
+      spread. Of two weights, (1.0, 1e4), the first holds in the first epoch, and ten times as much in each that
+      follows, up to the second: pieces become one motion, which weighs noise as a whole recording does.
     - `starts`: "learned" with the network (from what was observed), or "measured", taken as they are observed.
     """
 
     length: int | None = None
-    continuity: float = 1.0
+    continuity: float | tuple[float, float] = 1.0
     starts: str = "learned"
 
     def __post_init__(self) -> None:
         if self.length is not None and (isinstance(self.length, bool) or not 1 <= self.length == int(self.length)):
             raise ValueError(f"length={self.length!r}: expected a whole number of intervals, at least 1, or None")
-        if not (math.isfinite(self.continuity) and self.continuity >= 0):
-            raise ValueError(f"continuity={self.continuity!r}: expected a weight, finite and not negative")
+        first, last = _pair(self.continuity)
+        if not 0 <= first <= last < math.inf:
+            raise ValueError(
+                f"continuity={self.continuity!r}: expected a weight, finite and not negative, or the first and the "
+                "last of growing ones"
+            )
+        if first == 0 < last:
+            raise ValueError(f"continuity={self.continuity!r} never grows from 0: begin with a positive weight")
         if self.starts not in ("learned", "measured"):
             raise ValueError(f'starts={self.starts!r}: expected "learned" or "measured"')
+
+    def weight(self, done: int) -> float:
+        """Weight of continuity after so many epochs."""
+        first, last = _pair(self.continuity)
+        return min(last, first * 10.0**done)
+
+
+def _pair(continuity: float | tuple[float, float]) -> tuple[float, float]:
+    first, last = continuity if isinstance(continuity, tuple | list) else (continuity, continuity)
+    return float(first), float(last)
 
 
 class RecordingFit(nn.Module):
@@ -58,8 +78,17 @@ class RecordingFit(nn.Module):
         self.register_buffer("unit", state_units(self.train_pieces))
         scale_networks(model, self.train_pieces)
         self.moved = nn.Parameter(torch.zeros_like(self.train_pieces.guess), windows.starts == "learned")
+        self.register_buffer("checked", self.check_pieces.guess.clone())
+        self.register_buffer("done", torch.tensor(0))  # epochs, counted as they are validated
 
     unit: Tensor
+    checked: Tensor
+    done: Tensor
+
+    @property
+    def weight(self) -> float:
+        """Of continuity, in the present epoch."""
+        return self.windows.weight(int(self.done))
 
     @property
     def data(self) -> tuple[Any, Any]:
@@ -84,16 +113,21 @@ class RecordingFit(nn.Module):
         misses, path, good = finite_misses(self.model, pieces, window, self.starts(window))
         term, there = path.regularisation, window if len(path.y) == len(window) else window[good]
         goes_on = pieces.goes_on[there]
-        if bool(goes_on.any()) and self.windows.continuity:
+        if bool(goes_on.any()) and self.weight:
             following = self.starts((there + 1).clamp_max(len(pieces) - 1))
-            gap = ((path.y[:, -1] - following) / (0.01 * self.unit)).square().sum(-1) * goes_on
-            term = term + self.windows.continuity / 2 * gap.mean()
+            gap = ((path.y[:, -1] - following) / (HUNDREDTH * self.unit)).square().sum(-1) * goes_on
+            term = term + self.weight / 2 * gap.mean()
         return Prediction(misses, term, ())
 
     def _checked(self, which: Tensor) -> Prediction:
         pieces = self.check_pieces
+        if bool((which == 0).any()):
+            self.done += 1
         learned = self.windows.starts == "learned"
-        start = fitted(self.model, pieces, which, self.unit) if learned else pieces.guess[which]
+        start = pieces.guess[which]
+        if learned:  # those of the epoch before are near
+            start = fitted(self.model, pieces, which, self.unit, self.checked[which])
+            self.checked[which] = start.detach()
         misses, path, _ = finite_misses(self.model, pieces, which, start)
         return Prediction(misses, path.regularisation, ())
 

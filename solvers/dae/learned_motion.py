@@ -12,6 +12,9 @@ from ndae.solvers.dae.formulations import GGL, Baumgarte
 from ndae.solvers.dae.reduced_motion import LEAST_SCALE
 from ndae.solvers.dae.solve_torch import Time, TorchReduced
 
+# Of Gauss-Newton steps from far away, which come nearer by a share of the distance each.
+FAR_ITERATIONS = 60
+
 
 class Held:
     """What states of a batch are projected on, C(y, t) = 0 and I_k(y, t) = level_k, each sample's own levels.
@@ -88,7 +91,7 @@ class LearnedMotion(TorchReduced):
     def project_start(self, t: Time, y: Tensor) -> Tensor:
         """As `project`, for a state that may be far from the constraints, with the first derivatives of its nearest
         point p: where D⁻² (p - y) + Cᵧᵀ λ = 0 and C(p) = 0, D the sizes, by one Newton step that does not move it."""
-        nearest = self.project(t, y)
+        nearest = self.project(t, y, FAR_ITERATIONS)
         if not self._holds or not torch.is_grad_enabled():
             return nearest
         held, values, n = self._held, self._parameters, y.shape[-1]

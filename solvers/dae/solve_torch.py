@@ -82,10 +82,10 @@ class TorchReduced:
                 w, found = self.leading(t, y)
                 self.guess = torch.where(found[..., None], w, self.guess)
 
-    def project(self, t: Time, y: State) -> State:
+    def project(self, t: Time, y: State, iterations: int = MAX_ITERATIONS) -> State:
         """The point of C(·, t) = 0 nearest to y, in the norm |δy_i| / (floor_i + |y_i|), by Gauss-Newton steps.
 
-        Raises ProjectionError where they do not converge.
+        Raises ProjectionError where they do not converge, in so many iterations.
         """
         if not self._holds:
             return y
@@ -94,7 +94,7 @@ class TorchReduced:
             scale = size + self.floor.to(y) + LEAST_SCALE * size.amax(-1, keepdim=True)
             nearest, converged, iteration = y, torch.zeros(()), 0
             while not bool(converged.all()):
-                if iteration == MAX_ITERATIONS:
+                if iteration == iterations:
                     converged = converged | self._settled(t, nearest, scale)
                     if not bool(converged.all()) and self._strict:
                         raise self._off(t, ~converged)

@@ -75,19 +75,21 @@ def guessed_start(
     if isinstance(start, ConsistentStart) or system.points is not None:
         what = "a ConsistentStart" if isinstance(start, ConsistentStart) else "that of a system of points"
         raise ValueError(f"the start is {what}, in which nothing is left to guess: leave guess= out")
-    start, guess, parameters = (
-        _read(what, values) for what, values in (("start", start), ("guess", guess), ("parameters", parameters or {}))
-    )
-    batch = common_shape({**_shapes("start", start), **_shapes("guess", guess), **_shapes("parameter", parameters)})
+    known = {"start": start, "guess": guess, "parameters": parameters or {}}
+    read = {what: _read(what, values) for what, values in known.items()}
+    shapes = [_shapes("parameter" if what == "parameters" else what, values) for what, values in read.items()]
+    batch = common_shape({name: shape for part in shapes for name, shape in part.items()})
     found = []
     for index in np.ndindex(batch):
-        own = [_sample(values, batch, index) for values in (start, guess, parameters)]
+        own = [_sample(values, batch, index) for values in read.values()]
         at = consistent_initial_condition(system, own[0], guess=own[1], t0=t0, parameters=own[2])
         check_unmoved(system, at, t0, start_tol, index)
         found.append(at)
     if not batch:
         return found[0]
-    parts = {key: np.reshape([getattr(at, key) for at in found], (*batch, -1)) for key in ("states", "rates", "y", "w")}
+    parts: dict[str, Any] = {
+        key: np.reshape([getattr(at, key) for at in found], (*batch, -1)) for key in ("states", "rates", "y", "w")
+    }
     return ConsistentStart(names=found[0].names, **parts)
 
 

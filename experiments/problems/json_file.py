@@ -168,7 +168,7 @@ class ProblemReader:
             raise ProblemFileError(
                 f"{len(equations)} equations for {len(states)} states; give as many of one as of the other"
             )
-        named = {
+        named: dict[str, Any] = {
             role: {
                 key: self.expression(f"{role}.{key}", text, self.symbols)
                 for key, text in typed(role, self.data.get(role, {}), dict, "an object {name: expression}").items()

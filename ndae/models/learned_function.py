@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +11,6 @@ from ndae.symbolic.backends.given import Given
 from ndae.symbolic.expressions.tables import table
 from ndae.symbolic.expressions.unknowns import Unknown, applied_in
 from ndae.symbolic.ground.words import listed
-
-if TYPE_CHECKING:
-    from ndae.models.neural_system import NeuralSystem
 
 
 class LearnedFunction:
@@ -24,7 +21,7 @@ class LearnedFunction:
     called with in the equations, as text, for each place.
     """
 
-    def __init__(self, model: "NeuralSystem", unknown: Unknown, given: Given):
+    def __init__(self, model: Any, unknown: Unknown, given: Given):
         self.model, self.unknown, self._given = model, unknown, given
         found = {e.places for e in applied_in(model.system.equations) if e.unknown == unknown}
         self._places = sorted(found, key=str)

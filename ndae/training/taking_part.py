@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ndae.training.evaluation import Data, predict
 from ndae.training.losses import Loss, loss_of
+from ndae.users_code.arguments import KEPT
 from ndae.users_code.captured import tensors_and_modules
 
 # So many samples show what takes part; a batch would show no more, and cost more.
@@ -88,7 +89,7 @@ def _name_of(tensor: Tensor, model: nn.Module) -> str:
     for prefix, module in model.named_modules():
         own = f"{prefix or type(model).__name__}"
         for name, value in vars(module).items():
-            if name in ("_parameters", "_buffers", "_modules"):
+            if name in ("_parameters", "_buffers", "_modules", KEPT):
                 continue
             for path, held in tensors_and_modules(value):
                 if held is tensor:

@@ -310,9 +310,9 @@ def _warn_of_roots(system: System, result: FlowResult, guess: Array, parameters:
     known = (result, guess, parameters)
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(known)) or not np.all(np.isfinite(result.w[0])):
         return
-    y, w, guess, t0 = (np.asarray(value, dtype=np.float64) for value in (result.y[0], result.w[0], guess, result.ts[0]))
+    y, w, near, t0 = (np.asarray(value, dtype=np.float64) for value in (result.y[0], result.w[0], guess, result.ts[0]))
     numbers = {name: float(p) for name, p in (parameters or {}).items() if not isinstance(p, Supplied)}
-    leading_at_start(system.reduce(), y, guess, float(t0), numbers, taken=w)
+    leading_at_start(system.reduce(), y, near, float(t0), numbers, taken=w)
 
 
 def _failure(system: Any, result: FlowResult, start: Any, parameters: Any, start_tol: float | None) -> Exception:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from math import comb
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import sympy as sp
@@ -122,17 +122,18 @@ def _move_onto(points: RandomPoints, equations: Sequence[sp.Expr], symbols: Sequ
     another too (N. Yamashita and M. Fukushima, Computing Suppl. 15 (2001) 239), where Newton's wander off.
     """
     everywhere, units = np.ones(points.n_points, dtype=bool), np.array([points.size(s) for s in symbols])
-    x, evaluator = np.array([points[s] for s in symbols]).T, Evaluator(points, points.n_points)
+    x: Any = np.array([points[s] for s in symbols]).T
+    evaluator = Evaluator(points, points.n_points)
 
-    def linearised(x):
+    def linearised(x: Any) -> Any:
         points.update(zip(symbols, x.T, strict=True))
         evaluator.renew()
         values, scales = evaluator(equations)
         return values.T, scales.T, _gradients(equations, symbols, points, everywhere, evaluator) * units
 
     residual, scales, jacobian = linearised(x)
-    rows = np.maximum(np.abs(jacobian).max(axis=2), 1e-300)
-    damping = np.ones(len(x))
+    rows: Any = np.maximum(np.abs(jacobian).max(axis=2), 1e-300)
+    damping: Any = np.ones(len(x))
     for _ in range(_ITERATIONS):
         a, r = np.nan_to_num(jacobian / rows[:, :, None]), np.nan_to_num(residual / rows)
         size = np.linalg.norm(r, axis=1)
@@ -141,18 +142,21 @@ def _move_onto(points: RandomPoints, equations: Sequence[sp.Expr], symbols: Sequ
         step = np.einsum("pkj,pk->pj", right, along)
         new = linearised(x - units * step)
         better = np.linalg.norm(new[0] / rows, axis=1) < size
-        damping = np.where(better, np.maximum(damping / 4, 1e-9), damping * 4)
-        x = np.where(better[:, None], x - units * step, x)
-        residual, scales, jacobian = (
-            np.where(better.reshape(-1, *[1] * (b.ndim - 1)), b, a)
-            for a, b in zip((residual, scales, jacobian), new, strict=True)
-        )
+        damping = _chosen(better, np.maximum(damping / 4, 1e-9), damping * 4)
+        x = _chosen(better, x - units * step, x)
+        old = residual, scales, jacobian
+        residual, scales, jacobian = (_chosen(better, b, a) for a, b in zip(old, new, strict=True))
     there = (np.abs(residual) <= _ARRIVED * scales).all(axis=1) & np.isfinite(x).all(axis=1)
     points.update(zip(symbols, np.where(there[:, None], x, np.nan).T, strict=True))
 
 
+def _chosen(better: np.ndarray, new: Any, old: Any) -> Any:
+    """By point, new or old. Any, or type checkers follow every array through all turns of a loop."""
+    return np.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+
 def _there(symbols: Sequence[sp.Symbol], points: RandomPoints) -> np.ndarray:
-    return np.isfinite([points[s] for s in symbols]).all(axis=0)
+    return np.asarray(np.isfinite([points[s] for s in symbols]).all(axis=0))
 
 
 def _kept(levels: dict[int, list[sp.Expr]], symbols, points: RandomPoints) -> dict[int, dict[int, sp.Rational]]:
@@ -200,14 +204,14 @@ def independent(matrices: np.ndarray, base: np.ndarray | None = None) -> dict[in
     if not len(matrices):
         return {i: {} for i in range(n_rows)}
     base = None if base is None or not base.shape[1] else base
-    whole = matrices if base is None else np.concatenate([matrices, base], axis=1)
+    whole: Any = matrices if base is None else np.concatenate([matrices, base], axis=1)
     ranks = [_rank(matrix) - (0 if base is None else _rank(base[p])) for p, matrix in enumerate(whole)]
     rank = max(ranks)
     if rank == 0:
         return {}
     # In units that are the same at all points: a gradient that vanishes at one of them is to be seen.
     sizes = _or_one(np.median(np.linalg.norm(whole, axis=2), axis=0))
-    scaled = whole / sizes[:, None]
+    scaled: Any = whole / sizes[:, None]
     scaled = (scaled / _or_one(np.median(np.abs(scaled).max(axis=1), axis=0)))[np.array(ranks) == rank]
     good, before = scaled[:, :n_rows], scaled[:, n_rows:]
     if base is not None:
@@ -225,7 +229,7 @@ def independent(matrices: np.ndarray, base: np.ndarray | None = None) -> dict[in
     others, far = [d for d in range(n_rows) if d not in chosen], smallest(chosen)
     if not others or far.min() > _EVEN * far.max():
         return {i: {} for i in chosen}
-    random = np.random.default_rng(7)
+    random: Any = np.random.default_rng(7)
 
     def share(i: int, d: int) -> sp.Rational:
         ratio = int(np.round(np.log2(sizes[i] / sizes[d])))

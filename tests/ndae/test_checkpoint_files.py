@@ -52,8 +52,9 @@ def test_hostile_checkpoints_are_refused_unread(tmp_path, kind, name):
 def test_lightning_itself_restores_without_unpickling(tmp_path):
     import lightning
 
-    from ndae.training._lightning import Batches, Regression, SafeCheckpointIO, quiet
+    from ndae.training._lightning import Regression, SafeCheckpointIO, quiet
     from ndae.training.evaluation import Data
+    from ndae.training.loaders import Batches
 
     hostile("zip", tmp_path / "evil.ckpt", tmp_path / "executed")
     module = Regression(standin(), lambda weights: torch.optim.SGD(weights, lr=0.1), lambda done: 1.0, 5, 0)

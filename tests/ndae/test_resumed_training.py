@@ -35,8 +35,8 @@ def test_two_trainings_are_equal_and_leave_the_random_state_alone(tmp_path):
 
 
 def test_order_depends_on_seed_and_epoch_only():
-    from ndae.training._lightning import Batches
     from ndae.training.evaluation import Data
+    from ndae.training.loaders import Batches
 
     inputs = torch.arange(23.0).reshape(23, 1, 1)
     batches = Batches(Data(inputs, inputs, {"t0": inputs[:, 0, 0]}), 5, seed=7)

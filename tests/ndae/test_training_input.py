@@ -82,7 +82,7 @@ NO_NUMBERS = [
 @pytest.mark.parametrize("options", NO_NUMBERS, ids=str)
 def test_numbers_that_are_none_are_named(tmp_path, options):
     # Behind the tests' own check of types, which a user does not have.
-    given = {"epochs": 3, "batch_size": 5, "learning_rate": 0.1, "schedule": "constant", "gradient_clip": None}
+    given = {"epochs": 3, "batch_size": 5, "learning_rate": 0.1, "gradient_clip": None}
     with pytest.raises(ValueError, match=f"{next(iter(options))} is "):
         _check(**given | {"early_stopping": None, "seed": 0, "precision": None} | options)
 

@@ -137,8 +137,9 @@ def fit(
     training in `out` the error names what differs. A line on stderr says from which epoch a training goes on; what is
     finished is evaluated again. With `resume=False` what `out` holds of an earlier training is removed first.
 
-    A NeuralDAE whose features are of unlike size, or far from zero beside their changes (by more than 30), gets sizes
-    and centres from the training inputs, says so in a line, and has its errors counted in these sizes.
+    A NeuralDAE whose quantities (the first `dim` features) are of unlike size, or far from zero beside their changes,
+    by more than 30, gets sizes and centres of all features from the training inputs, says so in a line, and has its
+    errors counted in these sizes.
 
     How far inputs and targets are from the constraint is measured first, is in the result and the checkpoints' history,
     and warned of where predictions are held on the constraint and could not follow the data.

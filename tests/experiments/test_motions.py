@@ -286,8 +286,8 @@ def test_a_file_is_a_problem_to_train_on_to_validate_and_to_cross_check(tmp_path
     ("text", "message"),
     [
         (None, "problem.py: no such file"),
-        ("x = 1", "defines no `problem`: write `problem = MotionProblem"),
-        ("problem = 1", "is of type int: write `problem = MotionProblem"),
+        ("x = 1", "defines no `problem`: write `problem = DataProblem"),
+        ("problem = 1", "is of type int: write `problem = DataProblem"),
         ("\nimport no_such_package", "problem.py: line 2, ModuleNotFoundError"),
     ],
 )

@@ -128,8 +128,8 @@ def test_a_file_that_is_not_there(name):
         ("x = 1\ny = = 2\n", r"mine\.py:.* SyntaxError"),
         ("\n1 / 0\n", r"mine\.py: line 2, ZeroDivisionError: division by zero"),
         ("import absent_package\n", r"mine\.py: line 1, ModuleNotFoundError"),
-        ("other = 1\n", r"mine\.py defines no `problem`: write `problem = MotionProblem\("),
-        ("problem = 3\n", r"`problem` of .*mine\.py is of type int: write `problem = MotionProblem\("),
+        ("other = 1\n", r"mine\.py defines no `problem`: write `problem = DataProblem\("),
+        ("problem = 3\n", r"`problem` of .*mine\.py is of type int: write `problem = DataProblem\("),
     ],
 )
 def test_a_python_file_that_gives_no_problem(text, said, tmp_path):

@@ -15,7 +15,7 @@ def say(text: str) -> None:
 
 
 #: Where there is no bar, a line is written when so much more is done, and so many seconds have gone by.
-LINE_SHARE, LINE_SECONDS = 0.1, 10.0
+LINE_SHARE, LINE_SECONDS = 0.1, 30.0
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def test_train_validate_crosscheck_and_compare(folder, capsys):
     assert run(["train", "decay.json", "--out", "runs/a"]) == 0
     assert json.loads((folder / "runs/a/result.json").read_text()) == result
     model = ndae.load("runs/a/model.safetensors")
-    assert float(model.function("r")(0.5)) == pytest.approx(float(model.networks["r"](ones(0.5))))
+    assert float(model.function("r")(0.5)) == pytest.approx(model.networks["r"](ones(0.5)).item())
     capsys.readouterr()
     assert run(["validate", "runs/a", "--figure", "v.png"]) == 0
     found = json.loads((folder / "runs/a/validation.json").read_text())
@@ -100,9 +100,10 @@ def test_a_python_file_and_a_comparison_of_methods(folder, capsys):
     arguments = ["compare", "decay.py", "--methods", "none,smooth-alone", "--seeds", "1", "--epochs", "1", "--out", "c"]
     assert run(arguments) == 0
     shown = capsys.readouterr().out
-    assert "No constraint" in shown and "Smooth projection alone" in shown
+    assert "Smooth" in shown  # a narrow terminal breaks lines
     assert sorted(p.name for p in (folder / "c/results").iterdir()) == ["none-s0.json", "smooth-alone-s0.json"]
-    assert len((folder / "c/table.csv").read_text().splitlines()) == 3
+    rows = (folder / "c/table.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["method", "No constraint", "Smooth projection alone"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Files that are either whole or absent, whenever the process that writes them is killed."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +22,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def differing_weights(own: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Names of what a model's weights and those of a file do not share, or have in other shapes."""
+    found = sorted(own.keys() ^ theirs.keys())
+    return found + [name for name in own if name in theirs and own[name].shape != theirs[name].shape]
 
 
 def partial_name(path: Path) -> Path:

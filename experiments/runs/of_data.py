@@ -105,8 +105,8 @@ def read_run(folder: Path) -> tuple["NeuralSystem", DataProblem]:
         raise UserError(f"{folder} was made of {file}, which is no file of a problem with data any more")
     changed = [what for what, digest in _digests(problem, file).items() if digest != config[what]]
     if changed:
-        what = "the recordings of {file} have" if changed == ["digest"] else "{file} has"
-        raise UserError(f"{what} changed since the run in {folder}: train it anew in another folder".format(file=file))
+        what = f"the recordings of {file} have" if changed == ["digest"] else f"{file} has"
+        raise UserError(f"{what} changed since the run in {folder}: train it anew in another folder")
     wanted = asked(folder / MODEL)
     functions = {getattr(k, "name", str(k)): v for k, v in problem.functions().items()}
     return load(folder / MODEL, {name: functions[name] for name in wanted if name in functions}), problem

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from ndae._types import Latent
 from ndae.fields.molecules import Geometry, Molecule, Surroundings
+from ndae.symbolic.ground.arguments import keeps_arguments
 from ndae.symbolic.ground.extras import needing
-from ndae.users_code.arguments import keeps_arguments
 
 with needing("an equivariant network"):
     from e3nn import o3

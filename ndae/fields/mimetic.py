@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ndae._types import Latent
 from ndae.fields.edges import Edges, read_edges
-from ndae.users_code.arguments import keeps_arguments
+from ndae.symbolic.ground.arguments import keeps_arguments
 
 ORIGIN = None
 """An end of an edge that is no body but a fixed point at the origin."""

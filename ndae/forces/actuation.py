@@ -11,7 +11,7 @@ from torch.nn import functional
 from ndae._types import Features, Output
 from ndae.fields.mlp import tanh_layers
 from ndae.forces.networks import _silent
-from ndae.users_code.arguments import keeps_arguments
+from ndae.symbolic.ground.arguments import keeps_arguments
 from ndae.users_code.captured import captured
 
 # Given inputs (n_inputs,) or (batch, n_inputs) at a time () or (batch,).

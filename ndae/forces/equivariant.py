@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ndae._types import Features, Output
 from ndae.fields.equivariant import Channels, MolecularLayout, PropagationBlock, graded_linear
 from ndae.fields.molecules import Geometry, Molecule
-from ndae.users_code.arguments import keeps_arguments
+from ndae.symbolic.ground.arguments import keeps_arguments
 
 Energy = Float[Tensor, "*batch"]
 _SIZES = {"even": (24, 4, 16, 8), "odd": (16, 4, 12, 8), "sent": 4, "hidden": 16, "width": 4}

@@ -9,7 +9,7 @@ from torch import nn
 from ndae._types import Features, Output
 from ndae.fields import MimeticField
 from ndae.fields.mlp import tanh_layers
-from ndae.users_code.arguments import keeps_arguments
+from ndae.symbolic.ground.arguments import keeps_arguments
 from ndae.users_code.captured import captured
 
 

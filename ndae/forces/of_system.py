@@ -11,8 +11,8 @@ from ndae._types import Features, Output
 from ndae.forces.masses import Masses
 from ndae.solvers.arguments import points_of
 from ndae.solvers.mechanics.motion_torch import TorchMotion
+from ndae.symbolic.ground.arguments import keeps_arguments
 from ndae.symbolic.ground.words import check_known
-from ndae.users_code.arguments import keeps_arguments
 
 
 @keeps_arguments

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ndae._types import Output
 from ndae.forces.potentials import Energy
-from ndae.users_code.arguments import keeps_arguments
+from ndae.symbolic.ground.arguments import keeps_arguments
 
 # Six times the powers of t of the four cubic B-splines that an interval of knots has, for t in [0, 1].
 _CUBIC = [[1, 4, 1, 0], [-3, 0, 3, 0], [3, -6, 3, 0], [-1, 3, -3, 1]]

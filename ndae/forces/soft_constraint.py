@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ndae._types import Output
 from ndae.forces.potentials import Energy, ScalarNetwork
 from ndae.solvers.tensors import compiled
-from ndae.users_code.arguments import keeps_arguments
+from ndae.symbolic.ground.arguments import keeps_arguments
 
 
 @keeps_arguments

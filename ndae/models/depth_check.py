@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ndae import methods
 from ndae.models.neural_dae import NeuralDAE
-from ndae.users_code.arguments import arguments_of
+from ndae.symbolic.ground.arguments import arguments_of
 
 LAYERS, TRAINED, DAE = "its layers", "as trained", "DAE (eq. 6)"
 #: Iterations of a projection: first those that come near from afar, then those that double their digits.

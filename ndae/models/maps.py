@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ndae.constants import WithConstants
-from ndae.users_code.arguments import keeps_arguments
+from ndae.symbolic.ground.arguments import keeps_arguments
 
 
 class NodeMap(Protocol):

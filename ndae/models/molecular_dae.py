@@ -9,7 +9,7 @@ from torch import nn
 from ndae._types import Features, Output
 from ndae.models.prediction import Prediction
 from ndae.solvers.tensors import of_states
-from ndae.users_code.arguments import keeps_arguments
+from ndae.symbolic.ground.arguments import keeps_arguments
 
 GUESSES = ("constant velocity", "no motion")
 

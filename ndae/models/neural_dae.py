@@ -15,8 +15,8 @@ from ndae.solvers import integrate
 from ndae.solvers.depth.integrate import ADAPTIVE
 from ndae.solvers.tensors import compiled, of_states
 from ndae.symbolic.backends._runtime_torch import TorchFunction
+from ndae.symbolic.ground.arguments import keeps_arguments
 from ndae.symbolic.ground.words import check_known
-from ndae.users_code.arguments import keeps_arguments
 from ndae.users_code.captured import captured
 
 

@@ -30,7 +30,7 @@ from ndae.solvers.manifold.velocity_constraints import (
 )
 from ndae.solvers.tensors import check_finite, compiled, of_states
 from ndae.symbolic.backends._runtime_torch import TorchFunction
-from ndae.users_code.arguments import keeps_arguments
+from ndae.symbolic.ground.arguments import keeps_arguments
 from ndae.users_code.captured import captured
 
 # A force (batch, nodes, dim) from the time and the state (batch, nodes, 2 dim), positions before velocities.

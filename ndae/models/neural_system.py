@@ -31,9 +31,9 @@ from ndae.symbolic.backends.supplied_torch import TorchSupplied
 from ndae.symbolic.expressions.tables import Table
 from ndae.symbolic.forms.reduced import level_of
 from ndae.symbolic.functions.vector_function import VectorFunction
+from ndae.symbolic.ground.arguments import keeps_arguments
 from ndae.symbolic.ground.words import check_known
 from ndae.symbolic.systems.system import System
-from ndae.users_code.arguments import keeps_arguments
 
 IMPLICIT = "radau5"
 INTEGRATORS = ("classical_rk4", IMPLICIT, *ADAPTIVE)

@@ -22,9 +22,9 @@ from ndae.symbolic.expressions.tables import Table
 from ndae.symbolic.expressions.unknowns import Unknown
 from ndae.symbolic.functions.constraint import Constraint
 from ndae.symbolic.functions.function import Function
+from ndae.symbolic.ground.arguments import arguments_of, made_again
 from ndae.symbolic.systems.of_points import Points
 from ndae.symbolic.systems.system import GivenSystem, System, SystemOfPoints
-from ndae.users_code.arguments import arguments_of, made_again
 
 #: Where the classes are whose objects are written by what they were made with.
 MADE = {

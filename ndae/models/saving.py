@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ndae.files import write_atomically
+from ndae.files import differing_weights, write_atomically
+from ndae.methods import Method
 from ndae.models.saved_values import NotSaved, Reader, Writer
+from ndae.symbolic.ground.arguments import arguments_of
 from ndae.symbolic.ground.extras import needing
-from ndae.users_code.arguments import arguments_of
 
 FORMAT = 1
 _WEIGHT = "weight."
@@ -124,9 +125,7 @@ def _content(data: bytes, name: str) -> tuple[dict[str, Any], dict[str, torch.Te
 
 
 def _put(model: nn.Module, weights: Mapping[str, torch.Tensor], name: str) -> None:
-    own = model.state_dict()
-    differing = sorted(own.keys() ^ weights.keys())
-    differing += [key for key in own if key in weights and own[key].shape != weights[key].shape]
+    differing = differing_weights(model.state_dict(), weights)
     if differing:
         raise SavedModelError(
             f"{name}: {len(differing)} of {len(weights)} weights differ in name or shape, first {differing[0]!r}: give "
@@ -172,7 +171,9 @@ def _equal(ours: Any, theirs: Any) -> bool:
         return list(map(str, ours)) == list(map(str, theirs)) and all(map(_equal, ours.values(), theirs.values()))
     if isinstance(ours, np.ndarray | torch.Tensor) and isinstance(theirs, np.ndarray | torch.Tensor):
         return bool(np.array_equal(np.asarray(ours), np.asarray(theirs), equal_nan=True))
-    return True
+    if type(ours) is not type(theirs):
+        return False
+    return not isinstance(ours, Method) or _equal(vars(ours), vars(theirs))
 
 
 def _digest(text: str, tensors: Mapping[str, torch.Tensor]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 import torch
 from torch import nn
 
-from ndae.files import write_atomically
+from ndae.files import differing_weights, write_atomically
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -161,8 +161,7 @@ def load_weights(model: Model, path: Path | str) -> Model:
     """
     weights = without_prefix(load_checkpoint(path)["state_dict"])
     own = model.state_dict()
-    differing = sorted(own.keys() ^ weights.keys())
-    differing += [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    differing = differing_weights(own, weights)
     if differing:
         raise CheckpointError(
             f"{path} holds another network's weights: {len(differing)} of {len(own)} entries differ in name or shape, "

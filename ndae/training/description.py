@@ -21,7 +21,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from ndae.users_code.arguments import KEPT
+from ndae.symbolic.ground.arguments import KEPT
 from ndae.users_code.own_code import code_bytes, codes, digest, full_name, is_library, source_digest
 
 Description = dict[str, str]

@@ -175,7 +175,10 @@ def fit(
     samples, loader = _data(model, train, "training", plan)
     checks, _ = _data(model, validation, "validation", plan)
     scale_by_data(model, samples)
-    identity = Identity.of(model, samples, checks, optimizer, plan.numbers(reference_tensor(model).dtype))
+    numbers = plan.numbers(reference_tensor(model).dtype)
+    if loader is not None:
+        numbers["batch_size"] = loader.sizes
+    identity = Identity.of(model, samples, checks, optimizer, numbers)
     folder = _folder(out)
     with only_writer(folder), torch.random.fork_rng(devices=_cuda_devices(place)):
         files = Files(folder, identity, error_unit)

@@ -47,6 +47,7 @@ class LoadedBatches:
     def __init__(self, loader: DataLoader, seed: int, name: str, device: torch.device, dtype: torch.dtype):
         self.loader, self.seed, self.name, self.device, self.dtype = loader, seed, name, device, dtype
         self.epoch = 0
+        self.sizes: list[int] = []
         self.sampler = self
         try:
             len(loader)
@@ -74,11 +75,11 @@ class LoadedBatches:
             count += len(data.inputs)
 
     def looked_at(self) -> Data:
-        """One pass through the loader, as one: what it gives, to check and to know again."""
+        """One pass through the loader, as one: what it gives, to check and to know again; `sizes` of its batches."""
         self.epoch, kept = _LOOKING, self.epoch
         with torch.random.fork_rng(devices=[]):
             parts = [data for _, data in self]
-        self.epoch = kept
+        self.epoch, self.sizes = kept, [len(part.inputs) for part in parts]
         if not parts:
             raise ValueError(f"{self.name} data: the DataLoader gives no batch")
         names = parts[0].conditions

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ndae.symbolic.ground.arguments import KEPT
 from ndae.training.evaluation import Data, predict
 from ndae.training.losses import Loss, loss_of
-from ndae.users_code.arguments import KEPT
 from ndae.users_code.captured import tensors_and_modules
 
 # So many samples show what takes part; a batch would show no more, and cost more.

@@ -8,6 +8,7 @@ from ndae.symbolic.backends import _prelude_torch as prelude
 from ndae.symbolic.backends._runtime_torch import TorchFunction
 from ndae.symbolic.backends.loading import JOINS, Generated, generated_functions, specification
 from ndae.symbolic.expressions.names import check_torch_names
+from ndae.symbolic.ground.arguments import KEPT
 
 
 def _names() -> dict:
@@ -27,5 +28,5 @@ def compile_torch(function, learn: Sequence[str] = ()) -> TorchFunction:
             "is: rename it"
         )
     compiled = TorchFunction(specification(function), Generated(generated_functions(function, "torch"), _names), learn)
-    compiled.__dict__["_made_with"] = {"function": function, "learn": learn}  # by which it is written to files
+    compiled.__dict__[KEPT] = {"function": function, "learn": learn}  # by which it is written to files
     return compiled

@@ -152,6 +152,11 @@ def test_what_was_changed_since_is_refused(tmp_path):
     model.rtol = 1e-9
     with pytest.raises(ValueError, match="rtol is 1e-09, and was made as 1e-05"):
         ndae.save(model, tmp_path / "model")
+    another = dae(methods.SmoothProjection())
+    for method in (methods.EndProjection(), methods.SmoothProjection(tol=1e-3)):
+        another.method = method
+        with pytest.raises(ValueError, match=r"method is .*, and was made as SmoothProjection"):
+            ndae.save(another, tmp_path / "model")
     other = dae(methods.SmoothProjection())
     other.fields[0] = fields.MLPField(1, 4, 16)
     with pytest.raises(ValueError, match="differ in name or shape"):

@@ -133,6 +133,12 @@ def test_a_loader_trains_and_goes_on_bit_for_bit(tmp_path):
     assert torch.equal(weights(first), weights(second))
 
 
+def test_batches_of_a_loader_are_part_of_what_a_training_is(tmp_path):
+    trained(tmp_path, "run", loader(shuffle=False), epochs=1)
+    with pytest.raises(CheckpointError, match="another batch_size"):
+        trained(tmp_path, "run", loader(shuffle=False, batch_size=4))
+
+
 class Noisy(Dataset):
     """Adds noise to what is drawn, anew each time."""
 
